@@ -1,0 +1,18 @@
+"""Semantic segmentation with MindSpore: Fast-SCNN, FCN-8s, ENet and BiSeNet V2.
+
+Importing this package prepares the process environment and must come before ``import mindspore``.
+"""
+import os
+import sys
+import warnings
+
+__version__ = "0.1.0"
+
+# MindSpore >= 2.9 ships oneDNN 3.10, which runs every k > 1 convolution through a reference kernel on
+# AVX-512 machines (150 times slower). The cap is read once, when the library is loaded: docs/performance.md.
+if "ONEDNN_MAX_CPU_ISA" not in os.environ:
+    if "mindspore" in sys.modules:
+        warnings.warn(
+            "mindspore was imported before src: convolutions may run 100 times slower on AVX-512 CPUs. "
+            "Import src first or set ONEDNN_MAX_CPU_ISA=AVX2.", RuntimeWarning, stacklevel=2)
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"

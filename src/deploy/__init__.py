@@ -1,0 +1,1 @@
+"""Deployment: export, manifest, and pre- and post-processing around the runner."""

@@ -1,0 +1,1 @@
+"""Engine: training, checkpoints, evaluation and inference."""

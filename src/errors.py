@@ -1,0 +1,34 @@
+"""Errors that a user can mend, and how a command line reports them."""
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input or environment. The message is one line: what, where (file, value), and the remedy."""
+
+
+class ConfigError(UserError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(UserError):
+    """A data set, an image or a label file is wrong."""
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Runs a command's ``main`` and exits; a ``UserError`` becomes one line on stderr and status 1.
+
+    Args:
+        main: Parses arguments and works; returns the exit status (``None`` means 0).
+    """
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:
+        status = 141
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""Results to look at: overlays and the HTML report."""
