@@ -1,0 +1,228 @@
+"""Building blocks shared by the four networks.
+
+Every operator used in evaluation exists in graph mode, in PyNative mode, on CPU and Ascend, and in MindSpore's ONNX
+exporter (opset 11, static shapes). Resizing and adaptive pooling are separable linear maps, so they are written as two
+products with constant matrices: exact, exportable, and faster in the backward pass than the interpolation kernels
+(docs/performance.md).
+"""
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import HeNormal
+from mindspore.ops import constexpr
+
+from src.errors import UserError
+
+MIN_SIZE = 32
+
+
+def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 1, stride: int = 1,
+           padding: int | tuple[int, int, int, int] = 0, dilation: int = 1, groups: int = 1,
+           bias: bool = False) -> nn.Conv2d:
+    """A convolution with explicit zero padding (PyTorch's rule; MindSpore's default ``same`` differs at stride 2).
+
+    Weights start from He's normal distribution over the fan-out (fan-in for grouped kernels, whose fan-out says
+    little), as in "Delving Deep into Rectifiers" (arXiv 1502.01852); biases start at 0.
+    """
+    init = HeNormal(mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu")
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=padding, dilation=dilation,
+                     group=groups, has_bias=bias, weight_init=init, bias_init="zeros")
+
+
+def batch_norm(channels: int, eps: float = 1e-5) -> nn.Cell:
+    """The only place that creates a BatchNorm; MindSpore's momentum 0.9 is PyTorch's 0.1."""
+    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9)
+
+
+def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.Cell]) -> int:
+    """Replaces every BatchNorm of a network in place, for synchronised statistics or another momentum.
+
+    Args:
+        network: Changed in place; parameter names and values stay.
+        factory: Gets the old cell, returns the new one with the parameters ``gamma``, ``beta``, ``moving_mean`` and
+            ``moving_variance``.
+
+    Returns:
+        The number of cells replaced.
+    """
+    found = [(parent, key, child) for _, parent in network.cells_and_names()
+             for key, child in parent.name_cells().items() if isinstance(child, nn.BatchNorm2d)]
+    for parent, key, old in found:
+        new = factory(old)
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            setattr(new, name, getattr(old, name))
+        new.set_train(old.training)
+        if isinstance(parent, nn.SequentialCell):
+            parent[int(key)] = new
+        else:
+            setattr(parent, key, new)
+    return len(found)
+
+
+def activation(name: str | None) -> nn.Cell | None:
+    """``"relu"``, ``"relu6"`` or None."""
+    return {"relu": nn.ReLU, "relu6": nn.ReLU6}[name]() if name else None
+
+
+class ConvBNReLU(nn.Cell):
+    """Convolution, BatchNorm and an activation.
+
+    Args:
+        act: ``"relu"``, ``"relu6"`` or None for a linear block.
+        bias: The convolution's own bias; redundant before BatchNorm, but present in some public weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
+                 padding: int | tuple[int, int, int, int] | None = None, groups: int = 1, act: str | None = "relu",
+                 bias: bool = False) -> None:
+        super().__init__()
+        padding = kernel // 2 if padding is None else padding
+        self.conv = conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+        self.bn = batch_norm(out_channels)
+        self.act = activation(act)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x))
+        return x if self.act is None else self.act(x)
+
+
+@constexpr
+def _resize_matrix(out_size: int, in_size: int, align_corners: bool, transpose: bool) -> Tensor:
+    """The (out, in) matrix of linear interpolation along one axis."""
+    if align_corners:
+        pos = np.arange(out_size) * ((in_size - 1) / max(out_size - 1, 1))
+    else:
+        pos = np.maximum((np.arange(out_size) + 0.5) * (in_size / out_size) - 0.5, 0.0)
+    low = np.minimum(np.floor(pos).astype(np.int64), in_size - 1)
+    high = np.minimum(low + 1, in_size - 1)
+    matrix = np.zeros((out_size, in_size))
+    np.add.at(matrix, (np.arange(out_size), low), 1.0 - (pos - low))
+    np.add.at(matrix, (np.arange(out_size), high), pos - low)
+    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
+
+
+@constexpr
+def _pool_matrix(out_size: int, in_size: int, transpose: bool) -> Tensor:
+    """The (out, in) matrix of adaptive average pooling: bin i covers floor(i*in/out) .. ceil((i+1)*in/out)."""
+    matrix = np.zeros((out_size, in_size))
+    for i in range(out_size):
+        start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
+
+
+def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Bilinear resize, equal to PyTorch's ``interpolate`` for both corner rules.
+
+    Args:
+        x: (N, C, H, W); H and W must be known when the graph is compiled.
+        size: (height, width) of the result.
+        align_corners: Whether the corner pixels' centres coincide.
+    """
+    height, width = x.shape[2], x.shape[3]
+    if width != size[1]:
+        x = ops.matmul(x, _resize_matrix(size[1], width, align_corners, True).astype(x.dtype))
+    if height != size[0]:
+        x = ops.matmul(_resize_matrix(size[0], height, align_corners, False).astype(x.dtype), x)
+    return x
+
+
+def adaptive_avg_pool(x: Tensor, size: int) -> Tensor:
+    """Adaptive average pooling of (N, C, H, W) to (N, C, size, size)."""
+    x = ops.matmul(x, _pool_matrix(size, x.shape[3], True).astype(x.dtype))
+    return ops.matmul(_pool_matrix(size, x.shape[2], False).astype(x.dtype), x)
+
+
+def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
+    """Pads (N, C, H, W) with zeros at the bottom and right; zero is the mean of a normalised image.
+
+    Concatenation is used because the ONNX exporter has no padding operator; sizes that fit pass through untouched.
+    """
+    check_size(x.shape[2], x.shape[3])
+    rows, cols = -x.shape[2] % multiple, -x.shape[3] % multiple
+    if rows:
+        x = ops.concat((x, ops.zeros_like(x[:, :, :rows, :])), 2)
+    if cols:
+        x = ops.concat((x, ops.zeros_like(x[:, :, :, :cols])), 3)
+    return x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Takes the top left (height, width) of (N, C, H, W): the way back from ``pad_to_multiple``."""
+    if x.shape[2] != height or x.shape[3] != width:
+        x = x[:, :, :height, :width]
+    return x
+
+
+@constexpr
+def check_size(height: int, width: int) -> bool:
+    """Raises if an image is smaller than the networks' deepest stride."""
+    if height < MIN_SIZE or width < MIN_SIZE:
+        raise UserError(f"input of {height}x{width} pixels is too small: height and width must be at least {MIN_SIZE}")
+    return True
+
+
+@constexpr
+def check_pooled_batch(batch: int, where: str) -> bool:
+    """Raises if BatchNorm would see one value a channel: it would output 0 and store a NaN variance."""
+    if batch == 1:
+        raise UserError(f"{where} normalises one value per channel when the training batch is 1: "
+                        "use a batch of 2 or more per device")
+    return True
+
+
+@constexpr
+def _random_int32(seed: int, name: str, axis: int, count: int) -> Tensor:
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), axis])
+    return Tensor(rng.integers(-2**31, 2**31, count, np.int64).astype(np.int32) | 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Two rounds of a multiply-and-fold integer hash. Products wrap around; masks make the shifts logical."""
+    x = (x ^ (ops.bitwise_right_shift(x, Tensor(15, ms.int32)) & 0x1FFFF)) * Tensor(0x2C1B3C6D, ms.int32)
+    x = (x ^ (ops.bitwise_right_shift(x, Tensor(12, ms.int32)) & 0xFFFFF)) * Tensor(0x297A2D39, ms.int32)
+    return x ^ (ops.bitwise_right_shift(x, Tensor(15, ms.int32)) & 0x1FFFF)
+
+
+class Dropout(nn.Cell):
+    """Dropout whose mask depends only on the seed, the layer's name and a step counter kept as a parameter.
+
+    ``nn.Dropout`` holds a random state that no checkpoint contains; this one continues bit for bit after a resume. Each
+    training call adds 1 to the counter. The mask compares a 32-bit hash of (seed, layer, step, position) with the rate.
+
+    Args:
+        rate: Probability of zeroing, 0 <= rate < 1; 0 makes the layer the identity without parameters.
+        name: Distinguishes the layers of one network.
+        spatial: Drops whole channels (Dropout2d) instead of single values.
+    """
+
+    def __init__(self, rate: float, name: str, spatial: bool = False) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise UserError(f"dropout rate {rate} is outside [0, 1)")
+        self.rate = float(rate)
+        self.layer = name
+        self.spatial = spatial
+        self.seed = ms.get_seed() or 0
+        self.threshold = Tensor(int(-2**31 + rate * 2**32), ms.int32)
+        if self.rate > 0:
+            self.step = Parameter(Tensor(0, ms.int32), name="step", requires_grad=False)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        n, c, h, w = x.shape
+        step = ops.assign_add(self.step, Tensor(1, ms.int32))
+        outer = _mix(_random_int32(self.seed, self.layer, 0, n * c) ^ (step * Tensor(0x61C88647, ms.int32)))
+        outer = ops.reshape(outer, (n, c, 1, 1))
+        noise = outer
+        if not self.spatial:
+            # A product with odd random numbers is a universal hash: its high bits, which the comparison looks at, are
+            # random for every pair of positions, at a third of the cost of mixing each element.
+            noise = outer * ops.reshape(_random_int32(self.seed, self.layer, 1, h * w), (1, 1, h, w))
+        keep = ops.cast(noise >= self.threshold, x.dtype)
+        return x * keep * (1.0 / (1.0 - self.rate))
