@@ -1,0 +1,142 @@
+"""From the bytes of an image or label file to pixels, refusing everything training could not use."""
+import io
+import struct
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from src.data.datasets import UNMAPPED
+from src.errors import DataError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+
+
+def decode_image(data: np.ndarray, name: str) -> np.ndarray:
+    """Decodes a photograph.
+
+    Args:
+        data: uint8 vector, the bytes of a PNG, JPEG or WebP file.
+        name: The file or sample, for error messages.
+
+    Returns:
+        uint8 array (H, W, 3) in BGR order.
+
+    Raises:
+        DataError: Empty, damaged or cut off, 16-bit, grey, or with alpha.
+    """
+    kind, bits = _png_kind(data, name)
+    image = _imdecode(data, name, "image")
+    if image.ndim == 2 or image.shape[2] != 3 or image.dtype != np.uint8:
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        what = kind or {1: "grey", 4: "colour with alpha"}.get(channels, f"{channels} channels")
+        raise DataError(f"{name}: image is {what}, {bits or 8 * image.itemsize}-bit; "
+                        "it must be colour, 8-bit, without alpha: convert it")
+    return image
+
+
+def decode_label(data: np.ndarray, name: str, table: np.ndarray) -> np.ndarray:
+    """Decodes a label map and translates it to train ids.
+
+    Args:
+        data: uint8 vector, the bytes of a PNG or lossless WebP file; palette PNGs give their indices.
+        name: The file or sample, for error messages.
+        table: 256-entry uint8 table to train ids, ``UNMAPPED`` where a value must not occur.
+
+    Returns:
+        uint8 array (H, W) of train ids, 255 = ignored.
+
+    Raises:
+        DataError: Empty, damaged, colour, 16-bit, or it holds a value that is no label (value and share are named).
+    """
+    values = decode_label_values(data, name)
+    label = cv2.LUT(values, table)
+    if cv2.compare(label, UNMAPPED, cv2.CMP_EQ).any():
+        raise DataError(f"{name}: {describe_bad_values(np.bincount(values.ravel(), minlength=256), table)}")
+    return label
+
+
+def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
+    """Decodes a label map to the values as stored: uint8 (H, W). Raises as :func:`decode_label`."""
+    kind, bits = _png_kind(data, name)
+    if kind == "palette":
+        # OpenCV turns palette indices into colours; Pillow keeps them.
+        try:
+            return np.array(Image.open(io.BytesIO(data.tobytes())), dtype=np.uint8)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{name}: label is damaged or cut off ({error}); restore the file") from None
+    if kind == "grey" and bits < 8:
+        raise DataError(f"{name}: label is {bits}-bit grey; store class ids as 8-bit grey")
+    values = _imdecode(data, name, "label")
+    if values.ndim == 3 and values.shape[2] == 3 and data[8:12].tobytes() == b"WEBP":
+        values = values[:, :, 0]       # WebP has no grey mode: three equal channels
+    if values.ndim != 2 or values.dtype != np.uint8:
+        what = kind or "colour"
+        raise DataError(f"{name}: label is {what}, {bits or 8}-bit; it must hold class ids (8-bit grey or palette): "
+                        "colour and instance files are not labels")
+    return values
+
+
+def describe_bad_values(counts: np.ndarray, table: np.ndarray) -> str:
+    """Words for label values that have no train id: the worst value, its share of the pixels, the legal ones.
+
+    Args:
+        counts: Pixels per value 0..255.
+        table: The translation table.
+    """
+    bad = np.flatnonzero((table == UNMAPPED) & (counts > 0))
+    worst = bad[np.argmax(counts[bad])]
+    share = 100.0 * counts[worst] / counts.sum()
+    others = f" and {len(bad) - 1} more such values" if len(bad) > 1 else ""
+    legal = [int(v) for v in np.flatnonzero(table != UNMAPPED)]
+    return (f"label value {worst} on {share:.3g} % of the pixels{others} is no class; "
+            f"allowed are {_ranges(legal)}: correct the label, the class list or data.ignore_id")
+
+
+def _ranges(values: list[int]) -> str:
+    parts, start = [], None
+    for i, value in enumerate(values):
+        start = value if start is None else start
+        if i + 1 == len(values) or values[i + 1] != value + 1:
+            parts.append(f"{start}" if start == value else f"{start}..{value}")
+            start = None
+    return ", ".join(parts)
+
+
+def _png_kind(data: np.ndarray, name: str) -> tuple[str, int]:
+    """Colour type and bit depth of a PNG, ``("", 0)`` for other formats; refuses empty and cut-off files."""
+    if data.size == 0:
+        raise DataError(f"{name}: the file is empty; restore it")
+    raw = data[:32].tobytes()
+    # Not every OpenCV refuses a file that ends early: some return the rows they got and leave the rest grey.
+    if raw.startswith(_PNG):
+        whole = len(raw) == 32 and data[-4096:].tobytes().rfind(b"IEND") >= 0
+    elif raw.startswith(b"\xff\xd8"):
+        whole = data[-65536:].tobytes().rfind(b"\xff\xd9") >= 0
+    else:
+        return "", 0
+    if not whole:
+        raise DataError(f"{name}: the file is cut off ({data.size} bytes); restore it")
+    if not raw.startswith(_PNG):
+        return "", 0
+    bits, colour = struct.unpack("BB", raw[24:26])
+    return _KINDS.get(colour, "unknown"), bits
+
+
+def _imdecode(data: np.ndarray, name: str, what: str) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise DataError(f"{name}: {what} cannot be decoded ({data.size} bytes): damaged, cut off or no image file")
+    return pixels
+
+
+def check_sizes(image: np.ndarray, label: np.ndarray, name: str) -> None:
+    """Raises ``DataError`` unless image and label have the same height and width."""
+    if image.shape[:2] != label.shape[:2]:
+        (h, w), (lh, lw) = image.shape[:2], label.shape[:2]
+        raise DataError(f"{name}: image is {w}x{h} but its label is {lw}x{lh}; they must have the same size")
+

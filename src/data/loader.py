@@ -1,0 +1,371 @@
+"""Feeds batches from folders or MindRecord files, the same ones for any number of workers, ranks and restarts.
+
+The order of an epoch is a permutation drawn from (seed, epoch), and the randomness of a sample is drawn from
+(seed, epoch, sample), so a batch depends on nothing but its position.
+"""
+import logging
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import mindspore.dataset as ds
+
+from src.data import datasets
+from src.data.datasets import DatasetInfo, Sample
+from src.data.decode import check_sizes, decode_image, decode_label, decode_label_values
+from src.data.mindrecord import first_line, open_records
+from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, color_jitter
+from src.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 4096          # a pipeline is built for at least so many samples: epochs flow into each other without a gap
+_ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
+_REPLACE_TRIES = 20
+_PROBES = 16           # labels that are looked at to tell label ids from train ids
+
+Batch = dict[str, object]
+
+
+class FolderSource:
+    """Reads the files of a list of samples; item i is (name, image bytes, label bytes)."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            if sample.label is None:
+                raise DataError(f"{sample.image}: has no label; such a split can be predicted, not trained or scored")
+        self.samples = samples
+        self.path = samples[0].image.parent
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
+        sample = self.samples[index]
+        return sample.name, _read_bytes(sample.image), _read_bytes(sample.label)
+
+    def rows(self, indices: Sequence[int]) -> ds.Dataset:
+        """A dataset of these items, in this order."""
+        return ds.GeneratorDataset(self, ["file_name", "data", "label"], sampler=ds.SubsetSampler(list(indices)),
+                                   num_parallel_workers=1, python_multiprocessing=False)
+
+    def describe(self, index: int, name: str) -> tuple[str, str]:
+        """How error messages call the image and the label of item ``index``."""
+        return str(self.samples[index].image), str(self.samples[index].label)
+
+
+class RecordSource:
+    """Reads MindRecord files with the columns file_name, data, label."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.file, self.count = open_records(self.path)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, indices: Sequence[int]) -> ds.Dataset:
+        """A dataset of these items, in this order."""
+        return ds.MindDataset(str(self.file), columns_list=["file_name", "data", "label"],
+                              sampler=ds.SubsetSampler(list(indices)), num_parallel_workers=1)
+
+    def describe(self, index: int, name: str) -> tuple[str, str]:
+        """How error messages call the image and the label of item ``index``, stored as ``name``."""
+        return f"{self.path}: image of sample {index} '{name}'", f"{self.path}: label of sample {index} '{name}'"
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    """The file as a uint8 vector. One that cannot be read comes back as a single 0, which the decoder refuses:
+    MindSpore has no rows of length 0, and an exception here would end the pipeline before its turn."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        data = np.zeros(0, np.uint8)
+    return data if data.size else np.zeros(1, np.uint8)
+
+
+def _as_bytes(column: np.ndarray) -> np.ndarray:
+    """A ``bytes`` column of MindRecord arrives as an S string whose ``.item()`` would drop trailing zeros."""
+    return np.frombuffer(column, np.uint8) if column.dtype.kind == "S" else column
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a loader runs.
+
+    Attributes:
+        batch_size: Samples a batch, on this rank.
+        rank: This process.
+        size: Number of processes.
+        seed: Of order and augmentation.
+        repeat: Passes over the data in one training epoch.
+        num_workers: Threads that decode and augment; clamped to the number of cores.
+        prefetch: Batches kept ready.
+        skip_errors: Replace broken samples instead of raising.
+        rgb: Evaluation images are RGB instead of BGR.
+    """
+    batch_size: int = 1
+    rank: int = 0
+    size: int = 1
+    seed: int = 1
+    repeat: int = 1
+    num_workers: int = 2
+    prefetch: int = 4
+    skip_errors: bool = False
+    rgb: bool = True
+
+
+class Loader:
+    """Batches of one split; made by :func:`create_dataset`.
+
+    Attributes:
+        info: The data set.
+        num_samples: Samples of the split, over all ranks.
+        steps_per_epoch: Training: batches in an epoch, equal on all ranks. Evaluation: samples this rank sees.
+        skipped: Reason for each sample that was left out because ``data.on_error`` is ``skip``.
+    """
+
+    def __init__(self, source: FolderSource | RecordSource, info: DatasetInfo, table: np.ndarray,
+                 transform: TrainTransform | None, plan: Plan) -> None:
+        """
+        Args:
+            source: Where the bytes come from.
+            info: The data set.
+            table: 256-entry table from label value to train id.
+            transform: The training transform; ``None``: evaluation, images and labels stay as they are.
+            plan: How to run.
+        """
+        self.source, self.info, self.table, self.transform, self.plan = source, info, table, transform, plan
+        self.num_samples = len(source)
+        if transform is None:
+            self.steps_per_epoch = len(range(plan.rank, self.num_samples, plan.size))
+        else:
+            self.steps_per_epoch = math.ceil(self.num_samples * plan.repeat / (plan.batch_size * plan.size))
+        self.skipped: dict[str, str] = {}
+        self._errors: dict[tuple, Exception] = {}
+        self._stream: Iterator[dict] | None = None
+        self._position: tuple[int, int] | None = None       # epoch and step that the running stream gives next
+        self._end = 0                                       # the first epoch that it does not hold
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Training batches of one epoch.
+
+        Args:
+            epoch: Number of the epoch; decides order and augmentation.
+            start_step: Batches to leave out at the start, for a run that is resumed within an epoch.
+
+        Yields:
+            ``image`` uint8 (N, h, w, 3), ``label`` uint8 (N, h, w) of train ids (255 = ignored), ``names`` N strings.
+
+        Raises:
+            DataError: A sample is broken (raised when its turn comes), or every replacement is.
+        """
+        if self._position != (epoch, start_step) or epoch >= self._end:
+            self._open(epoch, start_step)
+        for step in range(start_step, self.steps_per_epoch):
+            self._position = None       # in use: whoever leaves this loop early gets a new stream next time
+            batch = self._mend(self._read())
+            self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+            yield batch
+
+    def samples(self) -> Iterator[Batch]:
+        """Evaluation: this rank's share of the split, every image exactly once over all ranks.
+
+        Yields:
+            As :meth:`epoch`, at the original sizes; neighbours of equal size come together, ``batch_size`` at most.
+
+        Raises:
+            DataError: A sample is broken.
+        """
+        indices = np.arange(self.plan.rank, self.num_samples, self.plan.size)
+        if not indices.size:
+            return
+        tickets = np.zeros((indices.size, 3), np.int64)
+        tickets[:, 2] = indices
+        self._stream = self._pipeline(tickets, 1)
+        group: list[dict] = []
+        for _ in range(indices.size):
+            row = self._read()
+            if self._failed(row["ticket"]):
+                continue
+            if group and (len(group) == self.plan.batch_size or group[0]["image"].shape != row["image"].shape):
+                yield _stack(group)
+                group = []
+            group.append(row)
+        if group:
+            yield _stack(group)
+
+    def tickets(self, epoch: int, start_step: int = 0) -> np.ndarray:
+        """This rank's samples of an epoch, in order: int64 rows of (epoch, pass, sample index)."""
+        plan, total = self.plan, self.steps_per_epoch * self.plan.batch_size * self.plan.size
+        passes = math.ceil(total / self.num_samples)
+        # What the last global batch lacks is taken from the start of one more pass.
+        order = np.concatenate([np.random.default_rng((plan.seed, _ORDER, epoch, p)).permutation(self.num_samples)
+                                for p in range(passes)])[:total]
+        numbers = np.arange(total) // self.num_samples
+        rows = np.stack([np.full(total, epoch), numbers, order], axis=1)
+        rows = rows.reshape(self.steps_per_epoch, plan.size, plan.batch_size, 3)
+        return rows[start_step:, plan.rank].reshape(-1, 3)
+
+    def _open(self, epoch: int, start_step: int) -> None:
+        per_epoch = self.steps_per_epoch * self.plan.batch_size
+        self._end = epoch + 1 + _CHUNK // per_epoch
+        parts = [self.tickets(e, start_step if e == epoch else 0) for e in range(epoch, self._end)]
+        self._stream = self._pipeline(np.concatenate(parts), self.plan.batch_size)
+
+    def _pipeline(self, tickets: np.ndarray, batch_size: int) -> Iterator[dict]:
+        before = ds.config.get_prefetch_size()
+        ds.config.set_prefetch_size(self.plan.prefetch)
+        try:
+            rows = ds.zip((self.source.rows(tickets[:, 2].tolist()),
+                           ds.NumpySlicesDataset({"ticket": tickets}, shuffle=False)))
+            rows = rows.map(self._work, ["file_name", "data", "label", "ticket"],
+                            ["image", "label", "name", "ticket"], python_multiprocessing=False,
+                            num_parallel_workers=max(1, min(self.plan.num_workers, os.cpu_count() or 1)))
+            if batch_size > 1 or self.transform is not None:
+                rows = rows.batch(batch_size)
+            return iter(rows.create_dict_iterator(num_epochs=1, output_numpy=True))
+        finally:
+            ds.config.set_prefetch_size(before)
+
+    def _work(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, ticket: np.ndarray) -> tuple:
+        """Decodes and augments one row, in a thread. Errors are noted and raised by the reader when their turn
+        comes: MindSpore would wrap them in pages of traceback, and at once."""
+        key = tuple(int(v) for v in ticket)
+        text = str(name)
+        try:
+            pixels, ids = self._decode(text, key, _as_bytes(data), _as_bytes(label))
+        except Exception as error:
+            self._errors[key] = error
+            size = (1, 1) if self.transform is None else self.transform.geometry.size
+            pixels, ids = np.zeros((*size, 3), np.uint8), np.full(size, datasets.IGNORE, np.uint8)
+        return pixels, ids, name, ticket
+
+    def _decode(self, name: str, key: tuple, data: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image_name, label_name = self.source.describe(key[2], name)
+        pixels = decode_image(data, image_name)
+        ids = decode_label(label, label_name, self.table)
+        check_sizes(pixels, ids, image_name)
+        if self.transform is not None:
+            return self.transform(pixels, ids, np.random.default_rng(
+                (self.plan.seed, _AUGMENT, key[0], key[1], zlib.crc32(name.encode()))))
+        return (cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels), ids
+
+    def _read(self) -> dict:
+        try:
+            return next(self._stream)
+        except (RuntimeError, StopIteration) as error:
+            raise DataError(f"{self.source.path}: reading stopped: {first_line(error)}; check or rebuild it") from None
+
+    def _failed(self, ticket: np.ndarray) -> bool:
+        """Whether this row is broken: raises its error, or notes it if broken samples are to be skipped."""
+        error = self._errors.pop(tuple(int(v) for v in ticket), None)
+        if error is None:
+            return False
+        if not self.plan.skip_errors or not isinstance(error, DataError):
+            raise error
+        name = self.source.describe(int(ticket[2]), "")[0]
+        if name not in self.skipped:
+            self.skipped[name] = str(error)
+            _LOG.warning("skipped sample %d: %s", len(self.skipped), error)
+        return True
+
+    def _mend(self, batch: dict) -> Batch:
+        """Puts a replacement in the place of every broken row."""
+        if self._errors:
+            for row, ticket in enumerate(batch["ticket"]):
+                if self._failed(ticket):
+                    good = self._replacement(ticket)
+                    for column in ("image", "label"):
+                        batch[column][row] = good[column]
+                    batch["name"] = [*batch["name"][:row], str(good["name"]), *batch["name"][row + 1:]]
+        return {"image": batch["image"], "label": batch["label"], "names": [str(n) for n in batch["name"]]}
+
+    def _replacement(self, ticket: np.ndarray) -> dict:
+        """Another sample, drawn from nothing but the seed and the broken row's ticket."""
+        rng = np.random.default_rng((self.plan.seed, _REPLACE, *(int(v) for v in ticket)))
+        for attempt in range(1, _REPLACE_TRIES + 1):
+            other = np.array([[ticket[0], ticket[1] + attempt * 1_000_000, rng.integers(self.num_samples)]], np.int64)
+            row = next(self._pipeline(other, 1))
+            row = {k: v[0] for k, v in row.items()}
+            if not self._failed(row["ticket"]):
+                return row
+        raise DataError(f"{_REPLACE_TRIES} samples drawn in place of a broken one are broken too: "
+                        f"{len(self.skipped)} so far; run tools/check_dataset.py")
+
+
+def _stack(rows: list[dict]) -> Batch:
+    return {"image": np.stack([r["image"] for r in rows]), "label": np.stack([r["label"] for r in rows]),
+            "names": [str(r["name"]) for r in rows]}
+
+
+def train_transform(data: Mapping) -> TrainTransform:
+    """Builds the training transform from a configuration's ``data`` section."""
+    pair = tuple
+    if data["resize"]:
+        geometry = CropResize(pair(data["resize"]), pair(data["crop_ratio"]) if data["crop_ratio"] else None,
+                              data["crop_prob"])
+    else:
+        geometry = ScaleCrop(pair(data["crop_size"]), pair(data["scale_range"]), data["scale_base"],
+                             data["scale_side"], data["scale_step"], data["cat_max_ratio"])
+    jitters = [PHOTOMETRIC] if data["photometric"] else []
+    if data["color_jitter"]:
+        jitters.append(color_jitter(data["color_jitter"]))
+    rgb = data["color_order"] == "RGB"
+    mean = [min(255, max(0, round(m * 255 / data["value_range"]))) for m in data["mean"]]
+    return TrainTransform(geometry, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
+                          pair(jitters), rgb)
+
+
+def create_dataset(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:
+    """Makes the loader of the training or the evaluation split.
+
+    Args:
+        cfg: The configuration; its ``data`` and ``runtime.seed`` are read.
+        split: ``train`` (shuffled, augmented, padded to whole batches) or ``eval`` (each image once, as it is).
+        rank: This process, 0..size-1.
+        size: Number of processes.
+        batch_size: Samples a batch on this rank; default ``train.global_batch / size`` or ``eval.batch_size``.
+
+    Returns:
+        The loader: ``epoch(e, start_step)`` for training, ``samples()`` for evaluation.
+
+    Raises:
+        DataError: The split cannot be found or read.
+    """
+    if split not in ("train", "eval"):
+        raise ValueError(f"split must be 'train' or 'eval', not '{split}'")
+    data, train = cfg["data"], split == "train"
+    info = datasets.dataset_info(data)
+    record = data["mindrecord" if train else "eval_mindrecord"]
+    source = RecordSource(record) if record else FolderSource(datasets.list_samples(data, split))
+    if batch_size is None:
+        batch_size = max(1, cfg["train"]["global_batch"] // size) if train else cfg["eval"]["batch_size"]
+    plan = Plan(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], data["num_workers"], data["prefetch"],
+                data["on_error"] == "skip", data["color_order"] == "RGB")
+    table = choose_table(info, source, data["label_file"])
+    return Loader(source, info, table, train_transform(data) if train else None, plan)
+
+
+def choose_table(info: DatasetInfo, source: FolderSource | RecordSource, label_file: str = "auto") -> np.ndarray:
+    """The table from label values to train ids; for Cityscapes a few labels are read to tell ids from train ids."""
+    if info.name != "cityscapes":
+        return info.label_table()
+    if label_file == "auto":
+        indices = np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int))
+        label_file = datasets.cityscapes_encoding(_probe(source, indices), source.describe(0, "")[1])
+    return info.label_table() if label_file == "labelIds" else datasets.train_id_table(len(info.classes))
+
+
+def _probe(source: FolderSource | RecordSource, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    for index in indices:
+        row = next(iter(source.rows([int(index)]).create_dict_iterator(num_epochs=1, output_numpy=True)))
+        try:
+            yield decode_label_values(_as_bytes(row["label"]), "")
+        except DataError:
+            continue        # its turn to be reported comes when it is used
