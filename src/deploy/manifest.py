@@ -12,7 +12,7 @@ from src.errors import UserError
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
-MODEL_SUFFIXES = {"onnx": ".onnx", "mindir": ".mindir", "air": ".air", "om": ".om", "lite": ".mindir"}
+FORMATS = ("onnx", "openvino", "mindir", "om", "air")
 RESIZE_RULES = ("none", "exact", "short_side", "long_side")
 _AGAIN = "correct it or run export.py again"
 
@@ -86,7 +86,7 @@ class ModelFile:
     """One exported or converted file.
 
     Attributes:
-        format: ``onnx``, ``mindir``, ``air``, ``om`` or ``lite`` (a MindSpore Lite ``.mindir``).
+        format: ``onnx``, ``openvino``, ``mindir``, ``om`` or ``air``.
         file: Path relative to the manifest's folder.
         batch: Batch size, -1 if dynamic.
         sha256: Hex digest of the file.
@@ -120,7 +120,7 @@ class Manifest:
         """Finds the entry of a format.
 
         Args:
-            fmt: ``onnx``, ``mindir``, ``air``, ``om`` or ``lite``.
+            fmt: ``onnx``, ``openvino``, ``mindir``, ``om`` or ``air``.
             batch: Wanted batch size; ``None`` takes the first entry.
 
         Raises:
@@ -156,7 +156,8 @@ class Manifest:
         content.update(source=_plain(self.source), versions=_plain(self.versions), models=[])
         for entry in self.models:
             fields = _plain(asdict(entry))
-            content["models"].append({**fields, **fields.pop("extra")})
+            extra = fields.pop("extra")
+            content["models"].append({**fields, **extra})
         return content
 
 
@@ -347,7 +348,7 @@ def _is_colour(entry: Any) -> bool:
 
 def _read_model(section: _Section) -> ModelFile:
     content = section.mapping()
-    known = {"format": section.get("format", str, tuple(MODEL_SUFFIXES)), "file": section.get("file", str),
+    known = {"format": section.get("format", str, FORMATS), "file": section.get("file", str),
              "batch": section.get("batch", int), "sha256": section.get("sha256", str)}
     if known["batch"] == 0 or known["batch"] < -1:
         raise section.error("batch", known["batch"], "it must be positive, or -1 if it is dynamic")

@@ -104,6 +104,36 @@ def _fold_one(graph: onnx.GraphProto, conv: NodeProto, norm: NodeProto, tensors:
     conv.input[:] = [conv.input[0], *names]
 
 
+def rewrite_zero_concat(model: ModelProto) -> int:
+    """Replaces a Concat of a tensor with trailing constant zeros by one Pad.
+
+    The networks pad by concatenation, because MindSpore's exporter has no Pad; the zeros are then constants of the
+    traced batch size, which would pin a dynamic batch.
+
+    Returns:
+        Number of nodes replaced.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    replaced = 0
+    for index, node in enumerate(graph.node):
+        if node.op_type != "Concat" or len(node.input) != 2 or node.input[1] not in constants:
+            continue
+        zeros = numpy_helper.to_array(constants[node.input[1]])
+        axis = int(_attribute(node, "axis", 0)) % zeros.ndim
+        if zeros.any() or axis == 0 or node.input[0] in constants:
+            continue
+        pads = np.zeros(2 * zeros.ndim, np.int64)
+        pads[zeros.ndim + axis] = zeros.shape[axis]
+        name = f"{node.output[0]}.pads"
+        graph.initializer.append(numpy_helper.from_array(pads, name))
+        graph.node[index].CopyFrom(helper.make_node("Pad", [node.input[0], name], list(node.output), mode="constant",
+                                                    name=f"{node.name or node.output[0]}.pad"))
+        replaced += 1
+    drop_unused_initializers(model)
+    return replaced
+
+
 def rewrite_resize(model: ModelProto) -> int:
     """Replaces ``A @ (x @ B)`` by one ``Resize`` where A and B are exactly bilinear interpolation matrices.
 
