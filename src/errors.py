@@ -15,6 +15,12 @@ class DataError(UserError):
     """A data set, an image or a label file is wrong."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text that says something; MindSpore's run over many."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    return lines[0] if lines else type(error).__name__
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Runs a command's ``main`` and exits; a ``UserError`` becomes one line on stderr and status 1.
 

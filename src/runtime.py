@@ -12,7 +12,7 @@ import mindspore as ms
 from mindspore import communication
 
 import src
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
             ms.set_device(target, device_id)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"runtime.device_target = {target}: device {device_id} cannot be used "
-                        f"({_first_line(error)}); set runtime.device_target=CPU or another runtime.device_id") from None
+                        f"({first_line(error)}); set runtime.device_target=CPU or another runtime.device_id") from None
     if target == "CPU" and r.threads:
         ms.runtime.dispatch_threads_num(r.threads)
         ms.device_context.cpu.op_tuning.threads_num(r.threads)
     rank, size = _join() if launched else (0, 1)
-    set_seed(r.seed)
+    set_seed(r.seed + rank)  # initial weights are broadcast from rank 0; dropout masks differ by rank
     return Runtime(target, device_id, rank, size)
 
 
@@ -80,7 +80,7 @@ def _join() -> tuple[int, int]:
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot join the other processes ({_first_line(error)}); see the scheduler's log") from None
+        raise UserError(f"cannot join the other processes ({first_line(error)}); see the scheduler's log") from None
     rank, size = communication.get_rank(), communication.get_group_size()
     if size > 1:
         # Both switches are off by default; without the broadcast different initial weights diverge silently.
@@ -112,8 +112,3 @@ def environment(runtime: Runtime) -> dict:
             "mindspore": ms.__version__, "numpy": np.__version__, "opencv": cv2.__version__,
             "platform": platform.platform(), "cpu_count": os.cpu_count(),
             "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""), **asdict(runtime)}
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    return lines[0] if lines else type(error).__name__
