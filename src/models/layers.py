@@ -25,9 +25,9 @@ def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 
            bias: bool = False, he_init: bool = False) -> nn.Conv2d:
     """A convolution with explicit zero padding (PyTorch's rule; MindSpore's default ``same`` differs at stride 2).
 
-    Weights start as PyTorch's do, uniform in +-1/sqrt(fan_in), the start that the measured recipes used. ``he_init`` takes
-    He's normal distribution over the fan-out instead (fan-in for grouped kernels, whose fan-out says little), as in
-    "Delving Deep into Rectifiers" (arXiv 1502.01852), with biases of 0.
+    Weights start as PyTorch's do, uniform in +-1/sqrt(fan_in), the start that the measured recipes used. ``he_init``
+    takes He's normal distribution over the fan-out instead (fan-in for grouped kernels, whose fan-out says little), as
+    in "Delving Deep into Rectifiers" (arXiv 1502.01852), with biases of 0.
     """
     init = HeNormal(mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu") if he_init else None
     return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=padding, dilation=dilation,
