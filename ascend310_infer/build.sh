@@ -1,0 +1,60 @@
+#!/bin/bash
+# Builds the runner with every backend whose SDK is found:
+#   acl       ASCEND_HOME_PATH  (source /usr/local/Ascend/ascend-toolkit/set_env.sh sets it)
+#   mslite    MS_LITE_HOME      (an unpacked MindSpore Lite package)
+#   openvino  OpenVINO_DIR      (default: asks the repository's .venv, then python3, for its openvino wheel)
+#
+# usage: bash ascend310_infer/build.sh [cmake options, e.g. -DBUILD_TESTING=ON]
+# needs: g++ cmake libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname "$here")
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  exit 0
+fi
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+find_openvino() {
+  local python
+  for python in "$root/.venv/bin/python" python3; do
+    if "$python" -c 'import openvino, os; print(os.path.join(os.path.dirname(openvino.__file__), "cmake"))' 2>/dev/null; then
+      return 0
+    fi
+  done
+  return 0
+}
+
+find_cmake() {
+  if command -v cmake; then
+    return 0
+  fi
+  if [[ -x $root/.venv/bin/cmake ]]; then
+    echo "$root/.venv/bin/cmake"
+  fi
+}
+
+missing=()
+command -v "${CXX:-g++}" >/dev/null || missing+=("g++")
+cmake=$(find_cmake)
+[[ -n $cmake ]] || missing+=("cmake")
+if ((${#missing[@]})); then
+  fail "missing: ${missing[*]}; on Debian and Ubuntu: apt-get install ${missing[*]}"
+fi
+
+OpenVINO_DIR=${OpenVINO_DIR:-$(find_openvino)}
+options=()
+[[ -n $OpenVINO_DIR ]] && options+=("-DOpenVINO_DIR=$OpenVINO_DIR")
+[[ -n ${ASCEND_HOME_PATH:-} ]] && options+=("-DASCEND_HOME_PATH=$ASCEND_HOME_PATH")
+[[ -n ${MS_LITE_HOME:-} ]] && options+=("-DMS_LITE_HOME=$MS_LITE_HOME")
+
+build=${BUILD_DIR:-$here/build}
+echo "building in $build with $cmake ${options[*]} $*"
+"$cmake" -S "$here" -B "$build" "${options[@]}" "$@"
+"$cmake" --build "$build" --parallel "$(nproc)"

@@ -1,0 +1,65 @@
+// What runs the model. One implementation a vendor library; each is built only where its SDK was found.
+#ifndef ASCEND310_INFER_INC_BACKEND_H_
+#define ASCEND310_INFER_INC_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "inc/manifest.h"
+#include "inc/tensor.h"
+
+namespace segment {
+
+struct BackendOptions {
+  int device_id = 0;
+  bool bf16 = false;  // allowed to compute in bfloat16 (OpenVINO)
+  int64_t batch = 0;  // images an inference; 0: as the first model file listed (dynamic batch: 1)
+  int streams = 0;    // inferences at once; 0: the backend's choice
+};
+
+struct BackendInfo {
+  std::string backend;
+  std::string device;
+  std::string version;    // of the vendor library
+  std::string precision;  // of the computation
+  std::string model_file;
+  bool simulated = false;  // the vendor library is a stand-in for tests
+  int64_t batch = 1;
+  int slots = 1;    // inferences at once
+  InputSpec input;  // as the model file takes it: the manifest's, or raw pixels (AIPP), or float16
+  DType output_dtype = DType::kUint8;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const BackendInfo& Info() const = 0;
+
+  // Runs the `count` <= batch images at `input` (room for a whole batch; what follows the images is padding) and fills
+  // `output` (room for a whole batch too). Each slot may be used by one thread at a time. Throws UserError.
+  virtual void Infer(int slot, int64_t count, const uint8_t* input, uint8_t* output) = 0;
+};
+
+struct BackendKind {
+  std::string name;                  // as in --backend
+  std::vector<std::string> formats;  // of model files it reads
+  std::unique_ptr<Backend> (*create)(const Manifest&, const BackendOptions&);
+};
+
+// Those compiled in, best first.
+const std::vector<BackendKind>& BuiltBackends();
+std::string BuiltBackendNames();
+
+// `name` is one of the built ones or `auto`: the first whose model file is listed and whose device is there.
+std::unique_ptr<Backend> CreateBackend(const std::string& name, const Manifest& manifest,
+                                       const BackendOptions& options);
+
+std::unique_ptr<Backend> CreateAclBackend(const Manifest& manifest, const BackendOptions& options);
+std::unique_ptr<Backend> CreateMsliteBackend(const Manifest& manifest, const BackendOptions& options);
+std::unique_ptr<Backend> CreateOpenvinoBackend(const Manifest& manifest, const BackendOptions& options);
+
+}  // namespace segment
+
+#endif  // ASCEND310_INFER_INC_BACKEND_H_

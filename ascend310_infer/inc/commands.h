@@ -1,0 +1,15 @@
+// The sub-commands; each returns the exit status or throws UserError.
+#ifndef ASCEND310_INFER_INC_COMMANDS_H_
+#define ASCEND310_INFER_INC_COMMANDS_H_
+
+#include "inc/options.h"
+
+namespace segment {
+
+int RunCommand(const Options& options);
+int BenchCommand(const Options& options);
+int InfoCommand(const Options& options);
+
+}  // namespace segment
+
+#endif  // ASCEND310_INFER_INC_COMMANDS_H_

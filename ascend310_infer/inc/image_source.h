@@ -1,0 +1,29 @@
+// What --input holds: images (a file, a folder, a Cityscapes tree) or preprocessed tensors (.bin).
+#ifndef ASCEND310_INFER_INC_IMAGE_SOURCE_H_
+#define ASCEND310_INFER_INC_IMAGE_SOURCE_H_
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace segment {
+
+struct InputItem {
+  std::string name;  // of the results; no slash
+  std::filesystem::path path;
+};
+
+struct ImageSource {
+  bool bins = false;
+  std::vector<InputItem> items;  // in order: as in files.txt, otherwise by path
+};
+
+// `aachen_000000_000019_leftImg8bit.png` -> `aachen_000000_000019`; otherwise the file name without its ending.
+std::string SampleName(const std::filesystem::path& path);
+
+// Lists without opening any image. Throws UserError: nothing found, two items of one name, a bad files.txt.
+ImageSource ListInputs(const std::filesystem::path& input);
+
+}  // namespace segment
+
+#endif  // ASCEND310_INFER_INC_IMAGE_SOURCE_H_

@@ -1,0 +1,31 @@
+// The command line.
+#ifndef ASCEND310_INFER_INC_OPTIONS_H_
+#define ASCEND310_INFER_INC_OPTIONS_H_
+
+#include <string>
+#include <vector>
+
+#include "inc/backend.h"
+
+namespace segment {
+
+struct Options {
+  std::string command;  // run | bench | info | help | version
+  std::string manifest;
+  std::string input;
+  std::string output;
+  std::string backend = "auto";
+  BackendOptions backend_options;
+  int threads = 0;  // for decoding and preprocessing; 0: half the cores
+  int iterations = 20;
+  bool json = false;  // bench, info: print JSON
+};
+
+// Throws UserError for an unknown option, a missing or wrong value.
+Options ParseOptions(const std::vector<std::string>& arguments);
+
+std::string UsageText();
+
+}  // namespace segment
+
+#endif  // ASCEND310_INFER_INC_OPTIONS_H_

@@ -1,0 +1,69 @@
+#include "inc/backend.h"
+
+#include <iostream>
+
+#include "inc/error.h"
+
+namespace segment {
+namespace {
+
+bool ManifestServes(const Manifest& manifest, const BackendKind& kind) {
+  for (const std::string& format : kind.formats) {
+    if (manifest.HasFormat(format)) return true;
+  }
+  return false;
+}
+
+std::unique_ptr<Backend> CreateFirstThatWorks(const Manifest& manifest, const BackendOptions& options) {
+  std::vector<const BackendKind*> candidates;
+  for (const BackendKind& kind : BuiltBackends()) {
+    if (ManifestServes(manifest, kind)) candidates.push_back(&kind);
+  }
+  if (candidates.empty()) {
+    throw UserError(manifest.path.string() + ": models: no file that a built backend reads (built: " +
+                    BuiltBackendNames() + "); export ONNX or build with the SDK of your device");
+  }
+  for (size_t i = 0; i + 1 < candidates.size(); ++i) {
+    try {
+      return candidates[i]->create(manifest, options);
+    } catch (const UserError& error) {
+      std::cerr << "note: backend " << candidates[i]->name << " cannot be used: " << error.what() << "\n";
+    }
+  }
+  return candidates.back()->create(manifest, options);
+}
+
+}  // namespace
+
+const std::vector<BackendKind>& BuiltBackends() {
+  static const std::vector<BackendKind> kBuilt = {
+#ifdef SEGMENT_WITH_ACL
+      {"acl", {"om"}, CreateAclBackend},
+#endif
+#ifdef SEGMENT_WITH_MSLITE
+      {"mslite", {"mindir"}, CreateMsliteBackend},
+#endif
+#ifdef SEGMENT_WITH_OPENVINO
+      {"openvino", {"onnx", "openvino"}, CreateOpenvinoBackend},
+#endif
+  };
+  return kBuilt;
+}
+
+std::string BuiltBackendNames() {
+  std::string names;
+  for (const BackendKind& kind : BuiltBackends()) names += (names.empty() ? "" : ", ") + kind.name;
+  return names.empty() ? "none" : names;
+}
+
+std::unique_ptr<Backend> CreateBackend(const std::string& name, const Manifest& manifest,
+                                       const BackendOptions& options) {
+  if (name == "auto") return CreateFirstThatWorks(manifest, options);
+  for (const BackendKind& kind : BuiltBackends()) {
+    if (kind.name == name) return kind.create(manifest, options);
+  }
+  throw UserError("--backend " + name + ": not built into this program (built: " + BuiltBackendNames() +
+                  "); set ASCEND_HOME_PATH (acl), MS_LITE_HOME (mslite) or OpenVINO_DIR (openvino) and run build.sh");
+}
+
+}  // namespace segment

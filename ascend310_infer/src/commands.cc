@@ -1,0 +1,218 @@
+#include "inc/commands.h"
+
+#include <atomic>
+#include <exception>
+#include <iostream>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "inc/buffer.h"
+#include "inc/error.h"
+#include "inc/files.h"
+#include "inc/image_source.h"
+#include "inc/pipeline.h"
+#include "inc/report.h"
+
+namespace segment {
+namespace {
+
+void AddBackend(const BackendInfo& info, JsonObject* json) {
+  json->Add("backend", info.backend)
+      .Add("device", info.device)
+      .Add("backend_version", info.version)
+      .Add("precision", info.precision)
+      .Add("model_file", info.model_file)
+      .Add("batch", info.batch)
+      .Add("streams", int64_t{info.slots})
+      .Add("simulated", info.simulated);
+}
+
+size_t OutputBytesPerImage(const Manifest& manifest, const BackendInfo& info) {
+  return manifest.output.ElementsPerImage() * ElementSize(info.output_dtype);
+}
+
+std::string RunSummary(const Manifest& manifest, const BackendInfo& info, const PipelineResult& result) {
+  std::vector<std::string> failed;
+  for (const FailedItem& item : result.failed) {
+    failed.push_back(JsonObject().Add("file", item.file).Add("error", item.error).Text());
+  }
+  JsonObject latency;
+  latency.Add("decode", Summarize(result.decode_ms))
+      .Add("preprocess", Summarize(result.preprocess_ms))
+      .Add("infer", Summarize(result.infer_ms))
+      .Add("write", Summarize(result.write_ms));
+  const auto done = static_cast<double>(result.write_ms.size());
+  JsonObject json;
+  json.Add("model", manifest.model_name)
+      .Add("images", result.images)
+      .Add("failures", static_cast<int64_t>(result.failed.size()))
+      .AddRaw("failed", JsonArray(failed));
+  AddBackend(info, &json);
+  json.AddRaw("latency_ms", latency.Text())
+      .Add("seconds", result.seconds)
+      .Add("images_per_second", result.seconds > 0 ? done / result.seconds : 0.0)
+      .Add("input_bytes_per_image", static_cast<int64_t>(info.input.BytesPerImage()))
+      .Add("output_bytes_per_image", static_cast<int64_t>(OutputBytesPerImage(manifest, info)))
+      .Add("interrupted", result.interrupted);
+  return json.Text() + "\n";
+}
+
+struct BenchResult {
+  std::vector<double> warm_up_ms;
+  std::vector<double> infer_ms;
+  double seconds = 0;
+};
+
+// Runs `total` inferences, as many at once as there are slots.
+std::vector<double> InferMany(Backend* backend, int total, std::vector<Buffer>* inputs, std::vector<Buffer>* outputs) {
+  std::mutex mutex;
+  std::vector<double> times;
+  std::exception_ptr failure;
+  std::atomic<int> next{0};
+  const auto body = [&](int slot) {
+    try {
+      while (next++ < total && CaughtSignal() == 0) {
+        const Clock::time_point start = Clock::now();
+        const auto index = static_cast<size_t>(slot);
+        backend->Infer(slot, backend->Info().batch, (*inputs)[index].data(), (*outputs)[index].data());
+        const double elapsed = MillisecondsSince(start);
+        const std::lock_guard<std::mutex> lock(mutex);
+        times.push_back(elapsed);
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      failure = std::current_exception();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int slot = 0; slot < backend->Info().slots; ++slot) threads.emplace_back(body, slot);
+  for (std::thread& thread : threads) thread.join();
+  if (failure) std::rethrow_exception(failure);
+  return times;
+}
+
+// Plausible input: zeros would let some kernels and memory look faster than they are.
+void FillWithNoise(const InputSpec& input, Buffer* buffer) {
+  std::minstd_rand random(1);
+  std::uniform_real_distribution<float> normal(-2, 2);
+  uint8_t* bytes = buffer->data();
+  const size_t count = buffer->size() / ElementSize(input.dtype);
+  for (size_t i = 0; i < count; ++i) {
+    if (input.dtype == DType::kUint8) {
+      bytes[i] = static_cast<uint8_t>(random() >> 16);
+    } else if (input.dtype == DType::kFloat16) {
+      reinterpret_cast<uint16_t*>(bytes)[i] = FloatToHalf(normal(random));
+    } else {
+      reinterpret_cast<float*>(bytes)[i] = normal(random);
+    }
+  }
+}
+
+BenchResult Bench(const Manifest& manifest, Backend* backend, int iterations) {
+  const BackendInfo& info = backend->Info();
+  const auto batch = static_cast<size_t>(info.batch);
+  std::vector<Buffer> inputs;
+  std::vector<Buffer> outputs;
+  for (int slot = 0; slot < info.slots; ++slot) {
+    inputs.emplace_back(info.input.BytesPerImage() * batch);
+    FillWithNoise(info.input, &inputs.back());
+    outputs.emplace_back(OutputBytesPerImage(manifest, info) * batch);
+  }
+  BenchResult result;
+  result.warm_up_ms = InferMany(backend, 2 * info.slots, &inputs, &outputs);
+  const Clock::time_point start = Clock::now();
+  result.infer_ms = InferMany(backend, iterations, &inputs, &outputs);
+  result.seconds = MillisecondsSince(start) / 1000;
+  return result;
+}
+
+void PrintBackend(const Manifest& manifest, const BackendInfo& info) {
+  std::cout << "model       " << manifest.model_name << " (" << info.model_file << ")\n"
+            << "backend     " << info.backend << " " << info.version << (info.simulated ? " (SIMULATED)" : "") << "\n"
+            << "device      " << info.device << "\n"
+            << "precision   " << info.precision << "\n"
+            << "batch       " << info.batch << ", streams " << info.slots << "\n"
+            << "input       " << info.input.name << " " << ShapeName(info.input.Shape(info.batch)) << " "
+            << LayoutName(info.input.layout) << " " << DTypeName(info.input.dtype) << ", normalised by the "
+            << (info.input.normalize_on_host ? "host" : "model") << "\n"
+            << "output      " << manifest.output.name << " " << ShapeName(manifest.output.Shape(info.batch)) << " "
+            << DTypeName(info.output_dtype) << (manifest.output.logits ? " logits" : " class ids") << "\n"
+            << "host bytes  " << info.input.BytesPerImage() << " in, " << OutputBytesPerImage(manifest, info)
+            << " out an image\n";
+}
+
+}  // namespace
+
+int RunCommand(const Options& options) {
+  const Manifest manifest = LoadManifest(options.manifest);
+  const ImageSource source = ListInputs(options.input);
+  const std::filesystem::path output(options.output);
+  MakeOutputFolder(output);
+  const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
+  StopOnSignals();
+  const PipelineResult result = RunPipeline(source, manifest, backend.get(), output, options.threads);
+  const std::string summary = RunSummary(manifest, backend->Info(), result);
+  WriteFileAtomically(output / "summary.json", summary.data(), summary.size());
+  const Latency infer = Summarize(result.infer_ms);
+  std::cout << result.images - static_cast<int64_t>(result.failed.size()) << " of " << source.items.size()
+            << " images in " << result.seconds << " s, inference mean " << infer.mean << " ms, results in "
+            << output.string() << std::endl;
+  if (result.interrupted) {
+    std::cerr << "interrupted: what was begun is finished and in summary.json" << std::endl;
+    return kExitSignalBase + CaughtSignal();
+  }
+  return result.failed.empty() ? kExitOk : kExitSomeFailed;
+}
+
+int BenchCommand(const Options& options) {
+  const Manifest manifest = LoadManifest(options.manifest);
+  const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
+  const BackendInfo& info = backend->Info();
+  StopOnSignals();
+  const BenchResult result = Bench(manifest, backend.get(), options.iterations);
+  if (CaughtSignal() != 0) return kExitSignalBase + CaughtSignal();
+  const Latency infer = Summarize(result.infer_ms);
+  const double rate = static_cast<double>(result.infer_ms.size()) * static_cast<double>(info.batch) / result.seconds;
+  if (options.json) {
+    JsonObject json;
+    json.Add("model", manifest.model_name);
+    AddBackend(info, &json);
+    json.Add("height", int64_t{info.input.height})
+        .Add("width", int64_t{info.input.width})
+        .Add("iterations", static_cast<int64_t>(result.infer_ms.size()))
+        .AddRaw("latency_ms", JsonObject().Add("warm_up", Summarize(result.warm_up_ms)).Add("infer", infer).Text())
+        .Add("images_per_second", rate);
+    std::cout << json.Text() << std::endl;
+    return kExitOk;
+  }
+  PrintBackend(manifest, info);
+  std::cout << "iterations  " << result.infer_ms.size() << "\n"
+            << "warm-up     " << Summarize(result.warm_up_ms).mean << " ms\n"
+            << "latency ms  min " << infer.min << "  mean " << infer.mean << "  median " << infer.median << "  p99 "
+            << infer.p99 << "\n"
+            << "images/s    " << rate << std::endl;
+  return kExitOk;
+}
+
+int InfoCommand(const Options& options) {
+  const Manifest manifest = LoadManifest(options.manifest);
+  const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
+  if (!options.json) {
+    PrintBackend(manifest, backend->Info());
+    return kExitOk;
+  }
+  const BackendInfo& info = backend->Info();
+  JsonObject json;
+  json.Add("model", manifest.model_name);
+  AddBackend(info, &json);
+  json.Add("input_shape", ShapeName(info.input.Shape(info.batch)))
+      .Add("input_dtype", DTypeName(info.input.dtype))
+      .Add("output_shape", ShapeName(manifest.output.Shape(info.batch)))
+      .Add("output_dtype", DTypeName(info.output_dtype))
+      .Add("built_backends", BuiltBackendNames());
+  std::cout << json.Text() << std::endl;
+  return kExitOk;
+}
+
+}  // namespace segment

@@ -1,0 +1,150 @@
+#include "inc/image_source.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "inc/error.h"
+#include "inc/files.h"
+
+namespace segment {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr char kCityscapesSuffix[] = "_leftImg8bit";
+constexpr char kNamesFile[] = "files.txt";
+
+std::string LowerExtension(const fs::path& path) {
+  std::string extension = path.extension().string();
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return extension;
+}
+
+bool IsImage(const fs::path& path) {
+  static const std::set<std::string> kExtensions = {".png",  ".jpg", ".jpeg", ".bmp", ".webp",
+                                                    ".tiff", ".tif", ".ppm",  ".pgm"};
+  return kExtensions.count(LowerExtension(path)) > 0;
+}
+
+bool EndsWith(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+bool IsCityscapesImage(const fs::path& path) { return EndsWith(path.stem().string(), kCityscapesSuffix); }
+
+// All visible files below `folder`. Linked folders are followed, each once.
+void Collect(const fs::path& folder, std::set<fs::path>* visited, std::vector<fs::path>* files) {
+  std::error_code error;
+  const fs::path canonical = fs::canonical(folder, error);
+  if (error || !visited->insert(canonical).second) return;
+  fs::directory_iterator entries(folder, error);
+  if (error) throw UserError("--input " + folder.string() + ": cannot list the folder: " + error.message());
+  for (const fs::directory_entry& entry : entries) {
+    if (entry.path().filename().string().front() == '.') continue;
+    if (entry.is_directory(error)) {
+      Collect(entry.path(), visited, files);
+    } else if (entry.is_regular_file(error)) {
+      files->push_back(entry.path());
+    }
+  }
+}
+
+void CheckUnique(const fs::path& input, const std::vector<InputItem>& items) {
+  std::map<std::string, const InputItem*> seen;
+  for (const InputItem& item : items) {
+    const auto [place, is_new] = seen.emplace(item.name, &item);
+    if (is_new) continue;
+    throw UserError("--input " + input.string() + ": " + place->second->path.string() + " and " + item.path.string() +
+                    " would both give results named '" + item.name +
+                    "'; rename one, or give a folder that holds the images only");
+  }
+}
+
+std::vector<InputItem> ReadNames(const fs::path& list) {
+  constexpr size_t kLargestList = size_t{1} << 28;
+  const std::vector<uint8_t> bytes = ReadFile(list, kLargestList);
+  std::istringstream stream(std::string(bytes.begin(), bytes.end()));
+  std::vector<InputItem> items;
+  std::string line;
+  for (int number = 1; std::getline(stream, line); ++number) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty()) continue;
+    if (line.find('/') != std::string::npos || line.find('\0') != std::string::npos || line.front() == '.') {
+      throw UserError(list.string() + ":" + std::to_string(number) + ": '" + line +
+                      "' is not a sample name; run preprocess.py again");
+    }
+    items.push_back({line, list.parent_path() / (line + ".bin")});
+  }
+  return items;
+}
+
+std::vector<InputItem> NameAll(std::vector<fs::path> files) {
+  std::sort(files.begin(), files.end());
+  std::vector<InputItem> items;
+  items.reserve(files.size());
+  for (const fs::path& path : files) items.push_back({SampleName(path), path});
+  return items;
+}
+
+ImageSource ListFolder(const fs::path& input) {
+  std::vector<fs::path> files;
+  std::set<fs::path> visited;
+  Collect(input, &visited, &files);
+  std::vector<fs::path> images;
+  std::vector<fs::path> city_images;
+  std::vector<fs::path> bins;
+  for (const fs::path& path : files) {
+    if (IsImage(path)) (IsCityscapesImage(path) ? city_images : images).push_back(path);
+    if (LowerExtension(path) == ".bin") bins.push_back(path);
+  }
+  // In a Cityscapes tree the label images lie beside the photographs.
+  std::vector<fs::path>& chosen = city_images.empty() ? images : city_images;
+  ImageSource source;
+  source.bins = fs::exists(input / kNamesFile) || (chosen.empty() && !bins.empty());
+  if (source.bins && !chosen.empty()) {
+    throw UserError("--input " + input.string() + ": holds both images and " + kNamesFile +
+                    " of preprocessed bins; give a folder with one kind");
+  }
+  if (!source.bins) {
+    source.items = NameAll(chosen);
+  } else {
+    source.items = fs::exists(input / kNamesFile) ? ReadNames(input / kNamesFile) : NameAll(bins);
+  }
+  return source;
+}
+
+}  // namespace
+
+std::string SampleName(const fs::path& path) {
+  const std::string stem = path.stem().string();
+  if (EndsWith(stem, kCityscapesSuffix) && stem.size() + 1 > sizeof(kCityscapesSuffix)) {
+    return stem.substr(0, stem.size() + 1 - sizeof(kCityscapesSuffix));
+  }
+  return stem;
+}
+
+ImageSource ListInputs(const fs::path& input) {
+  ImageSource source;
+  if (fs::is_directory(input)) {
+    source = ListFolder(input);
+  } else if (fs::is_regular_file(input)) {
+    source.bins = LowerExtension(input) == ".bin";
+    if (!source.bins && !IsImage(input)) {
+      throw UserError("--input " + input.string() + ": is neither an image nor a .bin nor a folder of them");
+    }
+    source.items = NameAll({input});
+  } else {
+    throw UserError("--input " + input.string() + ": no such file or folder");
+  }
+  if (source.items.empty()) {
+    throw UserError("--input " + input.string() +
+                    ": no images (png, jpg, bmp, webp, tif, ppm) and no .bin files in it");
+  }
+  CheckUnique(input, source.items);
+  return source;
+}
+
+}  // namespace segment

@@ -1,0 +1,379 @@
+#include "inc/pipeline.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <csignal>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <opencv2/imgcodecs.hpp>
+#include <optional>
+#include <thread>
+
+#include "inc/bounded_queue.h"
+#include "inc/buffer.h"
+#include "inc/error.h"
+#include "inc/files.h"
+#include "inc/preprocess.h"
+
+namespace segment {
+namespace {
+
+volatile std::sig_atomic_t g_signal = 0;
+
+void OnSignal(int number) { g_signal = number; }
+
+struct Batch {
+  size_t first = 0;                // index of its first image
+  size_t count = 0;                // images given out so far
+  size_t pending = 0;              // given out and not yet done
+  bool closed = false;             // no more images will be given out
+  std::vector<char> good;          // by place
+  std::unique_ptr<Buffer> input;   // goes back to the packer after inference
+  std::unique_ptr<Buffer> output;  // goes back to the pool after writing
+};
+
+using BatchPtr = std::shared_ptr<Batch>;
+
+struct Place {
+  BatchPtr batch;
+  size_t index = 0;  // of the image
+  size_t slot = 0;   // in the batch
+};
+
+// Gives images out in order and packs them into batches; waits while all input buffers are under way.
+class Packer {
+ public:
+  Packer(size_t total, size_t batch, size_t buffers, size_t buffer_bytes, BoundedQueue<BatchPtr>* ready)
+      : total_(total), batch_(batch), ready_(ready) {
+    for (size_t i = 0; i < buffers; ++i) free_.push_back(std::make_unique<Buffer>(buffer_bytes));
+  }
+
+  // The next image to prepare, or nothing if there is none or a signal came.
+  std::optional<Place> Take() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return Ended() || next_ % batch_ != 0 || !free_.empty(); });
+    if (Ended()) {
+      if (open_) Close(&lock);
+      return std::nullopt;
+    }
+    if (!open_) {
+      open_ = std::make_shared<Batch>();
+      open_->first = next_;
+      open_->good.assign(batch_, 0);
+      open_->input = std::move(free_.back());
+      free_.pop_back();
+    }
+    Place place{open_, next_, open_->count};
+    ++open_->count;
+    ++open_->pending;
+    ++next_;
+    changed_.notify_all();
+    if (open_->count == batch_ || next_ == total_) Close(&lock);
+    return place;
+  }
+
+  void Done(const Place& place, bool good) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    place.batch->good[place.slot] = good;
+    --place.batch->pending;
+    SendIfComplete(place.batch, &lock);
+  }
+
+  void GiveBack(std::unique_ptr<Buffer> buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(buffer));
+    changed_.notify_all();
+  }
+
+  void Abort() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    aborted_ = true;
+    changed_.notify_all();
+  }
+
+  size_t taken() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return next_;
+  }
+
+ private:
+  bool Ended() const { return aborted_ || g_signal != 0 || next_ >= total_; }
+
+  void Close(std::unique_lock<std::mutex>* lock) {
+    const BatchPtr batch = std::move(open_);
+    open_ = nullptr;
+    batch->closed = true;
+    SendIfComplete(batch, lock);
+  }
+
+  void SendIfComplete(const BatchPtr& batch, std::unique_lock<std::mutex>* lock) {
+    if (!batch->closed || batch->pending > 0) return;
+    lock->unlock();  // Push may wait
+    ready_->Push(batch);
+    lock->lock();
+  }
+
+  const size_t total_;
+  const size_t batch_;
+  BoundedQueue<BatchPtr>* ready_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::unique_ptr<Buffer>> free_;
+  BatchPtr open_;
+  size_t next_ = 0;
+  bool aborted_ = false;
+};
+
+// Collects times and failures of all threads.
+class Records {
+ public:
+  void Time(std::vector<double> PipelineResult::* stage, Clock::time_point start) {
+    const double elapsed = MillisecondsSince(start);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    (result_.*stage).push_back(elapsed);
+  }
+
+  void Fail(size_t index, const std::filesystem::path& path, const std::string& error) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::cerr << "failed: " << error << std::endl;
+    failed_[index] = {path.string(), error};
+  }
+
+  PipelineResult Finish() {
+    for (auto& [index, item] : failed_) result_.failed.push_back(item);
+    return std::move(result_);
+  }
+
+ private:
+  std::mutex mutex_;
+  PipelineResult result_;
+  std::map<size_t, FailedItem> failed_;
+};
+
+class Pipeline {
+ public:
+  Pipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, std::filesystem::path output)
+      : source_(source),
+        manifest_(manifest),
+        backend_(backend),
+        info_(backend->Info()),
+        output_(std::move(output)),
+        preprocessor_(info_.input),
+        slots_(static_cast<size_t>(info_.slots)),
+        to_infer_(slots_ + 1),
+        to_write_(slots_ + 1),
+        output_pool_(slots_ + 1),
+        packer_(source.items.size(), static_cast<size_t>(info_.batch), slots_ + 2,
+                info_.input.BytesPerImage() * static_cast<size_t>(info_.batch), &to_infer_) {
+    const size_t bytes = OutputBytesPerImage() * static_cast<size_t>(info_.batch);
+    for (size_t i = 0; i < slots_ + 1; ++i) output_pool_.Push(std::make_unique<Buffer>(bytes));
+  }
+
+  PipelineResult Run(size_t threads) {
+    const Clock::time_point start = Clock::now();
+    std::vector<std::thread> decoders;
+    std::vector<std::thread> inferrers;
+    std::vector<std::thread> writers;
+    for (size_t i = 0; i < (threads + 1) / 2; ++i) writers.push_back(Start([this] { WriteLoop(); }));
+    for (size_t i = 0; i < slots_; ++i) inferrers.push_back(Start([this, i] { InferLoop(static_cast<int>(i)); }));
+    for (size_t i = 0; i < threads; ++i) decoders.push_back(Start([this] { DecodeLoop(); }));
+    for (std::thread& thread : decoders) thread.join();
+    to_infer_.Close();
+    for (std::thread& thread : inferrers) thread.join();
+    to_write_.Close();
+    for (std::thread& thread : writers) thread.join();
+    if (fatal_) std::rethrow_exception(fatal_);
+    PipelineResult result = records_.Finish();
+    result.images = static_cast<int64_t>(packer_.taken());
+    result.seconds = MillisecondsSince(start) / 1000;
+    result.interrupted = g_signal != 0 && packer_.taken() < source_.items.size();
+    return result;
+  }
+
+ private:
+  size_t OutputBytesPerImage() const { return manifest_.output.ElementsPerImage() * ElementSize(info_.output_dtype); }
+
+  // A thread whose first uncaught exception stops the whole pipeline.
+  std::thread Start(std::function<void()> body) {
+    return std::thread([this, body = std::move(body)] {
+      try {
+        body();
+      } catch (...) {
+        {
+          const std::lock_guard<std::mutex> lock(fatal_mutex_);
+          if (!fatal_) fatal_ = std::current_exception();
+        }
+        packer_.Abort();
+        to_infer_.Close();
+        to_write_.Close();
+        output_pool_.Close();
+      }
+    });
+  }
+
+  void DecodeLoop() {
+    while (const std::optional<Place> place = packer_.Take()) {
+      const InputItem& item = source_.items[place->index];
+      bool good = true;
+      try {
+        Prepare(item, place->batch->input->data() + place->slot * info_.input.BytesPerImage());
+      } catch (const ItemError& error) {
+        records_.Fail(place->index, item.path, error.what());
+        good = false;
+      }
+      packer_.Done(*place, good);
+    }
+  }
+
+  void Prepare(const InputItem& item, uint8_t* tensor) {
+    constexpr size_t kLargestImageFile = size_t{1} << 30;
+    Clock::time_point start = Clock::now();
+    if (source_.bins) {
+      ReadBin(item, tensor);
+      records_.Time(&PipelineResult::decode_ms, start);
+      return;
+    }
+    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path);
+    records_.Time(&PipelineResult::decode_ms, start);
+    start = Clock::now();
+    preprocessor_.Run(bgr, item.path, tensor);
+    records_.Time(&PipelineResult::preprocess_ms, start);
+  }
+
+  void ReadBin(const InputItem& item, uint8_t* tensor) const {
+    const size_t expected = manifest_.input.BytesPerImage();
+    const std::vector<uint8_t> bytes = ReadFile(item.path, size_t{1} << 34);
+    if (bytes.size() != expected) {
+      throw ItemError(item.path.string() + ": has " + std::to_string(bytes.size()) + " bytes, the manifest's input " +
+                      ShapeName(manifest_.input.Shape(1)) + " " + DTypeName(manifest_.input.dtype) + " takes " +
+                      std::to_string(expected) + "; run preprocess.py with this manifest");
+    }
+    if (info_.input.dtype == manifest_.input.dtype) {
+      std::memcpy(tensor, bytes.data(), expected);
+      return;
+    }
+    for (size_t i = 0; i < manifest_.input.ElementsPerImage(); ++i) {  // the model takes float16
+      float value;
+      std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
+      const uint16_t half = FloatToHalf(value);
+      std::memcpy(tensor + i * sizeof(half), &half, sizeof(half));
+    }
+  }
+
+  void InferLoop(int slot) {
+    while (std::optional<BatchPtr> popped = to_infer_.Pop()) {
+      Batch& batch = **popped;
+      if (std::count(batch.good.begin(), batch.good.end(), 1) > 0) {
+        std::optional<std::unique_ptr<Buffer>> buffer = output_pool_.Pop();
+        if (!buffer) return;  // the pipeline failed elsewhere
+        batch.output = std::move(*buffer);
+        const Clock::time_point start = Clock::now();
+        backend_->Infer(slot, static_cast<int64_t>(batch.count), batch.input->data(), batch.output->data());
+        records_.Time(&PipelineResult::infer_ms, start);
+      }
+      packer_.GiveBack(std::move(batch.input));
+      if (batch.output) to_write_.Push(*popped);
+    }
+  }
+
+  void WriteLoop() {
+    while (std::optional<BatchPtr> popped = to_write_.Pop()) {
+      Batch& batch = **popped;
+      for (size_t slot = 0; slot < batch.count; ++slot) {
+        if (!batch.good[slot]) continue;
+        const InputItem& item = source_.items[batch.first + slot];
+        const Clock::time_point start = Clock::now();
+        try {
+          Write(item, batch.output->data() + slot * OutputBytesPerImage());
+        } catch (const ItemError& error) {
+          records_.Fail(batch.first + slot, item.path, item.path.string() + ": " + error.what());
+          continue;
+        }
+        records_.Time(&PipelineResult::write_ms, start);
+        Progress();
+      }
+      output_pool_.Push(std::move(batch.output));
+    }
+  }
+
+  void Write(const InputItem& item, const uint8_t* tensor) const {
+    const OutputSpec& output = manifest_.output;
+    const size_t count = output.ElementsPerImage();
+    if (output.logits) {
+      if (info_.output_dtype == DType::kFloat32) {
+        WriteFileAtomically(output_ / (item.name + ".bin"), tensor, count * sizeof(float));
+        return;
+      }
+      std::vector<float> values(count);
+      ToFloat32(info_.output_dtype, tensor, count, values.data());
+      WriteFileAtomically(output_ / (item.name + ".bin"), values.data(), count * sizeof(float));
+      return;
+    }
+    cv::Mat ids(output.height, output.width, CV_8UC1);
+    ToClassIds(info_.output_dtype, tensor, count, ids.data);
+    std::vector<uint8_t> png;
+    // Level 1: masks compress well anyway, and higher levels cost more time than the network on fast devices.
+    if (!cv::imencode(".png", ids, png, {cv::IMWRITE_PNG_COMPRESSION, 1})) {
+      throw UserError("OpenCV cannot encode PNG; install a build of it with PNG");
+    }
+    WriteFileAtomically(output_ / (item.name + ".png"), png.data(), png.size());
+  }
+
+  void Progress() {
+    const size_t done = ++written_;
+    if (!show_progress_ || (done % 10 != 0 && done != source_.items.size())) return;
+    const std::string end = done == source_.items.size() ? "\n" : "";
+    std::cerr << "\r" + std::to_string(done) + "/" + std::to_string(source_.items.size()) + " images" + end;
+  }
+
+  const ImageSource& source_;
+  const Manifest& manifest_;
+  Backend* backend_;
+  const BackendInfo& info_;
+  const std::filesystem::path output_;
+  const Preprocessor preprocessor_;
+  const size_t slots_;
+  BoundedQueue<BatchPtr> to_infer_;
+  BoundedQueue<BatchPtr> to_write_;
+  BoundedQueue<std::unique_ptr<Buffer>> output_pool_;
+  Packer packer_;
+  Records records_;
+  std::mutex fatal_mutex_;
+  std::exception_ptr fatal_;
+  std::atomic<size_t> written_{0};
+  const bool show_progress_ = ::isatty(STDERR_FILENO) == 1;
+};
+
+}  // namespace
+
+void StopOnSignals() {
+  struct sigaction action{};
+  action.sa_handler = OnSignal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  for (int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
+}
+
+int CaughtSignal() { return g_signal; }
+
+PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend,
+                           const std::filesystem::path& output, int threads) {
+  if (source.bins && manifest.input.normalize_on_host && !backend->Info().input.normalize_on_host) {
+    throw UserError(
+        backend->Info().model_file +
+        " normalises pixels itself (AIPP) and cannot take normalised bins; give --input a folder of images");
+  }
+  const size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  const size_t decoders = threads > 0 ? static_cast<size_t>(threads) : std::max<size_t>(1, cores / 2);
+  Pipeline pipeline(source, manifest, backend, output);
+  return pipeline.Run(decoders);
+}
+
+}  // namespace segment
