@@ -16,3 +16,6 @@ if "ONEDNN_MAX_CPU_ISA" not in os.environ:
             "mindspore was imported before src: convolutions may run 100 times slower on AVX-512 CPUs. "
             "Import src first or set ONEDNN_MAX_CPU_ISA=AVX2.", RuntimeWarning, stacklevel=2)
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+
+# MindSpore's warnings (a missing Ascend toolkit on a CPU, say) would drown our own lines; 3 shows errors only.
+os.environ.setdefault("GLOG_v", "3")

@@ -1,4 +1,5 @@
 """One training step as one compiled graph: normalise, forward, loss, gradients, update."""
+import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
@@ -43,9 +44,8 @@ class TrainStep(nn.Cell):
         self.normalize = normalize
         self.clip_norm = clip_norm
         self.weights = optimizer.parameters
-        self.gradients = ops.GradOperation(get_by_list=True)
+        self.loss_and_gradients = ms.value_and_grad(self._forward, None, self.weights)
         self.reduce = nn.DistributedGradReducer(self.weights, mean=True, degree=size) if size > 1 else None
-        self.with_loss = _WithLoss(net, loss)
         self.set_train()
 
     def construct(self, image: Tensor, label: Tensor) -> Tensor:
@@ -55,23 +55,14 @@ class TrainStep(nn.Cell):
             image: uint8 (N, H, W, 3).
             label: uint8 (N, H, W) train ids.
         """
-        image, label = self.normalize(image), ops.cast(label, mstype.int32)
-        loss = self.with_loss(image, label)
-        grads = self.gradients(self.with_loss, self.weights)(image, label)
+        loss, grads = self.loss_and_gradients(self.normalize(image), ops.cast(label, mstype.int32))
         if self.reduce is not None:
             grads = self.reduce(grads)
         if self.clip_norm > 0:
             grads = ops.clip_by_global_norm(grads, self.clip_norm)
         return ops.depend(loss, self.optimizer(grads))
 
-
-class _WithLoss(nn.Cell):
-    def __init__(self, net: nn.Cell, loss: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
-        self.loss = loss
-
-    def construct(self, image: Tensor, label: Tensor) -> Tensor:
+    def _forward(self, image: Tensor, label: Tensor) -> Tensor:
         return self.loss(self.net(image), label)
 
 
