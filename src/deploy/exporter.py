@@ -17,7 +17,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 import src
-from src.data.datasets import DatasetInfo, dataset_info
+from src.data.datasets import UNMAPPED, DatasetInfo, dataset_info
 from src.data.transforms import normalize
 from src.deploy import onnx_graph
 from src.deploy.manifest import (
@@ -201,11 +201,19 @@ def describe(cfg: dict, info: DatasetInfo, options: ExportOptions, source: dict[
     output = OutputSpec(name=OUTPUT_NAME, type=options.output_type, dtype="uint8" if argmax else "float32",
                         shape=(n, height, width) if argmax else (n, classes, height, width))
     dataset = DatasetSpec(name=info.name, classes=tuple(info.classes), palette=tuple(tuple(c) for c in info.palette),
-                          ignore_id=info.ignore_id, label_ids=info.train_to_id)
+                          ignore_id=info.ignore_id, label_ids=info.train_to_id,
+                          label_map=_label_map(info))
     model = {key: value for key, value in cfg.model.items() if value is not None and key != "pretrained_part"}
     versions = {"project": src.__version__, "mindspore": ms.__version__, "onnx": onnx.__version__}
     return Manifest(model=model, input=spec, output=output, dataset=dataset, source=source, versions=versions,
                     models=(), path=path)
+
+
+def _label_map(info: DatasetInfo) -> dict[int, int] | None:
+    """A list data set's own label values; the other data sets are known by name."""
+    if info.name != "list":
+        return None
+    return {value: int(train_id) for value, train_id in enumerate(info.label_table()) if train_id != UNMAPPED}
 
 
 def _resize_rule(cfg: dict, options: ExportOptions) -> dict[str, Any]:

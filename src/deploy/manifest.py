@@ -73,12 +73,22 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What the class ids mean; ``label_ids`` are the official ids per class, ``None`` if they are the same."""
+    """What the class ids mean.
+
+    Attributes:
+        name: ``cityscapes``, ``voc`` or ``list``.
+        classes: Names, in the order of the ids.
+        palette: One ``(r, g, b)`` a class.
+        ignore_id: Train id that is left out of the score.
+        label_ids: The official id of each class, ``None`` if they are the same.
+        label_map: Label value to train id, for a ``list`` data set, whose label files nobody else knows.
+    """
     name: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_id: int
     label_ids: tuple[int, ...] | None = None
+    label_map: dict[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -339,7 +349,16 @@ def _read_dataset(section: _Section) -> DatasetSpec:
     if not 0 <= ignore_id <= 255:
         raise section.error("ignore_id", ignore_id, "it must be 0..255")
     return DatasetSpec(name=section.get("name", str), classes=tuple(classes), palette=tuple(tuple(c) for c in palette),
-                       ignore_id=ignore_id, label_ids=label_ids)
+                       ignore_id=ignore_id, label_ids=label_ids, label_map=_read_label_map(section))
+
+
+def _read_label_map(section: _Section) -> dict[int, int] | None:
+    if section.content.get("label_map") is None:
+        return None
+    mapping = section.get("label_map", dict)
+    if not all(isinstance(v, int) and 0 <= v <= 255 for pair in mapping.items() for v in pair):
+        raise section.error("label_map", mapping, "it must map label values 0..255 to train ids 0..255")
+    return mapping
 
 
 def _is_colour(entry: Any) -> bool:
@@ -368,7 +387,7 @@ def _check_output_shape(root: _Section, manifest: Manifest) -> None:
 def _plain(value: Any) -> Any:
     """Turns tuples into lists and paths into text, all the way down, for ``yaml.safe_dump``."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
