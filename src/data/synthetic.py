@@ -1,0 +1,122 @@
+"""Procedural data sets in the folder layouts and encodings of Cityscapes and Pascal VOC 2012.
+
+Every picture is a function of (seed, split, index, size) alone, so that pictures can be made in any order, in parallel, or
+one at a time in a test. Splits use different cities, and with them other palettes, vehicle liveries and plants.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.data.synthetic_objects import BUS, CAR, FIRST_INSTANCE_ID, MOTORCYCLE, TRAIN, TRUCK
+from src.data.synthetic_street import make_city, paint_street, to_ids
+from src.errors import DataError
+
+SPLITS = ("train", "val", "test")
+CITIES = {
+    "train": ("aldenau", "bergheim", "corvale", "dunmere", "elmstadt", "farnsee", "grauwerk", "hollenbach"),
+    "val": ("ibenstein", "jorvik", "kestrel"),
+    "test": ("lindmoor", "mistelfeld"),
+}
+# Colours of the 34 official label ids, in the order of the ids (cityscapesScripts, helpers/labels.py).
+LABEL_COLOURS = np.array([
+    (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (111, 74, 0), (81, 0, 81), (128, 64, 128), (244, 35, 232),
+    (250, 170, 160), (230, 150, 140), (70, 70, 70), (102, 102, 156), (190, 153, 153), (180, 165, 180), (150, 100, 100),
+    (150, 120, 90), (153, 153, 153), (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 0, 90), (0, 0, 110),
+    (0, 80, 100), (0, 0, 230), (119, 11, 32)], np.uint8)
+MIN_HEIGHT, MIN_WIDTH = 64, 128
+_MUST = (("bus", BUS), ("truck", TRUCK), ("motorcycle", MOTORCYCLE), ("truck", TRUCK), ("bus", BUS), ("car", CAR))
+
+
+@dataclass(frozen=True)
+class Street:
+    """One synthetic street: ``image`` uint8 RGB (H, W, 3), ``label_ids`` uint8 and ``instance_ids`` uint16 (H, W)."""
+    image: np.ndarray
+    label_ids: np.ndarray
+    instance_ids: np.ndarray
+
+
+def street_name(split: str, index: int) -> str:
+    """Name of a picture in the style of Cityscapes, ``<city>_<sequence>_<frame>``."""
+    cities = CITIES[split]
+    return f"{cities[index % len(cities)]}_{index // len(cities):06d}_000019"
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises ``DataError`` if a street of this size would be too small to show anything, or too large to draw."""
+    if not (MIN_HEIGHT <= height <= 4096 and MIN_WIDTH <= width <= 4096):
+        raise DataError(f"a street of {height}x{width} cannot be drawn: use {MIN_HEIGHT}x{MIN_WIDTH} to 4096x4096")
+
+
+def make_street(seed: int, split: str, index: int, height: int = 512, width: int = 1024) -> Street:
+    """Makes one street.
+
+    Args:
+        seed: Seed of the data set, >= 0.
+        split: "train", "val" or "test".
+        index: Number of the picture in its split, >= 0.
+        height: Rows, at least 64.
+        width: Columns, at least 128.
+
+    Returns:
+        Picture and annotation with the 34 official label ids; instance classes (ids 24..33) have instance ids
+        ``id * 1000 + k``, all others and groups the plain id.
+
+    Raises:
+        DataError: The size is not between 64x128 and 4096x4096.
+    """
+    check_size(height, width)
+    part = SPLITS.index(split)
+    city = make_city(np.random.default_rng([seed, part, 1, index % len(CITIES[split])]))
+    must, must_id = _MUST[index % len(_MUST)]
+    for attempt in range(4):
+        rng = np.random.default_rng([seed, part, 0, index, attempt])
+        tram = index % 2 == 0 or rng.random() < 0.4
+        image, codes = paint_street(rng, city, height, width, tram, must)
+        ids = to_ids(codes)
+        wanted = [must_id] + [TRAIN] * (index % 2 == 0)
+        if all(np.count_nonzero(ids == label) >= 0.003 * ids.size for label in wanted):
+            break
+    return Street(image, ids, codes)
+
+
+def write_street(root: Path, seed: int, split: str, index: int, height: int, width: int) -> None:
+    """Makes one street and writes its four PNG files below ``root`` in the layout of Cityscapes.
+
+    ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and, in ``gtFine/<split>/<city>``, ``*_gtFine_labelIds.png``,
+    ``*_gtFine_instanceIds.png`` (16 bits) and ``*_gtFine_color.png`` (RGBA). As in the original, the test split's
+    annotation is a dummy: everything that is not the camera car or the border is "out of roi".
+    """
+    street = make_street(seed, split, index, height, width)
+    ids, instances = street.label_ids, street.instance_ids
+    if split == "test":
+        ids = np.where(ids < 4, ids, 3).astype(np.uint8)
+        instances = ids.astype(np.uint16)
+    name = street_name(split, index)
+    folder = Path(split) / name.split("_")[0]
+    images, labels = root / "leftImg8bit" / folder, root / "gtFine" / folder
+    for path in (images, labels):
+        path.mkdir(parents=True, exist_ok=True)
+    colour = np.dstack([LABEL_COLOURS[ids][..., ::-1], np.full(ids.shape, 255, np.uint8)])
+    write_image(images / f"{name}_leftImg8bit.png", street.image[..., ::-1])
+    write_image(labels / f"{name}_gtFine_labelIds.png", ids)
+    write_image(labels / f"{name}_gtFine_instanceIds.png", instances)
+    write_image(labels / f"{name}_gtFine_color.png", colour)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Writes a PNG or JPEG (BGR or grey); fast compression, because these files are made by the hundred.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
+    done, data = cv2.imencode(path.suffix, pixels, options)
+    try:
+        if not done:
+            raise OSError("encoding failed")
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error}; check free space and permissions") from error

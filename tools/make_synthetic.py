@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Makes a procedural data set in the folder layout and encoding of Cityscapes."""
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from src.data.synthetic import check_size, write_street  # noqa: E402
+from src.errors import DataError, UserError, run_main  # noqa: E402
+
+MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
+EPILOG = """\
+example:
+  python tools/make_synthetic.py --dataset cityscapes --output data/streets --num 96 --num_val 32
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=("cityscapes",), default="cityscapes", help="layout to imitate")
+    parser.add_argument("--output", type=Path, required=True, help="root folder of the data set")
+    parser.add_argument("--num", type=int, default=64, help="training images (%(default)s)")
+    parser.add_argument("--num_val", type=int, help="validation images (a quarter of --num, at least 8)")
+    parser.add_argument("--num_test", type=int, default=4, help="test images, without real annotation (%(default)s)")
+    parser.add_argument("--height", type=int, default=512, help="rows (%(default)s)")
+    parser.add_argument("--width", type=int, default=1024, help="columns (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (0 = one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set this tool made before")
+    return parser.parse_args()
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses to touch anything that this tool did not make."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise UserError(f"--output {output} is a file: name a folder")
+    if not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"--output {output} is not empty: choose another folder or add --overwrite")
+    if not (output / MARKER).is_file():
+        raise UserError(f"--output {output} was not made by this tool (no {MARKER}): remove it yourself or choose another")
+
+
+def make_one(job: tuple[str, int], root: Path, seed: int, size: tuple[int, int]) -> None:
+    """Writes one picture; runs in a worker."""
+    split, index = job
+    write_street(root, seed, split, index, *size)
+
+
+def start_worker() -> None:
+    """One thread per process: the processes already fill the cores."""
+    cv2.setNumThreads(1)
+
+
+def make_all(root: Path, args: argparse.Namespace, counts: dict[str, int]) -> None:
+    """Writes every picture below ``root``."""
+    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    work = partial(make_one, root=root, seed=args.seed, size=(args.height, args.width))
+    workers = min(args.workers or len(os.sched_getaffinity(0)), len(jobs))
+    with multiprocessing.get_context("spawn").Pool(workers, start_worker) as pool:
+        for _ in tqdm(pool.imap_unordered(work, jobs), total=len(jobs), unit="image", desc=args.output.name):
+            pass
+
+
+def replace_folder(new: Path, output: Path) -> None:
+    """Puts ``new`` in the place of ``output``, which may exist."""
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    if output.exists():
+        os.replace(output, old)
+    os.replace(new, output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def main() -> None:
+    """Makes the data set in a temporary folder beside the output and renames it when complete."""
+    args = parse_args()
+    counts = {"train": args.num, "val": max(8, args.num // 4) if args.num_val is None else args.num_val,
+              "test": args.num_test}
+    if min(counts.values()) < 0 or sum(counts.values()) == 0:
+        raise UserError(f"--num, --num_val and --num_test must be >= 0 and not all 0, not {tuple(counts.values())}")
+    if args.seed < 0:
+        raise UserError(f"--seed must be >= 0, not {args.seed}")
+    check_size(args.height, args.width)
+    output = args.output = args.output.resolve()
+    check_output(output, args.overwrite)
+    part = output.with_name(f".{output.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        make_all(part, args, counts)
+        settings = {"dataset": args.dataset, "seed": args.seed, "height": args.height, "width": args.width, **counts}
+        (part / MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        replace_folder(part, output)
+    except OSError as error:
+        raise DataError(f"cannot write {output}: {error}; check free space and permissions") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    print(f"{output}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " images")
+
+
+if __name__ == "__main__":
+    run_main(main)
