@@ -19,7 +19,7 @@ import mindspore.dataset as ds
 from src.data import datasets
 from src.data.datasets import DatasetInfo, Sample
 from src.data.decode import check_sizes, decode_image, decode_label, decode_label_values
-from src.data.mindrecord import first_line, open_records
+from src.data.mindrecord import COLUMNS, as_bytes, first_line, open_records
 from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, color_jitter
 from src.errors import DataError
 
@@ -39,7 +39,7 @@ class FolderSource:
         for sample in samples:
             if sample.label is None:
                 raise DataError(f"{sample.image}: has no label; such a split can be predicted, not trained or scored")
-        self.samples = samples
+        self.samples = sorted(samples, key=lambda sample: sample.name)
         self.path = samples[0].image.parent
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class FolderSource:
 
     def rows(self, indices: Sequence[int]) -> ds.Dataset:
         """A dataset of these items, in this order."""
-        return ds.GeneratorDataset(self, ["file_name", "data", "label"], sampler=ds.SubsetSampler(list(indices)),
+        return ds.GeneratorDataset(self, COLUMNS, sampler=ds.SubsetSampler(list(indices)),
                                    num_parallel_workers=1, python_multiprocessing=False)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
@@ -64,15 +64,17 @@ class RecordSource:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.file, self.count = open_records(self.path)
+        self.file, self.count, names = open_records(self.path)
+        # The place of each sample in the files, in the order of the names: shards and --shuffle make no difference.
+        self.places = np.arange(self.count) if names is None else np.argsort(names, kind="stable")
 
     def __len__(self) -> int:
         return self.count
 
     def rows(self, indices: Sequence[int]) -> ds.Dataset:
         """A dataset of these items, in this order."""
-        return ds.MindDataset(str(self.file), columns_list=["file_name", "data", "label"],
-                              sampler=ds.SubsetSampler(list(indices)), num_parallel_workers=1)
+        return ds.MindDataset(str(self.file), columns_list=COLUMNS,
+                              sampler=ds.SubsetSampler(self.places[list(indices)].tolist()), num_parallel_workers=1)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
         """How error messages call the image and the label of item ``index``, stored as ``name``."""
@@ -87,11 +89,6 @@ def _read_bytes(path: Path) -> np.ndarray:
     except OSError:
         data = np.zeros(0, np.uint8)
     return data if data.size else np.zeros(1, np.uint8)
-
-
-def _as_bytes(column: np.ndarray) -> np.ndarray:
-    """A ``bytes`` column of MindRecord arrives as an S string whose ``.item()`` would drop trailing zeros."""
-    return np.frombuffer(column, np.uint8) if column.dtype.kind == "S" else column
 
 
 @dataclass(frozen=True)
@@ -239,7 +236,7 @@ class Loader:
         key = tuple(int(v) for v in ticket)
         text = str(name)
         try:
-            pixels, ids = self._decode(text, key, _as_bytes(data), _as_bytes(label))
+            pixels, ids = self._decode(text, key, as_bytes(data), as_bytes(label))
         except Exception as error:
             self._errors[key] = error
             size = (1, 1) if self.transform is None else self.transform.geometry.size
@@ -366,6 +363,6 @@ def _probe(source: FolderSource | RecordSource, indices: Sequence[int]) -> Itera
     for index in indices:
         row = next(iter(source.rows([int(index)]).create_dict_iterator(num_epochs=1, output_numpy=True)))
         try:
-            yield decode_label_values(_as_bytes(row["label"]), "")
+            yield decode_label_values(as_bytes(row["label"]), "")
         except DataError:
             continue        # its turn to be reported comes when it is used
