@@ -205,7 +205,7 @@ def _interpolation_mode(rows: np.ndarray, columns: np.ndarray) -> str | None:
 def _resize_scale(size_out: int, size_in: int) -> np.float32:
     """``size_out / size_in`` in float32, never so small that ONNX's ``floor(size_in * scale)`` loses a pixel."""
     scale = np.float32(size_out / size_in)
-    while int(np.floor(np.float32(size_in) * scale)) < size_out:
+    while size_in * float(scale) < size_out:
         scale = np.nextafter(scale, np.float32(np.inf))
     return scale
 

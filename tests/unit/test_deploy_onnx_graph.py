@@ -1,0 +1,198 @@
+"""Graph repairs: each rewritten graph gives onnxruntime's result of the original, or NumPy's."""
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from src.deploy import onnx_graph
+from src.errors import UserError
+
+
+def make_model(nodes, constants, shape_in, shape_out, opset=11):
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape_in)],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape_out)],
+                              [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6)
+    onnx.checker.check_model(model)
+    return model
+
+
+def run(model, feed):
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: feed})[0]
+
+
+def ops_of(model):
+    return [node.op_type for node in model.graph.node]
+
+
+def norm_constants(rng, channels, prefix="n"):
+    values = {"gamma": rng.normal(1, 0.3, channels), "beta": rng.normal(size=channels),
+              "mean": rng.normal(size=channels), "var": rng.uniform(0.3, 3, channels)}
+    return {f"{prefix}_{key}": value.astype(np.float32) for key, value in values.items()}
+
+
+def norm_node(source, target, prefix="n", epsilon=1e-3):
+    names = [f"{prefix}_{key}" for key in ("gamma", "beta", "mean", "var")]
+    return helper.make_node("BatchNormalization", [source, *names], [target], epsilon=epsilon)
+
+
+@pytest.mark.parametrize(("op", "shape", "group", "bias"), [
+    ("Conv", (6, 4, 3, 3), 1, False), ("Conv", (4, 1, 3, 3), 4, True), ("ConvTranspose", (4, 6, 2, 2), 1, True)])
+def test_batch_norm_folds_into_convolutions(op, shape, group, bias):
+    rng = np.random.default_rng(1)
+    channels = shape[1] if op == "ConvTranspose" else shape[0]
+    constants = {"w": rng.normal(size=shape).astype(np.float32), **norm_constants(rng, channels)}
+    if bias:
+        constants["b"] = rng.normal(size=channels).astype(np.float32)
+    conv = helper.make_node(op, ["x", "w", "b"][:3 if bias else 2], ["c"], group=group)
+    model = make_model([conv, norm_node("c", "y")], constants, [1, 4, 8, 9], ["n", channels, "h", "w"])
+    x = rng.normal(size=(1, 4, 8, 9)).astype(np.float32)
+    before = run(model, x)
+    assert onnx_graph.fold_batch_norm(model) == 1
+    assert ops_of(onnx_graph.check_graph(model)) == [op]
+    assert len(model.graph.initializer) == 2
+    np.testing.assert_allclose(run(model, x), before, atol=2e-5)
+
+
+def test_batch_norm_stays_where_folding_would_change_another_branch():
+    rng = np.random.default_rng(2)
+    constants = {"w": rng.normal(size=(4, 4, 1, 1)).astype(np.float32), **norm_constants(rng, 4)}
+    conv = helper.make_node("Conv", ["x", "w"], ["c"])
+    add = helper.make_node("Add", ["c", "m"], ["y"])
+    branch = make_model([conv, norm_node("c", "m"), add], constants, [1, 4, 5, 5], [1, 4, 5, 5])
+    shared = make_model([conv, norm_node("c", "m"), helper.make_node("Conv", ["m", "w"], ["y"])], constants,
+                        [1, 4, 5, 5], [1, 4, 5, 5])
+    alone = make_model([norm_node("x", "y")], norm_constants(rng, 4), [1, 4, 5, 5], [1, 4, 5, 5])
+    for model in (branch, shared, alone):
+        assert onnx_graph.fold_batch_norm(model) == 0
+        assert "BatchNormalization" in ops_of(model)
+
+
+def test_constants_are_computed_once():
+    rng = np.random.default_rng(3)
+    constants = {"a": rng.normal(size=(7, 5)).astype(np.float32), "s": np.array([5, 7], np.int64)}
+    nodes = [helper.make_node("Transpose", ["a"], ["t"], perm=[1, 0]), helper.make_node("Reshape", ["t", "s"], ["r"]),
+             helper.make_node("MatMul", ["x", "r"], ["y"])]
+    model = make_model(nodes, constants, [2, 5], [2, 7])
+    x = rng.normal(size=(2, 5)).astype(np.float32)
+    assert onnx_graph.fold_constants(model) == 2
+    assert ops_of(model) == ["MatMul"]
+    assert [tensor.name for tensor in model.graph.initializer] == ["r"]
+    np.testing.assert_allclose(run(model, x), x @ constants["a"].T, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["align_corners", "half_pixel"])
+@pytest.mark.parametrize("rows_first", [True, False])
+@pytest.mark.parametrize(("size", "target"), [((6, 8), (48, 64)), ((12, 15), (95, 127)), ((1, 3), (7, 9))])
+def test_matrix_products_become_resize(mode, rows_first, size, target):
+    rng = np.random.default_rng(4)
+    rows, columns = (onnx_graph.bilinear_matrix(o, i, mode) for o, i in zip(target, size, strict=True))
+    constants = {"a": rows, "b": np.ascontiguousarray(columns.T)}
+    order = [("a", "x", "t"), ("t", "b", "y")] if rows_first else [("x", "b", "t"), ("a", "t", "y")]
+    nodes = [helper.make_node("MatMul", [left, right], [out]) for left, right, out in order]
+    model = make_model(nodes, constants, [2, 3, *size], [2, 3, *target])
+    x = rng.normal(size=(2, 3, *size)).astype(np.float32)
+    assert onnx_graph.rewrite_resize(model) == 1
+    assert ops_of(onnx_graph.check_graph(model)) == ["Resize"]
+    np.testing.assert_allclose(run(model, x), rows @ x @ columns.T, atol=2e-5)
+
+
+def test_other_matrices_are_not_taken_for_a_resize():
+    constants = {"a": np.full((1, 6), 1 / 6, np.float32), "b": np.full((8, 1), 1 / 8, np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "b"], ["t"]), helper.make_node("MatMul", ["a", "t"], ["y"])]
+    model = make_model(nodes, constants, [1, 2, 6, 8], [1, 2, 1, 1])
+    assert onnx_graph.rewrite_resize(model) == 0
+    assert ops_of(model) == ["MatMul", "MatMul"]
+
+
+def test_concatenated_zeros_become_padding_and_free_the_batch():
+    nodes = [helper.make_node("Concat", ["x", "rows"], ["t"], axis=2),
+             helper.make_node("Concat", ["t", "columns"], ["y"], axis=-1)]
+    constants = {"rows": np.zeros((1, 2, 3, 4), np.float32), "columns": np.zeros((1, 2, 8, 5), np.float32)}
+    model = make_model(nodes, constants, [1, 2, 5, 4], [1, 2, 8, 9])
+    assert onnx_graph.rewrite_zero_concat(model) == 2
+    model = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
+    x = np.random.default_rng(5).normal(size=(3, 2, 5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(model, x), np.pad(x, ((0, 0), (0, 0), (0, 3), (0, 5))))
+
+
+def test_a_concatenation_with_other_numbers_stays():
+    node = helper.make_node("Concat", ["x", "rows"], ["y"], axis=2)
+    model = make_model([node], {"rows": np.ones((1, 2, 3, 4), np.float32)}, [1, 2, 5, 4], [1, 2, 8, 4])
+    assert onnx_graph.rewrite_zero_concat(model) == 0
+
+
+def test_a_constant_reshape_follows_a_dynamic_batch():
+    nodes = [helper.make_node("Reshape", ["x", "flat"], ["t"]), helper.make_node("Reshape", ["t", "back"], ["y"])]
+    constants = {"flat": np.array([1, 2, 20], np.int64), "back": np.array([1, 2, 4, 5], np.int64)}
+    model = make_model(nodes, constants, [1, 2, 5, 4], [1, 2, 4, 5])
+    model = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
+    x = np.random.default_rng(6).normal(size=(4, 2, 5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(model, x), x.reshape(4, 2, 4, 5))
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == onnx_graph.BATCH_NAME
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == onnx_graph.BATCH_NAME
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_argmax_takes_the_first_of_equal_maxima_and_gives_bytes(opset):
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 300, 3, 4], [2, 300, 3, 4])
+    model = onnx_graph.append_argmax(onnx_graph.convert_opset(model, opset))
+    model = onnx_graph.check_graph(model)
+    x = np.random.default_rng(7).integers(0, 3, (2, 300, 3, 4)).astype(np.float32)
+    answer = run(model, x)
+    assert answer.dtype == np.uint8
+    np.testing.assert_array_equal(answer, x.argmax(1))
+    assert model.graph.output[0].name == "y"
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_normalisation_in_the_graph_equals_the_host(opset):
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 3, 6, 5], [2, 3, 6, 5])
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    model = onnx_graph.prepend_normalisation(onnx_graph.convert_opset(model, opset), mean, std)
+    model = onnx_graph.check_graph(model)
+    pixels = np.random.default_rng(8).integers(0, 256, (2, 6, 5, 3), np.uint8)
+    expected = np.maximum((pixels.astype(np.float64) - mean) / std, 0).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(run(model, pixels), expected, atol=1e-6)
+    assert model.graph.input[0].name == "x"
+
+
+@pytest.mark.parametrize("opset", range(11, 18))
+def test_every_opset_is_valid_and_keeps_the_numbers(opset):
+    rng = np.random.default_rng(9)
+    constants = {name: rng.normal(size=shape).astype(np.float32)
+                 for name, shape in (("w", (4, 3, 3, 3)), ("a", (12, 6)))}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Clip", ["c"], ["d"]),
+             helper.make_node("MatMul", ["a", "d"], ["m"]),
+             helper.make_node("MaxPool", ["m"], ["y"], kernel_shape=[2, 2], strides=[2, 2])]
+    model = make_model(nodes, constants, [1, 3, 8, 8], [1, 4, 6, 3])
+    x = rng.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    before = run(model, x)
+    converted = onnx_graph.check_graph(onnx_graph.convert_opset(model, opset))
+    assert converted.opset_import[0].version == opset
+    np.testing.assert_allclose(run(converted, x), before, atol=1e-6)
+
+
+def test_an_opset_out_of_range_is_refused():
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {}, [1], [1])
+    for opset in (10, 18):
+        with pytest.raises(UserError, match=rf"export\.opset = {opset} must be 11 to 17"):
+            onnx_graph.convert_opset(model, opset)
+
+
+def test_an_invalid_graph_is_refused():
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {}, [1, 2], [1, 2])
+    model.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(UserError, match="not valid"):
+        onnx_graph.check_graph(model)
+
+
+def test_renaming_reaches_every_use():
+    nodes = [helper.make_node("Relu", ["x"], ["t"]), helper.make_node("Add", ["t", "x"], ["y"])]
+    model = onnx_graph.rename_tensors(make_model(nodes, {}, [1, 2], [1, 2]), {"x": "image", "y": "segmentation"})
+    model = onnx_graph.check_graph(model)
+    assert model.graph.input[0].name == "image"
+    np.testing.assert_array_equal(run(model, np.float32([[-1, 2]])), [[-1, 4]])
+    assert model.graph.output[0].name == "segmentation"
