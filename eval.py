@@ -6,18 +6,16 @@ from pathlib import Path
 from src.config import Config, load_config
 from src.data.datasets import DatasetInfo, dataset_info
 from src.data.loader import create_dataset
-from src.deploy.session import open_session
 from src.engine.checkpoint import load_network
 from src.engine.evaluator import Result, evaluate
 from src.engine.inference import Segmenter
 from src.engine.runlog import log, setup_logging, write_json
 from src.errors import UserError, run_main
 from src.metrics import format_table
-from src.report.run_report import write_run_report
 from src.runtime import setup_runtime
 
 EXAMPLES = """examples:
-  python eval.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --ckpt_path best.ckpt --set data.root=/data/cityscapes
+  python eval.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --ckpt_path best.ckpt --set data.root=D
   python eval.py --config C --manifest export/deploy.yaml --file_format ONNX --output eval_onnx
 """
 
@@ -31,8 +29,7 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--ckpt_path", help="checkpoint")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
-    parser.add_argument("--output", help="folder for eval.json and report.html (default: the checkpoint's run folder)")
-    parser.add_argument("--report", action="store_true", help="also write report.html")
+    parser.add_argument("--output", help="folder for eval.json (default: the checkpoint's run folder)")
     return parser.parse_args()
 
 
@@ -46,7 +43,7 @@ def main() -> None:
     info = dataset_info(cfg.data)
     segment = open_model(cfg, info, args)
     loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
-    result = evaluate(segment, loader, info, cfg.eval.num_images if args.report else 0)
+    result = evaluate(segment, loader, info, 0)
     if runtime.is_main:
         log.info("%d images\n%s", result.scores["images"], format_table(result.scores, info.classes))
         save(result, info, args, output)
@@ -63,18 +60,18 @@ def output_folder(args: argparse.Namespace) -> Path:
 def open_model(cfg: Config, info: DatasetInfo, args: argparse.Namespace) -> Callable:
     """``segment(image, (height, width)) -> uint8 ids`` of the checkpoint or the exported model."""
     if args.manifest:
+        from src.deploy.session import open_session  # exported models need onnxruntime, checkpoints do not
+
         return open_session(Path(args.manifest), args.file_format.lower())
     return Segmenter(cfg, load_network(cfg, args.ckpt_path), len(info.classes))
 
 
 def save(result: Result, info: DatasetInfo, args: argparse.Namespace, output: Path) -> None:
-    """Writes ``eval.json`` and, if asked for, ``report.html``."""
+    """Writes ``eval.json``."""
     record = {"checkpoint": args.ckpt_path or args.manifest, "config": args.config, "mode": "whole",
               "classes": list(info.classes), **result.scores}
     try:
         write_json(output / "eval.json", record)
-        if args.report:
-            write_run_report(output, record, result, info)
     except OSError as error:
         raise UserError(f"{output}: cannot write there ({error.strerror}); choose another --output") from None
     log.info("results in %s", output)
