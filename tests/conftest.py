@@ -1,0 +1,37 @@
+"""Shared fixtures. Importing src first caps the oneDNN instruction set: see src/__init__.py."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import src  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A fresh generator a test; its seed is printed when the test fails."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def run_cli():
+    """Runs a verb or tool as a user does: ``run_cli("train.py", "--config", …)``; returns the finished process."""
+
+    def run(script: str, *words, cwd: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / script), *map(str, words)]
+        return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run

@@ -1,0 +1,113 @@
+"""Configuration: schema page, base files, overrides, and errors that help."""
+import pytest
+import yaml
+
+from src.config import SCHEMA_FILE, Config, dump_config, load_config, load_schema
+from src.errors import ConfigError
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write(tmp_path / "base.yaml", "optim: {lr: 0.5, momentum: 0.8}\ntrain: {epochs: 7}\n")
+
+
+def test_every_key_of_the_schema_page_has_type_and_meaning_and_a_fitting_default():
+    schema = load_schema()
+    assert list(schema) == ["model", "data", "loss", "optim", "train", "eval", "export", "runtime"]
+    for section, keys in schema.items():
+        for key, spec in keys.items():
+            assert len(spec.text) > 5, f"{section}.{key}"
+    load_config(SCHEMA_FILE)  # would refuse a default of the wrong type
+
+
+def test_a_child_wins_over_its_bases_and_sections_merge_key_by_key(tmp_path, base):
+    write(tmp_path / "second.yaml", "optim: {lr: 0.25}\n")
+    child = write(tmp_path / "child.yaml", "_base_: [base.yaml, second.yaml]\noptim: {momentum: 0.7}\n")
+    cfg = load_config(child)
+    assert (cfg.optim.lr, cfg.optim.momentum, cfg.train.epochs) == (0.25, 0.7, 7)
+    assert cfg.optim.power == 0.9
+
+
+def test_overrides_come_last_and_keep_the_type(tmp_path, base):
+    cfg = load_config(base, ["optim.lr=1e-3", "data.root=007", "data.crop_size=[64, 96]", "loss.weights=[1, 0.4]",
+                             "train.run_eval=true", "optim.momentum=1", "data.root=path with spaces=x"])
+    assert cfg.optim.lr == 1e-3
+    assert cfg.data.root == "path with spaces=x"
+    assert cfg.data.crop_size == [64, 96]
+    assert cfg.train.run_eval is True
+    assert isinstance(cfg.optim.momentum, float)
+
+
+def test_a_dump_loads_back_to_the_same_values(tmp_path, base):
+    cfg = load_config(base, ["data.mean=[1, 2, 3]", "loss.class_weights=null", "data.root=null"])
+    dump_config(cfg, tmp_path / "dump.yaml")
+    assert load_config(tmp_path / "dump.yaml") == cfg
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("optim: {lrr: 0.1}", ["bad.yaml", "optim.lrr", "did you mean 'optim.lr'"]),
+    ("optmi: {lr: 0.1}", ["bad.yaml", "optmi", "did you mean 'optim'"]),
+    ("data: {lr: 0.1}", ["bad.yaml", "data.lr", "did you mean 'optim.lr'"]),
+    ("train: {epochs: many}", ["bad.yaml", "train.epochs", "'many'", "int"]),
+    ("train: {epochs: 1.5}", ["train.epochs", "1.5", "int"]),
+    ("train: {epochs: true}", ["train.epochs", "True", "int"]),
+    ("train: {run_eval: 1}", ["train.run_eval", "bool"]),
+    ("data: {crop_size: [64, big]}", ["data.crop_size", "list[int]"]),
+    ("model: {name: unet}", ["model.name", "unet", "fast_scnn/fcn8s/enet/bisenetv2"]),
+    ("train: 3", ["bad.yaml", "train"]),
+    ("- 1", ["bad.yaml", "list"]),
+    ("optim: {lr: 1}\noptim: {lr: 2}", ["bad.yaml", "line 2", "optim", "twice"]),
+    ("optim: {lr: [}", ["bad.yaml", "line 1", "YAML"]),
+    ("_base_: nowhere.yaml", ["nowhere.yaml", "no such"]),
+    ("_base_: bad.yaml", ["circle", "bad.yaml"]),
+    ("train: {epochs: 0}", ["train.epochs", "greater than 0"]),
+    ("model: {num_classes: 7}", ["model.num_classes = 7", "19", "set model.num_classes=19"]),
+    ("data: {void_class: true}", ["model.num_classes=20"]),
+    ("data: {name: list}", ["data.class_names"]),
+    ("data: {mean: [1, 2]}", ["data.mean", "3"]),
+    ("data: {std: [1, 0, 1]}", ["data.std"]),
+    ("data: {scale_range: [2.0, 0.5]}", ["data.scale_range"]),
+    ("data: {crop_size: [16, 64]}", ["data.crop_size", "32"]),
+    ("data: {ignore_id: 3}", ["data.ignore_id"]),
+    ("loss: {class_weights: [1.0, 2.0]}", ["loss.class_weights", "2", "19"]),
+    ("export: {opset: 9}", ["export.opset", "11"]),
+])
+def test_errors_are_one_line_with_file_key_and_remedy(tmp_path, text, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(write(tmp_path / "bad.yaml", text + "\n"))
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("optim.lrr=1", ["--set optim.lrr=1", "optim.lr"]), ("lr=1", ["section.key=value"]),
+    ("optim.lr", ["section.key=value"]), ("optim.lr=fast", ["optim.lr", "'fast'", "float"]),
+    ("model.name=unet", ["model.name"]),
+])
+def test_a_wrong_override_is_named(base, override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(base, [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_yaml_cannot_build_objects(tmp_path):
+    with pytest.raises(ConfigError):
+        load_config(write(tmp_path / "evil.yaml", "optim: !!python/object/apply:os.system ['true']\n"))
+
+
+def test_config_reads_and_writes_by_attribute():
+    cfg = Config.from_dict({"a": {"b": 1}})
+    cfg.a.b = 2
+    assert cfg["a"]["b"] == 2
+    assert yaml.safe_load(dump_config(cfg)) == {"a": {"b": 2}}
+    with pytest.raises(AttributeError, match="'c'"):
+        _ = cfg.a.c
