@@ -79,11 +79,11 @@ class ConvBNReLU(nn.Cell):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
                  padding: int | tuple[int, int, int, int] | None = None, groups: int = 1, act: str | None = "relu",
-                 bias: bool = False) -> None:
+                 bias: bool = False, eps: float = 1e-5) -> None:
         super().__init__()
         padding = kernel // 2 if padding is None else padding
         self.conv = conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
-        self.bn = batch_norm(out_channels)
+        self.bn = batch_norm(out_channels, eps)
         self.act = activation(act)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -91,10 +91,27 @@ class ConvBNReLU(nn.Cell):
         return x if self.act is None else self.act(x)
 
 
+class PReLU(nn.Cell):
+    """Parametric ReLU: x where positive, slope * x elsewhere; one slope or one a channel, 0.25 at the start."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
+        self.slope = Parameter(Tensor(np.full(channels, 0.25, np.float32)), name="slope")
+
+    def construct(self, x: Tensor) -> Tensor:
+        slope = self.slope.astype(x.dtype)
+        if self.channels > 1:
+            slope = ops.reshape(slope, (1, -1, 1, 1))
+        return ops.relu(x) - slope * ops.relu(-x)
+
+
 @constexpr
-def _resize_matrix(out_size: int, in_size: int, align_corners: bool, transpose: bool) -> Tensor:
+def _resize_matrix(out_size: int, in_size: int, align_corners: bool | str, transpose: bool) -> Tensor:
     """The (out, in) matrix of linear interpolation along one axis."""
-    if align_corners:
+    if align_corners == "low":
+        pos = np.arange(out_size) * (in_size / out_size)
+    elif align_corners:
         pos = np.arange(out_size) * ((in_size - 1) / max(out_size - 1, 1))
     else:
         pos = np.maximum((np.arange(out_size) + 0.5) * (in_size / out_size) - 0.5, 0.0)
@@ -116,13 +133,14 @@ def _pool_matrix(out_size: int, in_size: int, transpose: bool) -> Tensor:
     return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
 
 
-def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool | str) -> Tensor:
     """Bilinear resize, equal to PyTorch's ``interpolate`` for both corner rules.
 
     Args:
         x: (N, C, H, W); H and W must be known when the graph is compiled.
         size: (height, width) of the result.
-        align_corners: Whether the corner pixels' centres coincide.
+        align_corners: Whether the corner pixels' centres coincide; ``"low"`` is the rule of old MindSpore and
+            TensorFlow kernels, which align the first pixel only.
     """
     height, width = x.shape[2], x.shape[3]
     if width != size[1]:
@@ -138,6 +156,35 @@ def adaptive_avg_pool(x: Tensor, size: int) -> Tensor:
     return ops.matmul(_pool_matrix(size, x.shape[2], False).astype(x.dtype), x)
 
 
+@constexpr
+def _pool3_matrix(in_size: int, one_sided: bool, transpose: bool) -> Tensor:
+    """The (in/2, in) matrix of averaging three neighbours with stride 2, see ``avg_pool3``."""
+    matrix = np.zeros((in_size // 2, in_size))
+    for i in range(in_size // 2):
+        start = 2 * i - (not one_sided)
+        taps = [j for j in range(start, start + 3) if 0 <= j < in_size]
+        matrix[i, taps] = 1.0 / (len(taps) if one_sided else 3)
+    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
+
+
+def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
+    """3x3 average pooling of stride 2 of (N, C, H, W) with even H and W.
+
+    Args:
+        one_sided: False pads one zero on every side and divides by 9 (PyTorch's ``padding=1``); True starts at the
+            first pixel and leaves out what lies beyond the last one (MindSpore's ``same``).
+    """
+    x = ops.matmul(x, _pool3_matrix(x.shape[3], one_sided, True).astype(x.dtype))
+    return ops.matmul(_pool3_matrix(x.shape[2], one_sided, False).astype(x.dtype), x)
+
+
+def resize_nearest(x: Tensor, factor: int) -> Tensor:
+    """Repeats every pixel of (N, C, H, W) ``factor`` times in both directions."""
+    n, c, h, w = x.shape
+    x = ops.tile(ops.reshape(x, (n, c, h, 1, w, 1)), (1, 1, 1, factor, 1, factor))
+    return ops.reshape(x, (n, c, h * factor, w * factor))
+
+
 def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
     """Pads (N, C, H, W) with zeros at the bottom and right; zero is the mean of a normalised image.
 
@@ -150,6 +197,35 @@ def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
     if cols:
         x = ops.concat((x, ops.zeros_like(x[:, :, :, :cols])), 3)
     return x
+
+
+def pad_low(x: Tensor, value: float) -> Tensor:
+    """Adds one row above and one column left of (N, C, H, W)."""
+    x = ops.concat((ops.full_like(x[:, :, :1, :], value), x), 2)
+    return ops.concat((ops.full_like(x[:, :, :, :1], value), x), 3)
+
+
+def first_max_mask(x: Tensor, pooled: Tensor) -> Tensor:
+    """1 at the first maximum (in reading order) of each 2x2 window, 0 elsewhere: the indices of PyTorch's max-pooling.
+
+    Args:
+        x: (N, C, 2h, 2w).
+        pooled: (N, C, h, w), the windows' maxima.
+
+    Returns:
+        A constant (N, C, h, 2, w, 2) of x's type.
+    """
+    n, c, h, w = pooled.shape
+    equal = ops.cast(ops.reshape(x, (n, c, h, 2, w, 2)) == ops.reshape(pooled, (n, c, h, 1, w, 1)), x.dtype)
+    rank = equal * Tensor(np.array([4, 3, 2, 1], np.float32).reshape(1, 1, 1, 2, 1, 2))
+    best = ops.MaxPool(2, 2)(ops.reshape(rank, (n, c, 2 * h, 2 * w)))
+    return ops.stop_gradient(ops.cast(rank == ops.reshape(best, (n, c, h, 1, w, 1)), x.dtype))
+
+
+def unpool(x: Tensor, mask: Tensor) -> Tensor:
+    """Max-unpooling: puts each value of (N, C, h, w) at the place marked in its 2x2 window, zeros elsewhere."""
+    n, c, h, w = x.shape
+    return ops.reshape(ops.reshape(x, (n, c, h, 1, w, 1)) * mask, (n, c, 2 * h, 2 * w))
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
