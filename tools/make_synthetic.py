@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import cv2
+from tqdm import tqdm
 
-from src.data.synthetic import check_size, write_street  # noqa: E402
-from src.errors import DataError, UserError, run_main  # noqa: E402
+from src.data.synthetic import check_size, write_street
+from src.errors import DataError, UserError, run_main
 
 MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
 EPILOG = """\
@@ -52,7 +52,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"--output {output} is not empty: choose another folder or add --overwrite")
     if not (output / MARKER).is_file():
-        raise UserError(f"--output {output} was not made by this tool (no {MARKER}): remove it yourself or choose another")
+        raise UserError(f"--output {output} has no {MARKER}, so this tool did not make it: choose another folder")
 
 
 def make_one(job: tuple[str, int], root: Path, seed: int, size: tuple[int, int]) -> None:

@@ -1,7 +1,7 @@
 """Procedural data sets in the folder layouts and encodings of Cityscapes and Pascal VOC 2012.
 
-Every picture is a function of (seed, split, index, size) alone, so that pictures can be made in any order, in parallel, or
-one at a time in a test. Splits use different cities, and with them other palettes, vehicle liveries and plants.
+Every picture is a function of (seed, split, index, size) alone, so that pictures can be made in any order, in parallel,
+or one at a time in a test. Splits use different cities, and with them other palettes, vehicle liveries and plants.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.synthetic_objects import BUS, CAR, FIRST_INSTANCE_ID, MOTORCYCLE, TRAIN, TRUCK
+from src.data.datasets import CITYSCAPES
+from src.data.synthetic_objects import BUS, CAR, MOTORCYCLE, TRAIN, TRUCK
 from src.data.synthetic_street import make_city, paint_street, to_ids
 from src.errors import DataError
 
@@ -19,13 +20,9 @@ CITIES = {
     "val": ("ibenstein", "jorvik", "kestrel"),
     "test": ("lindmoor", "mistelfeld"),
 }
-# Colours of the 34 official label ids, in the order of the ids (cityscapesScripts, helpers/labels.py).
-LABEL_COLOURS = np.array([
-    (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (111, 74, 0), (81, 0, 81), (128, 64, 128), (244, 35, 232),
-    (250, 170, 160), (230, 150, 140), (70, 70, 70), (102, 102, 156), (190, 153, 153), (180, 165, 180), (150, 100, 100),
-    (150, 120, 90), (153, 153, 153), (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
-    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 0, 90), (0, 0, 110),
-    (0, 80, 100), (0, 0, 230), (119, 11, 32)], np.uint8)
+# Colours of the label ids that training ignores (cityscapesScripts, helpers/labels.py); those not named are black.
+_VOID_COLOURS = {5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140), 14: (180, 165, 180),
+                 15: (150, 100, 100), 16: (150, 120, 90), 18: (153, 153, 153), 29: (0, 0, 90), 30: (0, 0, 110)}
 MIN_HEIGHT, MIN_WIDTH = 64, 128
 _MUST = (("bus", BUS), ("truck", TRUCK), ("motorcycle", MOTORCYCLE), ("truck", TRUCK), ("bus", BUS), ("car", CAR))
 
@@ -42,6 +39,14 @@ def street_name(split: str, index: int) -> str:
     """Name of a picture in the style of Cityscapes, ``<city>_<sequence>_<frame>``."""
     cities = CITIES[split]
     return f"{cities[index % len(cities)]}_{index // len(cities):06d}_000019"
+
+
+def label_colours() -> np.ndarray:
+    """Colours of the 34 official label ids, uint8 (34, 3), RGB."""
+    colours = np.zeros((34, 3), np.uint8)
+    for label, colour in (*_VOID_COLOURS.items(), *zip(CITYSCAPES.train_to_id, CITYSCAPES.palette, strict=True)):
+        colours[label] = colour
+    return colours
 
 
 def check_size(height: int, width: int) -> None:
@@ -99,7 +104,7 @@ def write_street(root: Path, seed: int, split: str, index: int, height: int, wid
     images, labels = root / "leftImg8bit" / folder, root / "gtFine" / folder
     for path in (images, labels):
         path.mkdir(parents=True, exist_ok=True)
-    colour = np.dstack([LABEL_COLOURS[ids][..., ::-1], np.full(ids.shape, 255, np.uint8)])
+    colour = np.dstack([label_colours()[ids][..., ::-1], np.full(ids.shape, 255, np.uint8)])
     write_image(images / f"{name}_leftImg8bit.png", street.image[..., ::-1])
     write_image(labels / f"{name}_gtFine_labelIds.png", ids)
     write_image(labels / f"{name}_gtFine_instanceIds.png", instances)

@@ -5,6 +5,7 @@ The road's bend is part of the projection, so every object can be placed as if t
 One canvas holds the colours (RGB) and one the annotation (uint16: ``id``, or ``id * 1000 + k`` for the k-th instance).
 """
 import colorsys
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,9 +13,9 @@ import cv2
 import numpy as np
 
 # Official Cityscapes label ids, in words.
-(UNLABELED, EGO, BORDER, OUT_OF_ROI, STATIC, DYNAMIC, GROUND, ROAD, SIDEWALK, PARKING, RAIL_TRACK, BUILDING, WALL, FENCE,
- GUARD_RAIL, BRIDGE, TUNNEL, POLE, POLEGROUP, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER, CAR, TRUCK, BUS,
- CARAVAN, TRAILER, TRAIN, MOTORCYCLE, BICYCLE) = range(34)
+(UNLABELED, EGO, BORDER, OUT_OF_ROI, STATIC, DYNAMIC, GROUND, ROAD, SIDEWALK, PARKING, RAIL_TRACK, BUILDING, WALL,
+ FENCE, GUARD_RAIL, BRIDGE, TUNNEL, POLE, POLEGROUP, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER, CAR, TRUCK,
+ BUS, CARAVAN, TRAILER, TRAIN, MOTORCYCLE, BICYCLE) = range(34)
 FIRST_INSTANCE_ID = PERSON
 NEAR = 0.8  # metres; nothing is projected from closer than this
 
@@ -49,8 +50,10 @@ class Camera:
         scale = self.focal / z
         u = (points[..., 0] + self.bend * z * z) * scale
         v = (self.eye - points[..., 1]) * scale
-        out = np.stack([self.width / 2 + u - self.roll * v, self.horizon + v + self.roll * u], axis=-1)
-        return np.clip(np.rint(out), -16000, 16000).astype(np.int32)
+        out = np.empty((*u.shape, 2))
+        out[..., 0] = self.width / 2 + u - self.roll * v
+        out[..., 1] = self.horizon + v + self.roll * u
+        return np.rint(out).astype(np.int32)
 
 
 @dataclass
@@ -109,9 +112,9 @@ class Pen:
 
     def tone(self, colour: Colour, shade: float, depth: float) -> tuple[float, float, float]:
         """The colour under this light and behind this much air, 0..255."""
-        air = 1.0 - np.exp(-depth / self.weather.haze_depth)
-        lit = colour * self.weather.tint * shade
-        return tuple(np.clip(lit * (1 - air) + self.weather.haze * air, 0, 255).tolist())
+        clear = math.exp(-depth / self.weather.haze_depth)
+        mixed = colour * self.weather.tint * (shade * clear) + self.weather.haze * (1.0 - clear)
+        return tuple(min(max(c, 0.0), 255.0) for c in mixed.tolist())
 
     def shade(self, normal: tuple[float, float]) -> float:
         """Brightness of a vertical face whose normal points to (d, z)."""
@@ -128,7 +131,7 @@ class Pen:
     def stroke(self, points: np.ndarray, colour: Colour, width: float, mark: bool = True, closed: bool = False) -> None:
         """Draws a polyline (N, 3) of ``width`` metres, at least one pixel."""
         depth = max(float(points[..., 2].mean()), NEAR)
-        thickness = max(1, int(round(width * self.camera.focal / depth)))
+        thickness = max(1, round(width * self.camera.focal / depth))
         pixels = [self.camera.project(points)]
         cv2.polylines(self.image, pixels, closed, self.tone(colour, 1.0, depth), thickness)
         if mark:
@@ -143,37 +146,45 @@ class Frame:
     yaw: float = 0.0
 
     def world(self, u, v, y) -> np.ndarray:
-        """Local coordinates (broadcast together) -> world points (..., 3)."""
-        sin, cos = np.sin(self.yaw), np.cos(self.yaw)
-        u, v, y = np.broadcast_arrays(np.asarray(u, float), np.asarray(v, float), np.asarray(y, float))
-        return np.stack([self.d + u * sin + v * cos, y, self.z + u * cos - v * sin], axis=-1)
+        """Local coordinates (scalars or arrays of one shape) -> world points (..., 3)."""
+        sin, cos = math.sin(self.yaw), math.cos(self.yaw)
+        u, v, y = np.asarray(u, float), np.asarray(v, float), np.asarray(y, float)
+        d = u * sin + v * cos
+        out = np.empty((*max(d.shape, y.shape, key=len), 3))
+        out[..., 0] = d + self.d
+        out[..., 1] = y
+        out[..., 2] = u * cos - v * sin + self.z
+        return out
 
     def viewer(self) -> tuple[float, float]:
         """(u, v) of the camera."""
-        sin, cos = np.sin(self.yaw), np.cos(self.yaw)
+        sin, cos = math.sin(self.yaw), math.cos(self.yaw)
         return -self.d * sin - self.z * cos, -self.d * cos + self.z * sin
 
     def normal(self, u: float, v: float) -> tuple[float, float]:
         """The local ground direction (u, v) in world (d, z)."""
-        sin, cos = np.sin(self.yaw), np.cos(self.yaw)
+        sin, cos = math.sin(self.yaw), math.cos(self.yaw)
         return u * sin + v * cos, u * cos - v * sin
 
 
 def rect(a0, a1, y0, y1) -> tuple[np.ndarray, np.ndarray]:
     """Corners of axis-parallel rectangles; scalars give (4,), arrays of shape (M,) give (M, 4)."""
-    a0, a1, y0, y1 = np.broadcast_arrays(*(np.asarray(x, float) for x in (a0, a1, y0, y1)))
-    return np.stack([a0, a1, a1, a0], -1), np.stack([y0, y0, y1, y1], -1)
+    sizes = [len(x) for x in (a0, a1, y0, y1) if isinstance(x, (np.ndarray, list))]
+    a, y = (np.empty((*sizes[:1], 4)) for _ in range(2))
+    a[..., 0], a[..., 1], a[..., 2], a[..., 3] = a0, a1, a1, a0
+    y[..., 0], y[..., 1], y[..., 2], y[..., 3] = y0, y0, y1, y1
+    return a, y
 
 
 def disc(a: float, y: float, ra: float, ry: float, n: int = 14) -> tuple[np.ndarray, np.ndarray]:
     """Corners of an n-gon inscribed in an ellipse."""
-    t = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    t = np.arange(n) * (2 * math.pi / n)
     return a + ra * np.cos(t), y + ry * np.sin(t)
 
 
 @dataclass
 class Box:
-    """An upright box in a frame, and which of its faces the camera sees (``side`` in v, ``end`` in u; None = hidden)."""
+    """An upright box in a frame, and the faces that the camera sees: ``side`` in v, ``end`` in u, None if hidden."""
     frame: Frame
     u: tuple[float, float]
     v: tuple[float, float]
@@ -219,6 +230,8 @@ DARK = np.array([28.0, 28.0, 32.0])
 GLASS = np.array([52.0, 66.0, 78.0])
 RUBBER = np.array([22.0, 22.0, 24.0])
 STEEL = np.array([150.0, 152.0, 155.0])
+HEAD_LAMP = np.array([255.0, 246.0, 214.0])
+TAIL_LAMP = np.array([208.0, 26.0, 20.0])
 
 
 def paint_wheels(pen: Pen, box: Box, centres: list[float], radius: float) -> None:
@@ -264,7 +277,7 @@ def draw_car(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
                 pen.fill(frame.world(glass_u, v, np.array([0.95, 0.95, tall - 0.1, tall - 0.1])), GLASS, shade, False)
     pen.fill(frame.world(roof_u, roof_v, tall), body, pen.weather.ambient + pen.weather.diffuse * 0.7)
     paint_wheels(pen, lower, [-0.6 * half, 0.62 * half], 0.36)
-    lamp = np.array([255.0, 246.0, 214.0]) if lower.end == half else np.array([205.0, 24.0, 20.0])
+    lamp = HEAD_LAMP if lower.end == half else TAIL_LAMP
     lower.on_end(pen, *rect([-0.82, 0.5], [-0.5, 0.82], 0.62, 0.8), lamp)
     lower.on_end(pen, *rect(-0.28, 0.28, 0.45, 0.57), np.array([228.0, 228.0, 220.0]))
     lower.on_end(pen, *rect(-0.85, 0.85, 0.3, 0.38), DARK)
@@ -288,7 +301,7 @@ def draw_truck(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
             cab.on_side(pen, *rect(half - 1.3, half - 0.2, 1.7, 2.5), GLASS)
             if cab.end == half:
                 cab.on_end(pen, *rect(-1.1, 1.1, 1.6, 2.55), GLASS)
-                cab.on_end(pen, *rect([-1.05, 0.7], [-0.7, 1.05], 0.75, 1.0), np.array([255.0, 246.0, 214.0]))
+                cab.on_end(pen, *rect([-1.05, 0.7], [-0.7, 1.05], 0.75, 1.0), HEAD_LAMP)
                 cab.on_end(pen, *rect(-0.6, 0.6, 0.7, 1.35), DARK * 1.6)
         if part is cargo:
             ribs = np.arange(-half + 0.4, half - 2.2, 0.8)
@@ -297,8 +310,9 @@ def draw_truck(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
             if not plain:
                 cargo.on_side(pen, *rect(-half + 0.5, half - 2.5, 1.9, 2.5), band)
             if cargo.end == -half:
-                cargo.on_end(pen, *rect([-0.04, -wide, wide - 0.1], [0.04, -wide + 0.1, wide], 1.0, tall), cargo_colour * 0.6)
-                cargo.on_end(pen, *rect([-wide, wide - 0.35], [-wide + 0.35, wide], 0.98, 1.16), np.array([210.0, 30.0, 20.0]))
+                seams = rect([-0.04, -wide, wide - 0.1], [0.04, -wide + 0.1, wide], 1.0, tall)
+                cargo.on_end(pen, *seams, cargo_colour * 0.6)
+                cargo.on_end(pen, *rect([-wide, wide - 0.35], [-wide + 0.35, wide], 0.98, 1.16), TAIL_LAMP)
     paint_wheels(pen, chassis, [-half + 0.9, -half + 2.0, half - 1.1], 0.5)
     if chassis.end is not None:
         chassis.on_end(pen, *rect([-1.1, 0.75], [-0.75, 1.1], 0.0, 0.6), RUBBER, mark=True)
@@ -322,11 +336,11 @@ def draw_bus(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> No
     paint_wheels(pen, body, [-half * 0.6, half * 0.62], 0.48)
     if body.end == half:
         body.on_end(pen, *rect(-1.15, 1.15, 1.15, 2.45), GLASS)
-        lamps = np.array([255.0, 246.0, 214.0])
+        lamps = HEAD_LAMP
     else:
         body.on_end(pen, *rect(-1.0, 1.0, 1.75, 2.5), GLASS)
         body.on_end(pen, *rect(-0.8, 0.8, 0.7, 1.4), colour * 0.55)
-        lamps = np.array([215.0, 25.0, 20.0])
+        lamps = TAIL_LAMP
     body.on_end(pen, *rect(-0.75, 0.75, 2.58, 2.85), np.array([250.0, 160.0, 30.0]))
     body.on_end(pen, *rect([-1.15, 0.85], [-0.85, 1.15], 0.55, 0.85), lamps)
     body.on_end(pen, *rect(-wide, wide, 0.3, 0.45), DARK)
@@ -337,10 +351,11 @@ def draw_train(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> 
     pen.begin(TRAIN)
     wide, tall = 1.3, rng.uniform(3.3, 3.6)
     cars, length = int(rng.integers(2, 4)), rng.uniform(6.5, 8.5)
-    starts = np.arange(cars) * (length + 0.5)
+    first = -12.0  # the near end; the frame is the middle of a 24 m long berth
+    starts = first + np.arange(cars) * (length + 0.5)
     total = starts[-1] + length
-    Box(frame, (0.1, total - 0.1), (-1.15, 1.15), (0.05, 0.5)).paint(pen, DARK)
-    Box(frame, (0.2, total - 0.2), (-1.1, 1.1), (0.5, tall - 0.2)).paint(pen, DARK * 1.5)
+    Box(frame, (first + 0.1, total - 0.1), (-1.15, 1.15), (0.05, 0.5)).paint(pen, DARK)
+    Box(frame, (first + 0.2, total - 0.2), (-1.1, 1.1), (0.5, tall - 0.2)).paint(pen, DARK * 1.5)
     for start in starts[::-1]:
         car = Box(frame, (start, start + length), (-wide, wide), (0.3, tall))
         car.paint(pen, city.tram_top)
@@ -350,12 +365,12 @@ def draw_train(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> 
         car.on_side(pen, *rect(edges[:-1] + 0.12, edges[1:] - 0.12, 1.5, 2.7), GLASS)
         car.on_side(pen, *rect(start + length * 0.45, start + length * 0.45 + 1.2, 0.4, 2.75), GLASS * 0.75)
         Box(frame, (start + 1.0, start + length - 1.5), (-0.8, 0.8), (tall, tall + 0.35)).paint(pen, STEEL * 0.7)
-        if start == 0 and car.end == start:
+        if start == first and car.end == start:
             car.on_end(pen, *rect(-wide, wide, 0.3, 1.3), city.tram)
             car.on_end(pen, np.array([-1.1, 1.1, 0.95, -0.95]), np.array([1.45, 1.45, 2.75, 2.75]), GLASS)
             car.on_end(pen, *disc(0.0, 0.95, 0.2, 0.2, 10), np.array([255.0, 250.0, 225.0]))
             car.on_end(pen, *rect(-0.7, 0.7, tall - 0.42, tall - 0.12), np.array([250.0, 200.0, 60.0]))
-    middle = total * 0.4
+    middle = first + 0.4 * (total - first)
     arm = frame.world([middle, middle + 0.9, middle], 0.0, [tall + 0.3, tall + 0.85, tall + 1.4])
     pen.stroke(arm, DARK, 0.08)
 
@@ -553,42 +568,46 @@ def draw_traffic_light(pen: Pen, rng: np.random.Generator, frame: Frame, city: C
     for a, y in heads:
         pen.begin(LIGHT)
         scale = rng.uniform(0.95, 1.2)
-        pen.fill(frame.world(0.0, *rect(a - 0.32 * scale, a + 0.32 * scale, y, y + 1.45 * scale)), city.signal, 1.0)
-        pen.fill(frame.world(0.0, *rect(a - 0.26 * scale, a + 0.26 * scale, y + 0.06, y + 1.39 * scale)), DARK, 0.9, False)
-        for k in range(3):
-            on = k == lit
-            centre = y + (1.18 - 0.45 * k) * scale
-            pen.fill(frame.world(0.0, *disc(a, centre, 0.18 * scale, 0.18 * scale)), lamps[k] * (1.0 if on else 0.22), 1.0, False)
+        outer, inner = 0.32 * scale, 0.26 * scale
+        pen.fill(frame.world(0.0, *rect(a - outer, a + outer, y, y + 1.45 * scale)), city.signal)
+        pen.fill(frame.world(0.0, *rect(a - inner, a + inner, y + 0.06, y + 1.39 * scale)), DARK, mark=False)
+        for k, lamp in enumerate(lamps):
+            spot = disc(a, y + (1.18 - 0.45 * k) * scale, 0.18 * scale, 0.18 * scale)
+            pen.fill(frame.world(0.0, *spot), lamp * (1.0 if k == lit else 0.22), mark=False)
+
+
+RED, BLUE, YELLOW, WHITE = np.array([(205.0, 24.0, 30.0), (20.0, 70.0, 185.0), (250.0, 200.0, 20.0),
+                                     (240.0, 240.0, 240.0)])
 
 
 def draw_sign(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> None:
     """One or two traffic signs on a post: round, triangular, diamond, octagonal or rectangular."""
     tall = rng.uniform(2.6, 3.4)
     draw_pole(pen, frame, city.pole, rng.uniform(0.08, 0.11), tall)
-    red, blue, yellow, white = (np.array(c, float) for c in ((205, 24, 30), (20, 70, 185), (250, 200, 20), (240, 240, 240)))
     pen.begin(SIGN)
     y = tall
     for _ in range(int(rng.integers(1, 3))):
         size = rng.uniform(0.48, 0.62)
         kind = int(rng.integers(6))
         n, start = ((16, 0.0), (3, np.pi / 2), (4, 0.0), (8, np.pi / 8), (16, 0.0), (4, np.pi / 4))[kind]
-        outer, inner = ((red, white), (red, white), (white, yellow), (white, red), (white, blue), (white, blue))[kind]
+        outer, inner = ((RED, WHITE), (RED, WHITE), (WHITE, YELLOW), (WHITE, RED), (WHITE, BLUE), (WHITE, BLUE))[kind]
         t = start + np.linspace(0, 2 * np.pi, n, endpoint=False)
         if kind == 1:
             size *= 1.15
         pen.fill(frame.world(0.0, size * np.cos(t), y + size * np.sin(t)), outer, 0.95)
         pen.fill(frame.world(0.0, 0.74 * size * np.cos(t), y + 0.74 * size * np.sin(t)), inner, 0.95, False)
-        ink = DARK if inner is white or inner is yellow else white
-        pen.fill(frame.world(0.0, *rect(-0.3 * size, 0.3 * size, y - 0.12 * size, y + 0.12 * size)), ink, 1.0, False)
-        if kind == 5:
-            pen.fill(frame.world(0.0, *rect(-0.12 * size, 0.12 * size, y - 0.4 * size, y + 0.35 * size)), ink, 1.0, False)
+        ink = DARK if inner is WHITE or inner is YELLOW else WHITE
+        bars = [(0.3, 0.12)] + [(0.12, 0.4)] * (kind == 5)
+        for half, rise in bars:
+            bar = rect(-half * size, half * size, y - rise * size, y + rise * size)
+            pen.fill(frame.world(0.0, *bar), ink, mark=False)
         y -= 2.05 * size
 
 
 def draw_bin(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
     """A litter bin, bollard or advertising pillar (static, void for training)."""
     pen.begin(STATIC)
-    wide, tall = pick(rng, ((0.3, 1.0), (0.14, 0.9), (0.6, 2.6)))
+    wide, tall = pick(rng, ((0.3, 1.0), (0.14, 0.9), (0.4, 2.3)))
     box = Box(frame, (-wide, wide), (-wide, wide), (0.0, tall))
     box.paint(pen, hsv(rng.random(), 0.4, 0.4))
     box.on_end(pen, *rect(-wide * 0.8, wide * 0.8, tall * 0.5, tall * 0.85), cloth(rng))
@@ -605,11 +624,13 @@ def draw_stroller(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
 
 
 # ------------------------------------------------------------------------------------------- vegetation and buildings
+_COS16, _SIN16 = np.cos(np.arange(16) * math.pi / 8), np.sin(np.arange(16) * math.pi / 8)
+
+
 def blob(rng: np.random.Generator, frame: Frame, a: float, y: float, radius: float) -> np.ndarray:
     """An irregular round outline facing the camera."""
-    t = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     r = radius * rng.uniform(0.78, 1.12, 16)
-    return frame.world(0.0, a + r * np.cos(t), np.maximum(y + r * np.sin(t) * 0.9, 0.0))
+    return frame.world(0.0, a + r * _COS16, np.maximum(y + r * _SIN16 * 0.9, 0.0))
 
 
 def draw_crown(pen: Pen, rng: np.random.Generator, frame: Frame, city: City, y: float, radius: float) -> None:
@@ -620,11 +641,10 @@ def draw_crown(pen: Pen, rng: np.random.Generator, frame: Frame, city: City, y: 
     side = 0.25 * radius * np.sign(pen.weather.sun[0])
     for level, value in enumerate((0.2, 0.3, 0.4)):
         colour = hsv(hue - (0.12 if autumn else 0.0), rng.uniform(0.5, 0.72), value * rng.uniform(0.9, 1.15))
-        lumps = np.stack([blob(rng, frame, rng.uniform(-0.62, 0.62) * radius + side * level,
-                               y + rng.uniform(-0.5, 0.5) * radius + 0.18 * level * radius,
-                               radius * (0.62 - 0.13 * level)) for _ in range(5)])
-        for lump in lumps:
-            pen.fill(lump, colour, pen.weather.ambient + 0.6 * pen.weather.diffuse, mark=True)
+        for _ in range(5):
+            lump = blob(rng, frame, rng.uniform(-0.62, 0.62) * radius + side * level,
+                        y + rng.uniform(-0.5, 0.5) * radius + 0.18 * level * radius, radius * (0.62 - 0.13 * level))
+            pen.fill(lump, colour, pen.weather.ambient + 0.6 * pen.weather.diffuse)
 
 
 def draw_tree(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> None:
@@ -678,14 +698,12 @@ def draw_building(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> N
         if shop:
             on_face(pen, *rect(a0 + 0.5, a1 - 0.5, 0.6, 2.5), glass * 0.8)
             on_face(pen, *rect(a0 + 0.3, a1 - 0.3, 2.5, 3.0), cloth(rng))
-    if rng.random() < 0.5:
-        lean, ridge = (box.v[1] - box.v[0]) * 0.3, tall + rng.uniform(1.0, 2.4)
+    if rng.random() < 0.5 and box.side is not None:
         roof = hsv(rng.uniform(0.0, 0.06), rng.uniform(0.2, 0.6), rng.uniform(0.25, 0.5))
-        inner = box.side + np.sign(box.side - 0.5 * (box.v[0] + box.v[1])) * -lean if box.side is not None else None
-        if inner is not None:
-            u = np.array([box.u[0], box.u[1], box.u[1], box.u[0]])
-            v = np.array([box.side, box.side, inner, inner])
-            pen.fill(box.frame.world(u, v, np.array([tall, tall, ridge, ridge])), roof, pen.weather.ambient + 0.3 * pen.weather.diffuse)
+        inner = box.side - 0.3 * np.sign(box.side) * (box.v[1] - box.v[0])
+        ridge, slope = rect(*box.u, tall, tall + rng.uniform(1.0, 2.4)), np.array([box.side, box.side, inner, inner])
+        box.on_end(pen, np.array([*box.v, inner]), np.array([tall, tall, ridge[1][2]]), colour, mark=True)
+        pen.fill(box.frame.world(ridge[0], slope, ridge[1]), roof, pen.weather.ambient + 0.3 * pen.weather.diffuse)
 
 
 def draw_wall(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
@@ -701,10 +719,11 @@ def draw_wall(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
         a = np.arange(a0, a1, stone)
         aa, yy = np.meshgrid(a, rows)
         aa = aa + (np.arange(len(rows)) % 2)[:, None] * stone / 2
-        tint = rng.random(aa.shape) < 0.3
+        aa, yy = aa.ravel(), yy.ravel()
+        top, tint = np.minimum(yy + course, tall), rng.random(aa.shape) < 0.3
         if tint.any():
-            on_face(pen, *rect(aa[tint], np.minimum(aa[tint] + stone, a1), yy[tint], np.minimum(yy[tint] + course, tall)), colour * 0.84)
-        on_face(pen, *rect(aa.ravel(), np.minimum(aa.ravel() + 0.06, a1), yy.ravel(), np.minimum(yy.ravel() + course, tall)), mortar)
+            on_face(pen, *rect(aa[tint], np.minimum(aa[tint] + stone, a1), yy[tint], top[tint]), colour * 0.84)
+        on_face(pen, *rect(aa, np.minimum(aa + 0.06, a1), yy, top), mortar)
         on_face(pen, *rect(a0, a1, rows, rows + 0.05), mortar)
         on_face(pen, *rect(a0, a1, tall - 0.14, tall), colour * 0.75)
 
@@ -712,6 +731,8 @@ def draw_wall(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
 def draw_fence(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
     """A picket, bar or mesh fence; its annotation covers the gaps too, as in the original data set."""
     pen.begin(FENCE)
+    if box.side is None:
+        return
     tall = box.y[1]
     wood = rng.random() < 0.4
     value = rng.uniform(0.55, 0.9) if wood else rng.uniform(0.12, 0.5)
@@ -719,12 +740,10 @@ def draw_fence(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None
     a0, a1 = box.u
     gap, bar = (0.42, 0.26) if wood else (0.34, 0.11)
     posts = np.arange(a0, a1, gap)
-    codes_only = [pen.camera.project(box.frame.world(u, box.side, y)) for u, y in [rect(a0, a1, 0.0, tall)]]
-    if box.side is None:
-        return
-    cv2.fillPoly(pen.codes, codes_only, pen.code)
+    u, y = rect(a0, a1, 0.0, tall)
+    cv2.fillPoly(pen.codes, [pen.camera.project(box.frame.world(u, box.side, y))], pen.code)
     box.on_side(pen, *rect(posts, posts + bar, 0.05, tall), colour)
-    box.on_side(pen, *rect(a0, a1, np.array([0.2, tall * 0.75]), np.array([0.34, tall * 0.75 + 0.14])), colour * 0.85)
+    box.on_side(pen, *rect(a0, a1, [0.2, tall * 0.75], [0.34, tall * 0.75 + 0.14]), colour * 0.85)
     heavy = np.arange(a0, a1, 2.4)
     box.on_side(pen, *rect(heavy, heavy + bar * 1.6, 0.0, tall + 0.06), colour * 0.7)
 

@@ -12,9 +12,9 @@ NEAR_GROUND = 1.2  # metres; and from here
 T16 = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 
 # How strongly fine grain, coarse blotches and the ground's own texture modulate each label id.
-_GRAIN = np.full(34, 0.03, np.float32)
-_BLOTCH = np.full(34, 0.04, np.float32)
-_SOIL = np.zeros(34, np.float32)
+_GRAIN = np.full(256, 0.03, np.float32)
+_BLOTCH = np.full(256, 0.04, np.float32)
+_SOIL = np.zeros(256, np.float32)
 _GRAIN[[so.VEGETATION, so.TERRAIN, so.WALL, so.BUILDING]] = (0.13, 0.10, 0.07, 0.04)
 _BLOTCH[[so.VEGETATION, so.TERRAIN, so.WALL, so.BUILDING, so.SKY]] = (0.24, 0.10, 0.10, 0.07, 0.0)
 _SOIL[[so.ROAD, so.SIDEWALK, so.TERRAIN, so.PARKING, so.GROUND, so.RAIL_TRACK]] = (0.10, 0.08, 0.28, 0.12, 0.22, 0.25)
@@ -120,14 +120,14 @@ def paint_sky(pen: Pen, rng: np.random.Generator) -> None:
     """A vertical gradient with clouds over the whole picture, and the sun's glow in clear weather."""
     height, width = pen.codes.shape
     w = pen.weather
-    t = np.clip(np.arange(height, dtype=np.float32) / max(pen.camera.horizon, 1.0), 0, 1)[:, None, None]
-    sky = (w.sky_top * (1 - t) + w.sky_low * t).astype(np.float32)
     rows = int(np.clip(pen.camera.horizon * 1.1 + 2, 2, height))
-    clouds = smooth_noise(rng, rows, width, 4) + 0.5 * smooth_noise(rng, rows, width, 11)
-    cover = np.clip((clouds - 0.5 + w.cloud) * 0.9, 0, 0.85)[..., None]
-    white = np.float32(235 if w.diffuse > 0.3 else 205)
-    pen.image[:] = np.clip(sky, 0, 255).astype(np.uint8)
-    pen.image[:rows] = np.clip(sky[:rows] * (1 - cover) + white * cover, 0, 255)
+    t = np.clip(np.arange(rows, dtype=np.float32) / np.float32(max(pen.camera.horizon, 1.0)), 0, 1)[:, None, None]
+    sky = w.sky_top.astype(np.float32) * (1 - t) + w.sky_low.astype(np.float32) * t
+    clouds = cv2.addWeighted(smooth_noise(rng, rows, width, 4), 0.9, smooth_noise(rng, rows, width, 11), 0.45,
+                             0.9 * (w.cloud - 0.5))
+    cover = np.clip(clouds, 0, 0.85, out=clouds)[..., None]
+    sky = sky + cover * (np.float32(235 if w.diffuse > 0.3 else 205) - sky)
+    pen.image[:rows] = np.clip(sky, 0, 255, out=sky)
     pen.codes[:] = so.SKY
 
 
@@ -151,8 +151,8 @@ def paint_ground(pen: Pen, rng: np.random.Generator, city: City, layout: Layout)
     s, light = layout.shift, pen.weather.ambient + 0.5 * pen.weather.diffuse
     grass = hsv(city.grass_hue, rng.uniform(0.42, 0.62), rng.uniform(0.46, 0.66)) * light
     paving = city.paving * rng.uniform(0.92, 1.08) * light
-    road = hsv(0.1 if city.road_warmth > 0 else 0.62, abs(city.road_warmth), city.road_grey * (0.8 if pen.weather.wet else 1.0))
-    road = road * light
+    dark = 0.8 if pen.weather.wet else 1.0
+    road = hsv(0.1 if city.road_warmth > 0 else 0.62, abs(city.road_warmth), city.road_grey * dark) * light
     base = rng.random()
     ribbon(pen, -90, 90, grass if base < 0.7 else paving * 0.8, so.TERRAIN if base < 0.7 else so.GROUND)
     for side in (-1, 1):
@@ -233,6 +233,12 @@ class Scene:
         seed = self.rng.spawn(1)[0]
         self.items.append(Item((d - depth / 2, d + depth / 2), (z0, z1), tall, lambda: draw(self.pen, seed, box)))
 
+    def is_free(self, d: float, z: float, half: float) -> bool:
+        """Whether nothing stands within ``half`` metres sideways and 0.6 m in depth."""
+        d = d + self.layout.shift
+        return not any(item.d[0] < d + half and d - half < item.d[1] and item.z[0] < z + 0.6 and z - 0.6 < item.z[1]
+                       for item in self.items)
+
     # -- traffic
     def add_vehicle(self, kind: str, d: float, z: float, away: bool) -> float:
         """Places a vehicle with its near end at z; returns where it ends."""
@@ -271,14 +277,13 @@ class Scene:
                 if kind in ("caravan", "trailer") and rng.random() < 0.6:
                     kind = "car"
         for _ in range(int(rng.integers(0, 3))):
-            self.add(rng.uniform(-8, 8), rng.uniform(20.0, 45.0), (2.2, 1.9, 1.5), so.draw_car, np.pi * (rng.integers(2) - 0.5))
+            yaw = np.pi * (rng.integers(2) - 0.5)
+            self.add(rng.uniform(-8, 8), rng.uniform(20.0, 45.0), (2.2, 1.9, 1.5), so.draw_car, yaw)
 
     def add_tram(self) -> None:
         """A tram on its bed on the left."""
-        city, z = self.city, self.rng.uniform(8.5, 19.0)
-        d = -7.2 + self.layout.shift
-        frame, seed = Frame(d, z), self.rng.spawn(1)[0]
-        self.items.append(Item((d - 1.3, d + 1.3), (z, z + 24.0), 3.5, lambda: so.draw_train(self.pen, seed, frame, city)))
+        self.add(-7.2, self.rng.uniform(8.5, 19.0), (1.3, 24.0, 3.5),
+                 lambda p, r, f: so.draw_train(p, r, f, self.city))
 
     # -- people
     def add_people(self) -> None:
@@ -297,14 +302,19 @@ class Scene:
                              lambda p, r, f, m=motor: so.draw_two_wheeler(p, r, f, motor=m, ridden=False))
             if rng.random() < 0.35:
                 d = side * (kerb + rng.uniform(0.4, walk))
-                self.add(d, rng.uniform(1.3 * abs(d), 1.3 * abs(d) + 10.0), (0.5, 0.5, 1.0),
+                self.add(d, 1.3 * abs(d) + rng.uniform(1.0, 10.0), (0.5, 0.5, 1.0),
                          so.draw_stroller if rng.random() < 0.4 else so.draw_bin)
-        for _ in range(int(rng.integers(0, 3))):
-            self.add(rng.uniform(-4.5, 3.5), rng.uniform(9.0, 22.0), (0.4, 0.3, 1.75), so.draw_person)
-        for _ in range(int(rng.integers(1, 3))):
-            d = pick(rng, (layout.right - rng.uniform(0.1, 0.7), rng.uniform(-2.4, 2.4), -5.2))
-            self.add(d, rng.uniform(max(5.5, 1.35 * abs(d)), 13.0), (0.9, 0.3, 1.8),
-                     lambda p, r, f: so.draw_two_wheeler(p, r, f, motor=False, ridden=True))
+        for _ in range(int(rng.integers(0, 4))):
+            d, z = rng.uniform(-5.0, layout.right - 0.3), rng.uniform(8.0, 20.0)
+            if self.is_free(d, z, 0.4):
+                self.add(d, z, (0.4, 0.3, 1.75), so.draw_person)
+        riders = int(rng.integers(1, 3))
+        for _ in range(6):
+            d = pick(rng, (layout.right - rng.uniform(0.1, 0.7), rng.uniform(-2.4, 2.0), -5.2))
+            z = rng.uniform(max(5.5, 1.35 * abs(d)), 13.0)
+            if riders > 0 and self.is_free(d, z, 0.7):
+                self.add(d, z, (0.9, 0.3, 1.8), lambda p, r, f: so.draw_two_wheeler(p, r, f, motor=False, ridden=True))
+                riders -= 1
 
     # -- furniture, greenery, houses
     def add_furniture(self) -> None:
@@ -355,8 +365,8 @@ class Scene:
             length = rng.uniform(8.0, 17.0)
             if park or rng.random() < 0.14:
                 for _ in range(3):
-                    self.add(side * (line + rng.uniform(0.0, 8.0)), max(4.0, z + rng.uniform(0, length)), (0.5, 0.5, 6.0),
-                             lambda p, r, f: so.draw_tree(p, r, f, city))
+                    self.add(side * (line + rng.uniform(0.0, 8.0)), max(4.0, z + rng.uniform(0, length)),
+                             (0.5, 0.5, 6.0), lambda p, r, f: so.draw_tree(p, r, f, city))
             else:
                 depth, tall, z0 = rng.uniform(9.0, 13.0), rng.uniform(6.5, 19.0), max(z, 1.5)
                 if z + length > z0 + 1.0:
@@ -433,7 +443,7 @@ def paint_shadows(pen: Pen, items: list[Item]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- finishing
 def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """White noise with unit variance (height, width); a tile repeated with random mirroring, which is fast."""
+    """White noise with unit variance, float32 (height, width); one tile repeated, because drawing it all is slow."""
     tile = rng.standard_normal((min(height, 256), min(width, 256)), dtype=np.float32)
     rows, columns = -(-height // tile.shape[0]), -(-width // tile.shape[1])
     return np.tile(tile, (rows, columns))[:height, :width]
@@ -459,23 +469,25 @@ def finish(pen: Pen, rng: np.random.Generator) -> np.ndarray:
     ids = to_ids(pen.codes)
     fine = grain(rng, height, width)
     leaf = cv2.resize(grain(rng, -(-height // 3), -(-width // 3)), (width, height), interpolation=cv2.INTER_LINEAR)
-    blotch = 0.6 * smooth_noise(rng, height, width, 14) + 0.7 * leaf
-    gain = 1.0 + _GRAIN[ids] * fine + _BLOTCH[ids] * blotch + _SOIL[ids] * ground_noise(rng, pen.camera)
+    blotch = cv2.addWeighted(smooth_noise(rng, height, width, 14), 0.6, leaf, 0.7, 0.0)
+    gain = 1.0 + cv2.LUT(ids, _GRAIN) * fine
+    gain += cv2.LUT(ids, _BLOTCH) * blotch
+    gain += cv2.LUT(ids, _SOIL) * ground_noise(rng, pen.camera)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    gain *= rng.uniform(0.86, 1.12) * (1.0 - rng.uniform(0.0, 0.14) * (x * x + y * y))
-    image = pen.image.astype(np.float32)
-    image *= gain[..., None]
+    contrast, pivot = rng.uniform(0.88, 1.1), 118.0
+    exposure, vignette = rng.uniform(0.86, 1.12), np.float32(rng.uniform(0.0, 0.14))
+    gain *= np.float32(exposure * contrast) * (1.0 - vignette * y * y - vignette * x * x)
+    image = cv2.multiply(pen.image, cv2.merge([gain, gain, gain]), dtype=cv2.CV_32F)
     if pen.weather.wet > 0:
         reflect(image, ids, pen)
-    contrast, pivot = rng.uniform(0.88, 1.1), 118.0
-    image = (image - pivot) * contrast + pivot + rng.uniform(-6, 6, 3).astype(np.float32)
     sigma = rng.uniform(0.35, 0.75) * max(0.8, width / 1024)
-    image = cv2.GaussianBlur(image, (0, 0), sigma)
-    noise = rng.uniform(1.0, 4.5)
-    for channel in range(3):
-        image[..., channel] += noise * np.roll(fine, (37 * channel + 11, 53 * channel + 7), (0, 1))
-    return np.clip(image, 0, 255).astype(np.uint8)
+    cv2.GaussianBlur(image, (0, 0), sigma, dst=image)
+    noise, cast = rng.uniform(1.0, 4.5), pivot * (1.0 - contrast) + rng.uniform(-6, 6, 3)
+    tile = rng.standard_normal((min(height, 192), min(width, 192), 3), dtype=np.float32) * np.float32(noise)
+    tile += cast.astype(np.float32)
+    image += np.tile(tile, (-(-height // len(tile)), -(-width // tile.shape[1]), 1))[:height, :width]
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
 def reflect(image: np.ndarray, ids: np.ndarray, pen: Pen) -> None:
@@ -490,7 +502,10 @@ def reflect(image: np.ndarray, ids: np.ndarray, pen: Pen) -> None:
 
 def to_ids(codes: np.ndarray) -> np.ndarray:
     """Annotation codes (uint16) -> label ids, uint8."""
-    return np.where(codes >= 1000, codes // 1000, codes).astype(np.uint8)
+    ids = codes.astype(np.uint8)
+    things = codes >= 1000
+    ids[things] = codes[things] // 1000
+    return ids
 
 
 def paint_car_and_border(pen: Pen, rng: np.random.Generator) -> None:
