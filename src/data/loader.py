@@ -24,7 +24,7 @@ from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransfo
 from src.errors import DataError
 
 _LOG = logging.getLogger(__name__)
-_CHUNK = 4096          # a pipeline is built for at least so many samples: epochs flow into each other without a gap
+_LOOKAHEAD = 4         # batches before the end of an epoch at which the next one is started, so that there is no gap
 _ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
 _REPLACE_TRIES = 20
 _PROBES = 16           # labels that are looked at to tell label ids from train ids
@@ -32,8 +32,22 @@ _PROBES = 16           # labels that are looked at to tell label ids from train 
 Batch = dict[str, object]
 
 
+class _Files:
+    """Item i is (name, image bytes, label bytes) of sample i."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
+        sample = self.samples[index]
+        return sample.name, _read_bytes(sample.image), _read_bytes(sample.label)
+
+
 class FolderSource:
-    """Reads the files of a list of samples; item i is (name, image bytes, label bytes)."""
+    """Reads the files of a list of samples, in the order of their names."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
@@ -45,13 +59,9 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
-        sample = self.samples[index]
-        return sample.name, _read_bytes(sample.image), _read_bytes(sample.label)
-
     def rows(self, indices: Sequence[int]) -> ds.Dataset:
         """A dataset of these items, in this order."""
-        return ds.GeneratorDataset(self, COLUMNS, sampler=ds.SubsetSampler(list(indices)),
+        return ds.GeneratorDataset(_Files([self.samples[i] for i in indices]), COLUMNS, shuffle=False,
                                    num_parallel_workers=1, python_multiprocessing=False)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
@@ -73,8 +83,11 @@ class RecordSource:
 
     def rows(self, indices: Sequence[int]) -> ds.Dataset:
         """A dataset of these items, in this order."""
-        return ds.MindDataset(str(self.file), columns_list=COLUMNS,
-                              sampler=ds.SubsetSampler(self.places[list(indices)].tolist()), num_parallel_workers=1)
+        # MindDataset takes no more indices than it has rows.
+        pieces = np.array_split(self.places[list(indices)], math.ceil(len(indices) / self.count))
+        parts = [ds.MindDataset(str(self.file), columns_list=COLUMNS, sampler=ds.SubsetSampler(piece.tolist()),
+                                num_parallel_workers=1) for piece in pieces]
+        return parts[0] if len(parts) == 1 else parts[0].concat(parts[1:])
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
         """How error messages call the image and the label of item ``index``, stored as ``name``."""
@@ -147,7 +160,6 @@ class Loader:
         self._errors: dict[tuple, Exception] = {}
         self._stream: Iterator[dict] | None = None
         self._position: tuple[int, int] | None = None       # epoch and step that the running stream gives next
-        self._end = 0                                       # the first epoch that it does not hold
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Training batches of one epoch.
@@ -162,8 +174,8 @@ class Loader:
         Raises:
             DataError: A sample is broken (raised when its turn comes), or every replacement is.
         """
-        if self._position != (epoch, start_step) or epoch >= self._end:
-            self._open(epoch, start_step)
+        if self._position != (epoch, start_step):
+            self._stream = self._batches(epoch, start_step)
         for step in range(start_step, self.steps_per_epoch):
             self._position = None       # in use: whoever leaves this loop early gets a new stream next time
             batch = self._mend(self._read())
@@ -209,11 +221,18 @@ class Loader:
         rows = rows.reshape(self.steps_per_epoch, plan.size, plan.batch_size, 3)
         return rows[start_step:, plan.rank].reshape(-1, 3)
 
-    def _open(self, epoch: int, start_step: int) -> None:
-        per_epoch = self.steps_per_epoch * self.plan.batch_size
-        self._end = epoch + 1 + _CHUNK // per_epoch
-        parts = [self.tickets(e, start_step if e == epoch else 0) for e in range(epoch, self._end)]
-        self._stream = self._pipeline(np.concatenate(parts), self.plan.batch_size)
+    def _batches(self, epoch: int, start_step: int) -> Iterator[dict]:
+        """Batches from there on, epoch after epoch without end."""
+        left = self.steps_per_epoch - start_step
+        current = self._pipeline(self.tickets(epoch, start_step), self.plan.batch_size)
+        while True:
+            following = None
+            while left:
+                if left <= _LOOKAHEAD and following is None:
+                    following = self._pipeline(self.tickets(epoch + 1), self.plan.batch_size)
+                yield next(current)
+                left -= 1
+            epoch, current, left = epoch + 1, following, self.steps_per_epoch
 
     def _pipeline(self, tickets: np.ndarray, batch_size: int) -> Iterator[dict]:
         before = ds.config.get_prefetch_size()
