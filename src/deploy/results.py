@@ -61,6 +61,7 @@ class Results:
             raise DataError(f"--result {self.folder}: no such folder; give the one the runner or ais_bench wrote into")
         self.summary = _read_json(self.folder / "summary.json")
         self.ais_bench = _read_json(self.folder.resolve().parent / f"{self.folder.resolve().name}_summary.json")
+        self._owner: dict[Path, str] = {}
         self._listed: dict[str, Path] = {}
         for entry in (self.ais_bench.get("filesinfo") or {}).values():
             if entry.get("infiles") and entry.get("outfiles"):
@@ -71,13 +72,17 @@ class Results:
         """The result file of a sample.
 
         Raises:
-            DataError: There is none; says so by name, with the runner's reason if it has one.
+            DataError: There is none (says so by name, with the runner's reason if it has one), or it is another sample's.
         """
         stems = (name, f"{name}_0", f"{name}_leftImg8bit_0", f"{name.split('.')[0]}_0")
         listed = (self._listed.get(key) for key in (name, f"{name}_leftImg8bit"))
         plain = (self.folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES)
         for path in (*filter(None, listed), *plain):
             if path.is_file():
+                owner = self._owner.setdefault(path, name)
+                if owner != name:
+                    raise DataError(f"{path}: stands for both '{owner}' and '{name}': ais_bench cuts names at the first "
+                                    f"dot; keep {self.folder.name}_summary.json beside the folder, or rename the images")
                 return path
         failed = {item.get("file", ""): item.get("error", "") for item in self.summary.get("failed") or []}
         reason = next((error for file, error in failed.items() if name in file), "")

@@ -1,33 +1,9 @@
 """The manifest: what is written loads back, and every wrong value is one line that names file, key and remedy."""
-import hashlib
-
 import pytest
 import yaml
 
-from src.deploy.manifest import (
-    DatasetSpec,
-    InputSpec,
-    Manifest,
-    ManifestError,
-    ModelFile,
-    OutputSpec,
-    load_manifest,
-    save_manifest,
-)
-
-
-def make_manifest(folder, **changes):
-    spec = InputSpec(name="image", shape=(2, 3, 48, 64), layout="NCHW", dtype="float32", color_order="RGB",
-                     normalize="host", value_range=255.0, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375),
-                     resize={"rule": "exact", "size": [48, 64], "pad": False}, pad_value=(124, 116, 104))
-    dataset = DatasetSpec(name="list", classes=("sky", "über road"), palette=((1, 2, 3), (4, 5, 6)), ignore_id=255,
-                          label_map={0: 0, 1: 1, 11: 255})
-    fields = {"model": {"name": "fast_scnn", "num_classes": 2}, "input": spec,
-              "output": OutputSpec("segmentation", "argmax", "uint8", (2, 48, 64)), "dataset": dataset,
-              "source": {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}, "versions": {"project": "0.1.0"},
-              "models": (ModelFile("onnx", "net.onnx", 2, hashlib.sha256(b"abc").hexdigest(), {"precision": "int8"}),),
-              "path": folder / "deploy.yaml"}
-    return Manifest(**{**fields, **changes})
+from src.deploy.manifest import ManifestError, ModelFile, OutputSpec, load_manifest, save_manifest
+from tests.deploy_support import make_manifest
 
 
 def broken(folder, change):
