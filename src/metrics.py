@@ -1,4 +1,6 @@
 """Segmentation metrics from one confusion matrix, by the rules of cityscapesScripts."""
+from collections.abc import Iterable
+
 import numpy as np
 
 from src.errors import DataError
@@ -53,18 +55,7 @@ class ConfusionMatrix:
 
     def reduce(self) -> None:
         """Sums the matrix over all ranks, in place. Does nothing on a single device."""
-        from mindspore.communication import GlobalComm, get_group_size
-
-        if not GlobalComm.INITED or get_group_size() == 1:
-            return
-        import mindspore as ms
-        from mindspore import ops
-
-        # float32 adds whole numbers exactly up to 2**24: counts travel as 16-bit digits, right for 256 ranks.
-        shifts = (0, 16, 32)
-        digits = np.stack([(self.matrix >> shift) & 0xFFFF for shift in shifts]).astype(np.float32)
-        total = ops.AllReduce()(ms.Tensor(digits)).asnumpy().astype(np.int64)
-        self.matrix = sum(digit << shift for digit, shift in zip(total, shifts, strict=True))
+        self.matrix = _sum_over_ranks(self.matrix)
 
     def compute(self) -> dict:
         """Scores of everything added so far.
@@ -93,6 +84,129 @@ class ConfusionMatrix:
         }
 
 
+class InstanceCounts:
+    """True positives and misses weighted by instance size, for Cityscapes' iIoU (cordts2016, section 4.2).
+
+    Every labelled instance weighs as much as an instance of its class's mean size, so that near cars do not hide far
+    ones. Counts are kept in units of 2**-30 pixel: sums of whole numbers do not depend on the order of images or ranks.
+
+    Args:
+        official: Official label id of each class, by train id.
+        sizes: Mean size in pixels of an instance, for the train ids of the classes that have instances.
+        groups: Train ids of each category.
+    """
+
+    UNIT = 2.0**30
+
+    def __init__(self, official: tuple[int, ...], sizes: dict[int, float], groups: dict[str, tuple[int, ...]]) -> None:
+        self.sizes = sizes
+        self.groups = groups
+        self.group_of = np.full(256, 255, np.uint8)
+        for number, ids in enumerate(groups.values()):
+            self.group_of[list(ids)] = number
+        self.class_of = np.full(256, 255, np.uint8)
+        for index in sizes:
+            self.class_of[official[index]] = index
+        self.counts = np.zeros((2, len(official), 2), np.int64)  # (class or category, train id, hit or missed)
+
+    def update(self, pred: np.ndarray, instances: np.ndarray) -> None:
+        """Adds one image.
+
+        Args:
+            pred: Predicted train ids (H, W), uint8.
+            instances: Official instance ids (H, W), ``label id * 1000 + number``; values up to 1000 are no instances.
+
+        Raises:
+            DataError: The sizes differ.
+        """
+        if pred.shape != instances.shape:
+            raise DataError(f"prediction {pred.shape} and instance ids {instances.shape} differ in size")
+        inside = np.flatnonzero(instances > 1000)
+        values, guess = instances.ravel()[inside], pred.ravel()[inside]
+        truth = self.class_of[values // 1000]
+        sizes = np.bincount(values)
+        hits = (np.bincount(values[truth == guess], minlength=len(sizes)),
+                np.bincount(values[self.group_of[truth] == self.group_of[guess]], minlength=len(sizes)))
+        for value in np.flatnonzero(sizes):
+            index, size = int(self.class_of[value // 1000]), int(sizes[value])
+            if index not in self.sizes:
+                continue  # caravans and trailers have instances, but are not scored
+            weight = self.sizes[index] / size * self.UNIT
+            for kind, hit in enumerate(hits):
+                self.counts[kind, index] += (round(hit[value] * weight), round((size - hit[value]) * weight))
+
+    def reduce(self) -> None:
+        """Sums the counts over all ranks, in place. Does nothing on a single device."""
+        self.counts = _sum_over_ranks(self.counts)
+
+    def compute(self, confusion: np.ndarray) -> dict:
+        """iIoU of the classes and categories that have instances; false positives count as pixels.
+
+        Args:
+            confusion: :attr:`ConfusionMatrix.matrix` of the same images.
+
+        Returns:
+            ``iiou`` (list of float a class, NaN without instances), ``miiou``, ``category_iiou`` (dict), and
+            ``mean_category_iiou``.
+        """
+        wrong = confusion.sum(0) - np.diag(confusion)
+        iiou = [self._ratio(self.counts[0, i], wrong[i]) if i in self.sizes else float("nan")
+                for i in range(len(confusion))]
+        categories = {}
+        for name, ids in self.groups.items():
+            if all(i in self.sizes for i in ids):
+                outside = np.setdiff1d(np.arange(len(confusion)), ids)
+                categories[name] = self._ratio(self.counts[1, list(ids)].sum(0), confusion[np.ix_(outside, ids)].sum())
+        return {"iiou": iiou, "miiou": _mean(iiou), "category_iiou": categories,
+                "mean_category_iiou": _mean(categories.values())}
+
+    def _ratio(self, counts: np.ndarray, wrong: int) -> float:
+        hit, missed = counts / self.UNIT
+        return float(hit / (hit + missed + wrong)) if hit + missed + wrong else float("nan")
+
+
+def category_iou(confusion: np.ndarray, groups: dict[str, tuple[int, ...]]) -> dict:
+    """IoU of groups of classes, mistakes within a group forgiven, as in cityscapesScripts.
+
+    Args:
+        confusion: (num_classes, num_classes) pixel counts by (truth, prediction).
+        groups: Class ids of each category.
+
+    Returns:
+        ``category_iou`` (dict of float, NaN for an absent category) and ``mean_category_iou``.
+    """
+    scores = {}
+    for name, ids in groups.items():
+        hit = int(confusion[np.ix_(ids, ids)].sum())
+        union = int(confusion[list(ids)].sum() + confusion[:, list(ids)].sum()) - hit
+        scores[name] = hit / union if union else float("nan")
+    return {"category_iou": scores, "mean_category_iou": _mean(scores.values())}
+
+
+def _mean(values: Iterable[float]) -> float:
+    valid = [value for value in values if not np.isnan(value)]
+    return float(np.mean(valid)) if valid else float("nan")
+
+
+def _sum_over_ranks(values: np.ndarray) -> np.ndarray:
+    """Sums int64 values of 0 or more over all ranks; returns them as they are on a single device."""
+    from mindspore.communication import GlobalComm, get_group_size
+
+    if not GlobalComm.INITED or get_group_size() == 1:
+        return values
+    import mindspore as ms
+    from mindspore import ops
+
+    # float32 adds whole numbers exactly up to 2**24: counts travel as 16-bit digits, right for 256 ranks.
+    shifts = (0, 16, 32, 48)
+    digits = np.stack([(values >> shift) & 0xFFFF for shift in shifts]).astype(np.float32)
+    total = ops.AllReduce()(ms.Tensor(digits)).asnumpy().astype(np.int64)
+    return sum(digit << shift for digit, shift in zip(total, shifts, strict=True))
+
+
+_SUMMARY = {"mean_category_iou": "category IoU", "miiou": "iIoU", "mean_category_iiou": "category iIoU"}
+
+
 def format_table(scores: dict, classes: tuple[str, ...]) -> str:
     """The per-class table that every program prints.
 
@@ -107,6 +221,9 @@ def format_table(scores: dict, classes: tuple[str, ...]) -> str:
     present = f"{scores['present']} of {len(classes)} classes present"
     rows.append(f"{'mIoU':<{width}}  {_percent(scores['miou'])}  ({present})")
     rows.append(f"{'pixel accuracy':<{width}}  {_percent(scores['pixel_accuracy'])}")
+    for key, name in _SUMMARY.items():
+        if key in scores:
+            rows.append(f"{name:<{width}}  {_percent(scores[key])}")
     return "\n".join(rows)
 
 
