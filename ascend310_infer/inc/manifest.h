@@ -48,14 +48,12 @@ struct InputSpec {
 struct OutputSpec {
   std::string name;
   bool logits = false;  // false: class ids (argmax)
-  DType dtype = DType::kUint8;
   int64_t batch = 1;
   int classes = 1;  // channels of logits; 1 for class ids
   int height = 0;
   int width = 0;
 
   size_t ElementsPerImage() const { return static_cast<size_t>(classes) * height * width; }
-  size_t BytesPerImage() const { return ElementsPerImage() * ElementSize(dtype); }
   std::vector<int64_t> Shape(int64_t with_batch) const;
 };
 

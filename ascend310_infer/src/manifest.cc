@@ -169,7 +169,7 @@ InputSpec ReadInput(const Field& field) {
   input.mean = ReadArray<double, 3>(field.At("mean"), number);
   input.std = ReadArray<double, 3>(field.At("std"), number);
   for (double value : input.std) {
-    if (value <= 0) field.At("std").Fail("must be positive");
+    if (value == 0) field.At("std").Fail("must not hold 0");
   }
   input.resize = ReadResize(field.At("resize"), input);
   if (field.Has("pad_value")) {
@@ -181,13 +181,13 @@ InputSpec ReadInput(const Field& field) {
   return input;
 }
 
-OutputSpec ReadOutput(const Field& field) {
+OutputSpec ReadOutput(const Field& field, const InputSpec& input) {
   OutputSpec output;
   output.name = field.At("name").String();
   output.logits = field.At("type").OneOf({"argmax", "logits"}) == "logits";
-  const Field dtype = field.At("dtype");
-  output.dtype = output.logits ? DType::kFloat32 : DType::kUint8;
-  dtype.OneOf({DTypeName(output.dtype)});
+  // What the model gives is asked of the model; results are uint8 ids or float32 logits whatever it is.
+  field.At("dtype").OneOf(output.logits ? std::vector<std::string>{"float32", "float16"}
+                                        : std::vector<std::string>{"uint8", "int32"});
   const Field shape = field.At("shape");
   const std::vector<Field> items = shape.List();
   const size_t rank = output.logits ? 4 : 3;
@@ -198,6 +198,9 @@ OutputSpec ReadOutput(const Field& field) {
   if (output.logits) output.classes = static_cast<int>(items[1].Integer(1, 65536));
   output.height = ReadSide(items[rank - 2]);
   output.width = ReadSide(items[rank - 1]);
+  if (output.height != input.height || output.width != input.width) {
+    shape.Fail("has another height or width than input.shape");
+  }
   return output;
 }
 
@@ -226,7 +229,7 @@ void CheckSizes(const Field& root, const Manifest& manifest) {
     if (bytes > kLargestTensor / static_cast<size_t>(batch > 0 ? batch : 1)) shape.Fail("is a tensor of over 16 GiB");
   };
   check(root.At("input").At("shape"), manifest.input.BytesPerImage(), manifest.input.batch);
-  check(root.At("output").At("shape"), manifest.output.BytesPerImage(), manifest.output.batch);
+  check(root.At("output").At("shape"), manifest.output.ElementsPerImage() * sizeof(float), manifest.output.batch);
   if (manifest.input.batch != manifest.output.batch) {
     root.At("output").At("shape").Fail("has another batch than input.shape");
   }
@@ -248,7 +251,7 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   manifest.model_name = root.At("model").At("name").String();
   manifest.num_classes = static_cast<int>(root.At("model").At("num_classes").Integer(1, 65536));
   manifest.input = ReadInput(root.At("input"));
-  manifest.output = ReadOutput(root.At("output"));
+  manifest.output = ReadOutput(root.At("output"), manifest.input);
   manifest.models = ReadModels(root.At("models"), path.parent_path(), manifest.input.batch);
   CheckSizes(root, manifest);
   if (root.Has("ascend") && root.At("ascend").Has("fusion_switch")) {

@@ -59,6 +59,13 @@ def segment(*arguments: object, env: dict | None = None, timeout: float = 120) -
     return run_program(build_folder() / "out" / "segment", *arguments, env=env, timeout=timeout)
 
 
+def segment_json(*arguments: object) -> dict:
+    """What ``segment … --json`` prints; fails with its message if it fails."""
+    done = segment(*arguments, "--json")
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
 def run_program(program: Path, *arguments: object, env: dict | None = None,
                 timeout: float = 120) -> subprocess.CompletedProcess:
     """Runs any program of the build and captures its text."""

@@ -1,5 +1,4 @@
 """``segment run`` on good input: every geometry, layout, batch and kind of input against NumPy and onnxruntime."""
-import json
 import subprocess
 
 import cv2
@@ -16,6 +15,7 @@ from tests.system.runner_support import (
     read_ids,
     read_summary,
     segment,
+    segment_json,
 )
 
 
@@ -164,9 +164,7 @@ def test_one_image_several_formats_and_relative_paths(tmp_path):
 
 def test_bench_and_info_describe_the_model(tmp_path):
     model = TinyModel(tmp_path / "model", seed=21, batch=4)
-    bench = segment("bench", "--manifest", model.yaml_path, "--iterations", 7, "--streams", 2, "--json")
-    assert bench.returncode == 0, bench.stderr
-    figures = json.loads(bench.stdout)
+    figures = segment_json("bench", "--manifest", model.yaml_path, "--iterations", 7, "--streams", 2)
     assert figures["iterations"] == 7
     assert figures["streams"] == 2
     assert figures["batch"] == 4
@@ -174,7 +172,7 @@ def test_bench_and_info_describe_the_model(tmp_path):
     text = segment("bench", "--manifest", model.yaml_path, "--iterations", 3).stdout
     for word in ("warm-up", "mean", "p99", "images/s", "device", "batch", "precision"):
         assert word in text
-    info = json.loads(segment("info", "--manifest", model.yaml_path, "--json").stdout)
+    info = segment_json("info", "--manifest", model.yaml_path)
     assert info["input_shape"] == "[4, 3, 24, 40]"
     assert info["simulated"] is False
     assert "tiny.onnx" in segment("info", "--manifest", model.yaml_path).stdout
@@ -182,6 +180,6 @@ def test_bench_and_info_describe_the_model(tmp_path):
 
 def test_bf16_is_only_used_when_asked_for(tmp_path):
     model = TinyModel(tmp_path / "model", seed=22)
-    info = json.loads(segment("info", "--manifest", model.yaml_path, "--precision", "bf16", "--json").stdout)
+    info = segment_json("info", "--manifest", model.yaml_path, "--precision", "bf16")
     assert info["precision"] in ("bf16", "f32")  # f32 where the CPU has no bfloat16
-    assert json.loads(segment("info", "--manifest", model.yaml_path, "--json").stdout)["precision"] == "f32"
+    assert segment_json("info", "--manifest", model.yaml_path)["precision"] == "f32"

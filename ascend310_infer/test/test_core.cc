@@ -1,0 +1,416 @@
+// The parts that need no model: tensors, manifest, inputs, preprocessing, files, report, options, queue.
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <opencv2/imgcodecs.hpp>
+#include <thread>
+
+#include "inc/bounded_queue.h"
+#include "inc/error.h"
+#include "inc/files.h"
+#include "inc/image_source.h"
+#include "inc/manifest.h"
+#include "inc/options.h"
+#include "inc/preprocess.h"
+#include "inc/report.h"
+#include "inc/tensor.h"
+#include "test/check.h"
+
+namespace segment {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (fs::temp_directory_path() / "segment_test_XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    path_ = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  fs::path Write(const std::string& name, const std::string& text = "x") const {
+    fs::create_directories((path_ / name).parent_path());
+    std::ofstream(path_ / name, std::ios::binary) << text;
+    return path_ / name;
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+constexpr char kManifest[] = R"(format_version: 1
+model:
+  name: fast_scnn
+  num_classes: 19
+input:
+  name: image
+  shape: [1, 3, 4, 6]
+  layout: NCHW
+  dtype: float32
+  color_order: RGB
+  normalize: host
+  value_range: 255
+  mean: [123.675, 116.28, 103.53]
+  std: [58.395, 57.12, 57.375]
+  resize: {rule: exact, size: [4, 6], pad: false}
+  pad_value: [124, 116, 104]
+output:
+  name: segmentation
+  type: argmax
+  dtype: uint8
+  shape: [1, 4, 6]
+models:
+- {format: onnx, file: a.onnx, batch: 1}
+- {format: om, file: b.om, batch: 4, aipp: true}
+- {format: om, file: d.om, batch: -1, batches: [1, 8]}
+)";
+
+std::string Replace(const std::string& from, const std::string& to) {
+  std::string text = kManifest;
+  const size_t at = text.find(from);
+  if (at == std::string::npos) throw std::runtime_error("no '" + from + "' in the test manifest");
+  return text.replace(at, from.size(), to);
+}
+
+Manifest Parse(const std::string& text) { return ParseManifest(text, "dir/deploy.yaml"); }
+
+TEST(HalfIsExactForAllHalves) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = HalfToFloat(half);
+    if (std::isnan(value)) {
+      CHECK((bits & 0x7c00u) == 0x7c00u && (bits & 0x3ffu) != 0);
+      CHECK(std::isnan(HalfToFloat(FloatToHalf(value))));
+    } else {
+      CHECK_EQ(FloatToHalf(value), half);
+    }
+  }
+}
+
+TEST(HalfRoundsToNearestEven) {
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    const double low = HalfToFloat(static_cast<uint16_t>(bits));
+    const double high = bits == 0x7bff ? 65536.0 : HalfToFloat(static_cast<uint16_t>(bits + 1));
+    const auto middle = static_cast<float>((low + high) / 2);
+    CHECK_EQ(FloatToHalf(middle), static_cast<uint16_t>(bits % 2 ? bits + 1 : bits));
+    CHECK_EQ(FloatToHalf(std::nextafter(middle, 0.0f)), static_cast<uint16_t>(bits));
+    CHECK_EQ(FloatToHalf(-std::nextafter(middle, 1e9f)), static_cast<uint16_t>(0x8000u | (bits + 1)));
+  }
+  CHECK_EQ(FloatToHalf(INFINITY), uint16_t{0x7c00});
+  CHECK_EQ(FloatToHalf(-1e9f), uint16_t{0xfc00});
+}
+
+TEST(ClassIdsOfAnyType) {
+  uint8_t ids[3];
+  const int64_t wide[3] = {0, 18, 255};
+  ToClassIds(DType::kInt64, reinterpret_cast<const uint8_t*>(wide), 3, ids);
+  CHECK(ids[0] == 0 && ids[1] == 18 && ids[2] == 255);
+  const uint16_t halves[3] = {FloatToHalf(1), FloatToHalf(7), FloatToHalf(200)};
+  ToClassIds(DType::kFloat16, reinterpret_cast<const uint8_t*>(halves), 3, ids);
+  CHECK(ids[0] == 1 && ids[1] == 7 && ids[2] == 200);
+  const int32_t negative = -1;
+  CHECK_THROWS(ItemError, ToClassIds(DType::kInt32, reinterpret_cast<const uint8_t*>(&negative), 1, ids), "-1");
+  const float nan = NAN;
+  CHECK_THROWS(ItemError, ToClassIds(DType::kFloat32, reinterpret_cast<const uint8_t*>(&nan), 1, ids), "nan");
+  float logit = 0;
+  CHECK_THROWS(UserError, ToFloat32(DType::kUint8, ids, 1, &logit), "uint8");
+}
+
+TEST(ManifestIsRead) {
+  const Manifest manifest = Parse(kManifest);
+  CHECK_EQ(manifest.model_name, "fast_scnn");
+  CHECK_EQ(manifest.input.height, 4);
+  CHECK_EQ(manifest.input.width, 6);
+  CHECK_EQ(manifest.input.BytesPerImage(), size_t{288});
+  CHECK_EQ(manifest.output.ElementsPerImage(), size_t{24});
+  CHECK_EQ(manifest.models[0].path, fs::path("dir/a.onnx"));
+  CHECK_EQ(int{manifest.input.pad_value[2]}, 104);
+  CHECK_EQ(manifest.FindModel("om", 0).batch, int64_t{4});
+  CHECK_EQ(manifest.FindModel("om", 4).batch, int64_t{4});
+  CHECK_EQ(manifest.FindModel("om", 8).batch, kDynamicBatch);
+  CHECK_THROWS(UserError, manifest.FindModel("onnx", 4), "batch 4", "onnx batch 1");
+  CHECK_THROWS(UserError, manifest.FindModel("mindir", 0), "mindir", "om batch 4");
+}
+
+TEST(ManifestErrorsNameFileKeyAndValue) {
+  const struct {
+    const char* from;
+    const char* to;
+    std::vector<std::string> words;
+  } cases[] = {
+      {"format_version: 1", "format_version: 2", {"format_version", "2"}},
+      {"  name: fast_scnn\n", "", {"model.name", "missing"}},
+      {"num_classes: 19", "num_classes: many", {"model.num_classes", "many"}},
+      {"num_classes: 19", "num_classes: 300", {"model.num_classes", "256"}},
+      {"[1, 3, 4, 6]", "[1, 3, 4]", {"input.shape", "3 values"}},
+      {"[1, 3, 4, 6]", "[1, 4, 4, 6]", {"input.shape[1]", "4"}},
+      {"[1, 3, 4, 6]", "[0, 3, 4, 6]", {"input.shape[0]", "-1"}},
+      {"[1, 3, 4, 6]", "[1, 3, -4, 6]", {"input.shape[2]", "-4"}},
+      {"[1, 3, 4, 6]", "[1, 3, 4, 6.5]", {"input.shape[3]", "6.5"}},
+      {"[1, 3, 4, 6]", "[2, 3, 4, 6]", {"output.shape", "batch"}},
+      {"[1, 3, 4, 6]", "[1, 3, 5, 6]", {"input.resize.size", "[5, 6]"}},
+      {"layout: NCHW", "layout: CHWN", {"input.layout", "CHWN", "NHWC"}},
+      {"dtype: float32", "dtype: uint8", {"input.normalize", "uint8"}},
+      {"color_order: RGB", "color_order: GBR", {"input.color_order", "GBR"}},
+      {"value_range: 255", "value_range: 0", {"input.value_range"}},
+      {"value_range: 255", "value_range: .inf", {"input.value_range"}},
+      {"58.395", "0", {"input.std"}},
+      {"[123.675, 116.28, 103.53]", "[123.675]", {"input.mean", "1 values"}},
+      {"rule: exact", "rule: crop", {"input.resize.rule", "crop"}},
+      {"size: [4, 6]", "size: [4, 5]", {"input.resize.size", "[4, 5]"}},
+      {"size: [4, 6]", "size: [5, 6]", {"input.resize.size", "[5, 6]"}},
+      {"pad: false", "pad: maybe", {"input.resize.pad", "maybe"}},
+      {"[124, 116, 104]", "[124, 116, 256]", {"input.pad_value[2]", "256"}},
+      {"type: argmax", "type: softmax", {"output.type", "softmax"}},
+      {"dtype: uint8", "dtype: float32", {"output.dtype", "float32"}},
+      {"shape: [1, 4, 6]", "shape: [1, 4, 7]", {"output.shape"}},
+      {"format: onnx", "format: pb", {"models[0].format", "pb"}},
+      {"batch: 4", "batch: 0", {"models[1].batch"}},
+      {"batch: 1}", "batch: 1, sha256: xyz}", {"models[0].sha256"}},
+      {"models:", "modules:", {"models", "missing"}},
+      {"input:\n", "input: [\n", {"YAML"}},
+  };
+  for (const auto& c : cases) {
+    const std::string text = Replace(c.from, c.to);
+    CHECK_THROWS(UserError, Parse(text), "dir/deploy.yaml");
+    check::Throws<UserError>(__FILE__, __LINE__, c.words, [&] { Parse(text); });
+  }
+  for (const char* text : {"", "[]", "just text", "a: &x [*x]", "\t", "{", "\x01\xff"}) {
+    CHECK_THROWS(UserError, Parse(text), "dir/deploy.yaml");
+  }
+}
+
+TEST(OtherResizeRulesAndLayouts) {
+  const Manifest manifest =
+      Parse(Replace("rule: exact, size: [4, 6], pad: false", "rule: short_side, size: 4, pad: true"));
+  CHECK(manifest.input.resize.rule == ResizeSpec::Rule::kShortSide);
+  CHECK_EQ(manifest.input.resize.side, 4);
+  CHECK(manifest.input.resize.pad);
+  CHECK(Parse(Replace("rule: exact, size: [4, 6], pad: false", "rule: none")).input.resize.rule ==
+        ResizeSpec::Rule::kNone);
+  CHECK_EQ(Parse(Replace("rule: exact, size: [4, 6]", "rule: long_side, size: [6]")).input.resize.side, 6);
+}
+
+TEST(SampleNames) {
+  CHECK_EQ(SampleName("a/aachen_000000_000019_leftImg8bit.png"), "aachen_000000_000019");
+  CHECK_EQ(SampleName("2007_000033.jpg"), "2007_000033");
+  CHECK_EQ(SampleName("_leftImg8bit.png"), "_leftImg8bit");
+  CHECK_EQ(SampleName("a.b.png"), "a.b");
+}
+
+TEST(InputsAreListedInOrder) {
+  const TemporaryFolder folder;
+  for (const char* name : {"b/2.PNG", "a/3.jpeg", "a/1.png", "notes.txt", ".hidden/4.png", "a/.5.png"}) {
+    folder.Write(name);
+  }
+  fs::create_directory_symlink(folder.path(), folder.path() / "a" / "loop");
+  const ImageSource source = ListInputs(folder.path());
+  CHECK(!source.bins);
+  CHECK_EQ(source.items.size(), size_t{3});
+  CHECK_EQ(source.items[0].name, "1");
+  CHECK_EQ(source.items[1].name, "3");
+  CHECK_EQ(source.items[2].name, "2");
+}
+
+TEST(BinsFollowFilesTxt) {
+  const TemporaryFolder folder;
+  folder.Write("a.bin");
+  folder.Write("b.bin");
+  CHECK_EQ(ListInputs(folder.path()).items[0].name, "a");
+  folder.Write("files.txt", "b\r\n\na\nmissing\n");
+  const ImageSource source = ListInputs(folder.path());
+  CHECK(source.bins);
+  CHECK_EQ(source.items.size(), size_t{3});
+  CHECK_EQ(source.items[0].name, "b");
+  CHECK_EQ(source.items[2].path, folder.path() / "missing.bin");
+  folder.Write("files.txt", "a\nb\na\n");
+  CHECK_THROWS(UserError, ListInputs(folder.path()), "'a'", "rename");
+  for (const char* bad : {"../a", "x/a", ".", ".."}) {
+    folder.Write("files.txt", bad);
+    CHECK_THROWS(UserError, ListInputs(folder.path()), "files.txt:1", bad);
+  }
+  folder.Write("files.txt", "a");
+  folder.Write("c.png");
+  CHECK_THROWS(UserError, ListInputs(folder.path()), "both images and files.txt");
+}
+
+TEST(BadInputsAreRefused) {
+  const TemporaryFolder folder;
+  CHECK_THROWS(UserError, ListInputs(folder.path()), "no images");
+  CHECK_THROWS(UserError, ListInputs(folder.path() / "nowhere"), "no such file");
+  CHECK_THROWS(UserError, ListInputs(folder.Write("a.txt")), "neither");
+  folder.Write("x/a.png");
+  folder.Write("y/a.jpg");
+  CHECK_THROWS(UserError, ListInputs(folder.path()), "x/a.png", "y/a.jpg", "'a'");
+}
+
+InputSpec SmallInput() { return Parse(kManifest).input; }
+
+TEST(PreprocessNormalisesIntoPlanes) {
+  cv::Mat image(4, 6, CV_8UC3);
+  for (int i = 0; i < 72; ++i) image.data[i] = static_cast<uint8_t>(i * 3);
+  const InputSpec input = SmallInput();
+  std::vector<float> tensor(72);
+  Preprocessor(input).Run(image, "x.png", reinterpret_cast<uint8_t*>(tensor.data()));
+  for (int c = 0; c < 3; ++c) {
+    for (int i = 0; i < 24; ++i) {
+      const double expected = (image.data[3 * i + 2 - c] - input.mean[c]) / input.std[c];  // image is BGR
+      CHECK(std::abs(tensor[static_cast<size_t>(c * 24 + i)] - expected) < 1e-6);
+    }
+  }
+}
+
+TEST(PreprocessGivesRawPixelsAndHalves) {
+  cv::Mat image(4, 6, CV_8UC3);
+  for (int i = 0; i < 72; ++i) image.data[i] = static_cast<uint8_t>(i);
+  InputSpec input = SmallInput();
+  input.layout = Layout::kNhwc;
+  input.dtype = DType::kUint8;
+  input.normalize_on_host = false;
+  std::vector<uint8_t> raw(72);
+  Preprocessor(input).Run(image, "x.png", raw.data());
+  CHECK(raw[0] == 2 && raw[1] == 1 && raw[2] == 0 && raw[71] == 69);
+  input.bgr = true;
+  Preprocessor(input).Run(image, "x.png", raw.data());
+  CHECK(std::memcmp(raw.data(), image.data, 72) == 0);
+  input = SmallInput();
+  input.dtype = DType::kFloat16;
+  std::vector<uint16_t> halves(72);
+  Preprocessor(input).Run(image, "x.png", reinterpret_cast<uint8_t*>(halves.data()));
+  CHECK_EQ(halves[0], FloatToHalf(static_cast<float>((2 - 123.675) / 58.395)));
+}
+
+TEST(PreprocessPadsBottomAndRight) {
+  InputSpec input = SmallInput();
+  input.resize = {};
+  input.dtype = DType::kUint8;
+  input.normalize_on_host = false;
+  const cv::Mat image(3, 5, CV_8UC3, cv::Scalar(9, 9, 9));
+  std::vector<uint8_t> planes(72);
+  CHECK_THROWS(ItemError, Preprocessor(input).Run(image, "x.png", planes.data()), "x.png", "3x5", "4x6", "pad");
+  input.resize.pad = true;
+  Preprocessor(input).Run(image, "x.png", planes.data());
+  CHECK(planes[0] == 9 && planes[5] == 124 && planes[23] == 124 && planes[24 + 18] == 116 && planes[48 + 5] == 104);
+  input.bgr = true;  // pad_value is in the tensor's order, so the planes stay
+  Preprocessor(input).Run(image, "x.png", planes.data());
+  CHECK(planes[5] == 124 && planes[48 + 5] == 104);
+  const cv::Mat large(5, 6, CV_8UC3);
+  CHECK_THROWS(ItemError, Preprocessor(input).Run(large, "x.png", planes.data()), "5x6", "larger");
+}
+
+TEST(DamagedImagesAreRefused) {
+  cv::Mat image(64, 64, CV_8UC3);
+  cv::randu(image, 0, 256);
+  for (const char* extension : {".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"}) {
+    std::vector<uint8_t> bytes;
+    CHECK(cv::imencode(extension, image, bytes));
+    CHECK_EQ(DecodeImage(bytes, "x").rows, 64);
+    bytes.resize(bytes.size() / 2);
+    CHECK_THROWS(ItemError, DecodeImage(bytes, "dir/x.png"), "dir/x.png");
+  }
+  CHECK_THROWS(ItemError, DecodeImage({}, "x.png"), "0 bytes");
+  CHECK_THROWS(ItemError, DecodeImage(std::vector<uint8_t>(100, 'a'), "x.png"), "100 bytes");
+  CHECK_THROWS(ItemError, DecodeImage({0xff, 0xd8}, "x.jpg"), "x.jpg");
+}
+
+TEST(FilesAreWrittenWhole) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "r.bin";
+  WriteFileAtomically(path, "hello", 5);
+  WriteFileAtomically(path, "bye", 3);
+  const std::vector<uint8_t> bytes = ReadFile(path, 100);
+  CHECK_EQ(std::string(bytes.begin(), bytes.end()), "bye");
+  CHECK_THROWS(ItemError, ReadFile(path, 2), "3 bytes", "2");
+  CHECK_THROWS(ItemError, ReadFile(folder.path(), 2), "folder");
+  CHECK_THROWS(ItemError, ReadFile(folder.path() / "none", 2), "No such file");
+  CHECK_THROWS(UserError, WriteFileAtomically(folder.path() / "none" / "x", "a", 1), "cannot write", "No such file");
+  fs::create_directory(folder.path() / "taken");
+  CHECK_THROWS(UserError, WriteFileAtomically(folder.path() / "taken", "a", 1), "cannot write");
+  CHECK_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);  // no temporary file is left
+  MakeOutputFolder(folder.path() / "a" / "b");
+  CHECK(fs::is_empty(folder.path() / "a" / "b"));
+  CHECK_THROWS(UserError, MakeOutputFolder(path), "cannot make");
+  CHECK_THROWS(UserError, MakeOutputFolder(path / "below"), "cannot make");
+}
+
+TEST(Sha256IsThatOfFips180) {
+  const TemporaryFolder folder;
+  CHECK_EQ(Sha256OfFile(folder.Write("a", "abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK_EQ(Sha256OfFile(folder.Write("e", "")), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK_EQ(Sha256OfFile(folder.Write("m", std::string(1000000, 'a'))),
+           "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+TEST(LatencyIsSummarised) {
+  std::vector<double> times;
+  for (int i = 200; i >= 1; --i) times.push_back(i);
+  const Latency latency = Summarize(times);
+  CHECK_EQ(latency.min, 1.0);
+  CHECK_EQ(latency.mean, 100.5);
+  CHECK_EQ(latency.median, 100.5);
+  CHECK_EQ(latency.p99, 198.0);
+  CHECK_EQ(Summarize({5}).p99, 5.0);
+  CHECK_EQ(Summarize({}).mean, 0.0);
+}
+
+TEST(JsonIsEscaped) {
+  CHECK_EQ(JsonQuote("a\"b\\c\n\x01"), "\"a\\\"b\\\\c\\u000a\\u0001\"");
+  CHECK_EQ(JsonQuote("\xe8\xa1\x97"), "\"\xe8\xa1\x97\"");
+  CHECK_EQ(JsonQuote("x\xff\xe8"), "\"x\\ufffd\\ufffd\"");
+  CHECK_EQ(JsonObject().Add("a", int64_t{1}).Add("b", "t").Add("c", true).Text(),
+           "{\"a\": 1, \"b\": \"t\", \"c\": true}");
+}
+
+TEST(OptionsAreParsed) {
+  const Options options = ParseOptions({"run", "--manifest", "m", "--input=i i", "--output", "o", "--device_id", "3",
+                                        "--precision", "bf16", "--batch", "4"});
+  CHECK_EQ(options.input, "i i");
+  CHECK_EQ(options.backend, "auto");
+  CHECK_EQ(options.backend_options.device_id, 3);
+  CHECK_EQ(options.backend_options.batch, int64_t{4});
+  CHECK(options.backend_options.bf16);
+  CHECK_EQ(ParseOptions({"run", "-h"}).command, "help");
+  CHECK_THROWS(UserError, ParseOptions({}), "no command");
+  CHECK_THROWS(UserError, ParseOptions({"go"}), "'go'");
+  CHECK_THROWS(UserError, ParseOptions({"run"}), "--manifest");
+  CHECK_THROWS(UserError, ParseOptions({"run", "--manifest", "m", "--input", "i"}), "--output");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--input", "i"}), "--input", "bench");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest"}), "value");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--iterations", "0"}), "--iterations 0");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--device_id", "1x"}), "--device_id 1x");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--precision", "f16"}), "f16");
+}
+
+TEST(MessagesAreOneLine) {
+  CHECK_EQ(OneLine("a\n  b\tc\n"), "a b c");
+  CHECK(OneLine(std::string(5000, 'x')).size() < 700);
+}
+
+TEST(QueueIsBoundedAndDrains) {
+  BoundedQueue<int> queue(2);
+  std::thread producer([&queue] {
+    for (int i = 0; i < 100; ++i) queue.Push(i);
+    queue.Close();
+  });
+  int expected = 0;
+  while (const std::optional<int> value = queue.Pop()) CHECK_EQ(*value, expected++);
+  producer.join();
+  CHECK_EQ(expected, 100);
+  CHECK(!queue.Push(1));
+}
+
+}  // namespace
+}  // namespace segment
+
+int main() { return check::RunAll(); }

@@ -1,0 +1,243 @@
+"""The runner and bad input: one clear line, the right exit status, nothing half-written."""
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from tests.system.runner_support import (
+    TinyModel,
+    assert_ids_match,
+    assert_user_error,
+    build_folder,
+    make_images,
+    read_ids,
+    read_summary,
+    run_program,
+    segment,
+)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return TinyModel(tmp_path / "model", seed=1)
+
+
+def run(model, images, output, *options, **settings):
+    return segment("run", "--manifest", model.yaml_path, "--input", images, "--output", output, *options, **settings)
+
+
+def leftovers(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".") or ".tmp" in path.name]
+
+
+def test_unit_tests_pass():
+    done = run_program(build_folder() / "test" / "test_core")
+    assert done.returncode == 0, done.stdout
+
+
+def test_unreadable_images_are_counted_and_the_rest_go_on(tmp_path, model):
+    images = make_images(tmp_path / "images", 6, seed=2)
+    whole = (tmp_path / "images" / "img_000.png").read_bytes()
+    bad = {"img_001.png": whole[:200], "img_002.png": b"", "img_004.png": b"not an image at all"}
+    for name, content in bad.items():
+        (tmp_path / "images" / name).write_bytes(content)
+    cv2.imwrite(str(tmp_path / "whole.jpg"), images["img_000"])
+    (tmp_path / "images" / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-40])
+    done = run(model, tmp_path / "images", tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    summary = read_summary(tmp_path / "out")
+    assert summary["images"] == 7
+    assert summary["failures"] == 4
+    assert [os.path.basename(item["file"]) for item in summary["failed"]] == ["cut.jpg", *bad]
+    for item in summary["failed"]:
+        assert item["file"] in item["error"]
+        assert item["error"] in done.stderr
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"img_000", "img_003", "img_005"}
+    assert_ids_match(read_ids(tmp_path / "out" / "img_005.png"), model.logits(images["img_005"]))
+
+
+def test_bad_images_do_not_shift_their_batch(tmp_path):
+    model = TinyModel(tmp_path / "model", seed=3, batch=4)
+    images = make_images(tmp_path / "images", 9, seed=4)
+    for name in ("img_000", "img_005", "img_008"):  # 008 is alone in its batch
+        (tmp_path / "images" / f"{name}.png").write_bytes(b"broken")
+        del images[name]
+    assert run(model, tmp_path / "images", tmp_path / "out").returncode == 3
+    for name, image in images.items():
+        assert_ids_match(read_ids(tmp_path / "out" / f"{name}.png"), model.logits(image))
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(images)
+
+
+def test_bins_of_a_wrong_size_or_missing(tmp_path, model):
+    bins = tmp_path / "bins"
+    bins.mkdir()
+    tensor = model.tensor(np.zeros((24, 40, 3), np.uint8))
+    tensor.tofile(bins / "good.bin")
+    tensor[:2].tofile(bins / "short.bin")
+    np.zeros(20000, np.float32).tofile(bins / "long.bin")
+    (bins / "files.txt").write_text("good\nshort\nlong\nabsent\n", encoding="utf-8")
+    done = run(model, bins, tmp_path / "out")
+    assert done.returncode == 3
+    errors = {os.path.basename(i["file"]): i["error"] for i in read_summary(tmp_path / "out")["failed"]}
+    assert list(errors) == ["short.bin", "long.bin", "absent.bin"]
+    assert "7680 bytes" in errors["short.bin"]
+    assert "11520" in errors["short.bin"]
+    assert "preprocess.py" in errors["long.bin"]
+    assert "No such file" in errors["absent.bin"]
+    assert (tmp_path / "out" / "good.png").exists()
+
+
+def test_missing_and_corrupt_model(tmp_path, model):
+    make_images(tmp_path / "images", 1, seed=5)
+    content = bytearray(model.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.path.write_bytes(content)
+    done = run(model, tmp_path / "images", tmp_path / "out")
+    assert_user_error(done, str(model.path), "SHA-256", "damaged")
+    del model.manifest["models"][0]["sha256"]
+    model.path.write_bytes(b"\x00garbage" * 50)
+    model.save()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), str(model.path), "export it again")
+    model.path.unlink()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), str(model.path), "no such model file")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_manifest_of_another_model(tmp_path, model):
+    make_images(tmp_path / "images", 1, seed=6)
+    other = TinyModel(tmp_path / "other", seed=7, height=32, width=48)
+    shutil.copy(other.path, model.path)
+    done = run(model, tmp_path / "images", tmp_path / "out")
+    assert_user_error(done, str(model.yaml_path), "SHA-256")
+    del model.manifest["models"][0]["sha256"]
+    model.save()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "[1, 3, 24, 40]", "[1, 3, 32, 48]",
+                      "another model")
+    model.manifest["output"]["name"] = "mask"
+    other.manifest["output"]["name"] = "mask"
+    other.save()
+    assert_user_error(run(other, tmp_path / "images", tmp_path / "out"), "'mask'", "'segmentation'")
+    uint8 = TinyModel(tmp_path / "uint8", seed=8, graph_normalize=True)
+    uint8.manifest["input"] |= {"dtype": "float32", "normalize": "host"}
+    uint8.save()
+    assert_user_error(run(uint8, tmp_path / "images", tmp_path / "out"), "input.dtype", "float32", "uint8")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda m: m.pop("input"), ["input", "missing"]),
+    (lambda m: m["input"].update(mean="a"), ["input.mean", "'a'"]),
+    (lambda m: m["input"]["resize"].update(rule="crop"), ["input.resize.rule", "crop", "exact"]),
+    (lambda m: m.update(models=[]), ["models", "no model file"]),
+    (lambda m: m["models"][0].update(format="mindir"), ["no file that a built backend reads"]),
+])
+def test_bad_manifests(tmp_path, model, change, words):
+    make_images(tmp_path / "images", 1, seed=9)
+    change(model.manifest)
+    model.save()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), str(model.yaml_path), *words)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_manifest_that_is_missing_or_no_yaml(tmp_path, model):
+    make_images(tmp_path / "images", 1, seed=10)
+    model.yaml_path.write_text("a: [1, 2\nb: }", encoding="utf-8")
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), str(model.yaml_path), "YAML")
+    model.yaml_path.unlink()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), str(model.yaml_path), "export.py")
+
+
+def test_absent_backends_devices_and_batches(tmp_path, model):
+    assert_user_error(segment("info", "--manifest", model.yaml_path, "--backend", "mslite"), "mslite", "MS_LITE_HOME")
+    assert_user_error(segment("info", "--manifest", model.yaml_path, "--backend", "tpu"), "tpu", "openvino")
+    assert_user_error(segment("info", "--manifest", model.yaml_path, "--device_id", 7), "--device_id 7", "device 0")
+    assert_user_error(segment("info", "--manifest", model.yaml_path, "--batch", 8), "batch 8", "onnx batch 1")
+    assert_user_error(segment("info", "--manifest", model.yaml_path, "--backend", "openvino", "--frames", 8),
+                      "--frames", "--help")
+
+
+def test_two_images_of_one_name(tmp_path, model):
+    make_images(tmp_path / "images" / "a", 1, seed=11)
+    make_images(tmp_path / "images" / "b", 1, seed=12)
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "a/img_000.png", "b/img_000.png", "rename")
+
+
+def test_output_folder_that_cannot_be_made_or_written(tmp_path, model):
+    make_images(tmp_path / "images", 1, seed=13)
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    for output in (tmp_path / "file", tmp_path / "file" / "below", "/proc/self"):
+        assert_user_error(run(model, tmp_path / "images", output), f"--output {output}", "choose another")
+
+
+def limit_file_size():
+    """Stands in for a full disk, which only root can mount: writing fails half-way with EFBIG."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
+
+
+def test_disk_full_leaves_no_half_file(tmp_path):
+    model = TinyModel(tmp_path / "model", seed=14, height=256, width=256, output_type="logits")
+    make_images(tmp_path / "images", 8, seed=15, height=256, width=256)
+    program = build_folder() / "out" / "segment"
+    done = subprocess.run([program, "run", "--manifest", model.yaml_path, "--input", tmp_path / "images", "--output",
+                           tmp_path / "out"], capture_output=True, text=True, preexec_fn=limit_file_size, timeout=120)
+    assert_user_error(done, "img_00", "cannot write", "File too large", "free some space")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "batch"), [(signal.SIGINT, 1), (signal.SIGINT, 4), (signal.SIGTERM, 1)])
+def test_interrupt_finishes_files_in_flight_and_writes_the_summary(tmp_path, number, batch):
+    model = TinyModel(tmp_path / "model", seed=16, height=256, width=256, batch=batch)
+    make_images(tmp_path / "images", 1, seed=17, height=256, width=256)
+    for i in range(1, 3000):
+        (tmp_path / "images" / f"img_{i:04d}.png").hardlink_to(tmp_path / "images" / "img_000.png")
+    output = tmp_path / "out"
+    program = build_folder() / "out" / "segment"
+    with subprocess.Popen([program, "run", "--manifest", model.yaml_path, "--input", tmp_path / "images", "--output",
+                           output], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(list(output.glob("*.png"))) < 5:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert "interrupted" in stderr
+    summary = read_summary(output)
+    assert summary["interrupted"] is True
+    masks = sorted(output.glob("*.png"))
+    assert 5 <= len(masks) == summary["images"] < 3000
+    assert [path.stem for path in masks] == sorted(f.stem for f in (tmp_path / "images").iterdir())[:len(masks)]
+    expected = read_ids(masks[0])
+    for mask in masks:
+        np.testing.assert_array_equal(read_ids(mask), expected)
+    assert leftovers(output) == []
+
+
+def test_file_names_of_any_bytes(tmp_path, model):
+    images = make_images(tmp_path / "images", 1, seed=18)
+    source = tmp_path / "images" / "img_000.png"
+    for name in ('quote"d\n.png', "街道.png", b"\xff.png".decode("utf-8", "surrogateescape")):
+        shutil.copy(source, tmp_path / "images" / name)
+    (tmp_path / "images" / 'br"oken\n.png').write_bytes(b"x")
+    assert run(model, tmp_path / "images", tmp_path / "out").returncode == 3
+    assert len(read_summary(tmp_path / "out")["failed"]) == 1
+    assert_ids_match(read_ids(tmp_path / "out" / "img_000.png"), model.logits(images["img_000"]))
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+def test_usage():
+    done = segment()
+    assert_user_error(done, "run, bench or info", "--help")
+    done = segment("--help")
+    assert done.returncode == 0
+    assert "example: segment run" in done.stdout
+    version = yaml.safe_load(segment("--version").stdout.replace("segment ", "version: ").split(",")[0])["version"]
+    assert version == __import__("src").__version__
