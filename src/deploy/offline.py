@@ -145,6 +145,23 @@ def preprocess(manifest: Manifest, samples: Sequence[Sample], output: Path) -> N
     write_text(output / NAMES_FILE, "".join(f"{sample.name}\n" for sample in samples))
 
 
+def link_images(samples: Sequence[Sample], output: Path) -> None:
+    """Makes a folder of links ``<name>.<suffix>`` to the samples' images, for a runner that decodes by itself.
+
+    Raises:
+        UserError: The folder cannot be written, or something else stands there under such a name.
+    """
+    _check_space(output, 0)
+    for sample in samples:
+        link = output / f"{sample.name}{sample.image.suffix}"
+        try:
+            if link.is_symlink():
+                link.unlink()
+            link.symlink_to(sample.image.resolve())
+        except OSError as error:
+            raise UserError(f"{link}: cannot be made ({error.strerror}); choose another --output") from error
+
+
 def _check_space(output: Path, needed: int) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,8 @@ class Results:
         """The result file of a sample.
 
         Raises:
-            DataError: There is none (says so by name, with the runner's reason if it has one), or it is another sample's.
+            DataError: There is none (says so by name, with the runner's reason if it has one), or it also belongs to
+                another sample.
         """
         stems = (name, f"{name}_0", f"{name}_leftImg8bit_0", f"{name.split('.')[0]}_0")
         listed = (self._listed.get(key) for key in (name, f"{name}_leftImg8bit"))
@@ -81,8 +82,8 @@ class Results:
             if path.is_file():
                 owner = self._owner.setdefault(path, name)
                 if owner != name:
-                    raise DataError(f"{path}: stands for both '{owner}' and '{name}': ais_bench cuts names at the first "
-                                    f"dot; keep {self.folder.name}_summary.json beside the folder, or rename the images")
+                    raise DataError(f"{path}: stands for both '{owner}' and '{name}': ais_bench cuts names at the "
+                                    f"first dot; put its {self.folder.name}_summary.json beside the folder")
                 return path
         failed = {item.get("file", ""): item.get("error", "") for item in self.summary.get("failed") or []}
         reason = next((error for file, error in failed.items() if name in file), "")
