@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Makes a procedural data set in the folder layout and encoding of Cityscapes."""
+"""Makes a procedural data set in the folder layout and encoding of Cityscapes or Pascal VOC 2012.
+
+Cityscapes: OUTPUT/leftImg8bit and OUTPUT/gtFine. VOC: OUTPUT/JPEGImages, SegmentationClass, SegmentationObject and
+ImageSets/Segmentation, so OUTPUT corresponds to VOCdevkit/VOC2012.
+"""
 import argparse
 import json
 import multiprocessing
@@ -14,13 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 from tqdm import tqdm
 
-from src.data.synthetic import check_size, write_street
+from src.data.synthetic import check_size, write_street, write_voc, write_voc_lists
 from src.errors import DataError, UserError, run_main
 
 MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
 EPILOG = """\
 example:
   python tools/make_synthetic.py --dataset cityscapes --output data/streets --num 96 --num_val 32
+  python tools/make_synthetic.py --dataset voc --output data/voc --num 70 --num_val 21
 """
 
 
@@ -28,13 +33,13 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=("cityscapes",), default="cityscapes", help="layout to imitate")
+    parser.add_argument("--dataset", choices=("cityscapes", "voc"), default="cityscapes", help="layout to imitate")
     parser.add_argument("--output", type=Path, required=True, help="root folder of the data set")
     parser.add_argument("--num", type=int, default=64, help="training images (%(default)s)")
     parser.add_argument("--num_val", type=int, help="validation images (a quarter of --num, at least 8)")
     parser.add_argument("--num_test", type=int, default=4, help="test images, without real annotation (%(default)s)")
-    parser.add_argument("--height", type=int, default=512, help="rows (%(default)s)")
-    parser.add_argument("--width", type=int, default=1024, help="columns (%(default)s)")
+    parser.add_argument("--height", type=int, help="rows (512; voc 375)")
+    parser.add_argument("--width", type=int, help="columns (1024; voc 500)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes (0 = one per core)")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set this tool made before")
@@ -55,10 +60,10 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise UserError(f"--output {output} has no {MARKER}, so this tool did not make it: choose another folder")
 
 
-def make_one(job: tuple[str, int], root: Path, seed: int, size: tuple[int, int]) -> None:
+def make_one(job: tuple[str, int], dataset: str, root: Path, seed: int, size: tuple[int, int]) -> None:
     """Writes one picture; runs in a worker."""
     split, index = job
-    write_street(root, seed, split, index, *size)
+    (write_voc if dataset == "voc" else write_street)(root, seed, split, index, *size)
 
 
 def start_worker() -> None:
@@ -69,11 +74,13 @@ def start_worker() -> None:
 def make_all(root: Path, args: argparse.Namespace, counts: dict[str, int]) -> None:
     """Writes every picture below ``root``."""
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    work = partial(make_one, root=root, seed=args.seed, size=(args.height, args.width))
+    work = partial(make_one, dataset=args.dataset, root=root, seed=args.seed, size=(args.height, args.width))
     workers = min(args.workers or len(os.sched_getaffinity(0)), len(jobs))
     with multiprocessing.get_context("spawn").Pool(workers, start_worker) as pool:
         for _ in tqdm(pool.imap_unordered(work, jobs), total=len(jobs), unit="image", desc=args.output.name):
             pass
+    if args.dataset == "voc":
+        write_voc_lists(root, counts)
 
 
 def replace_folder(new: Path, output: Path) -> None:
@@ -94,6 +101,8 @@ def main() -> None:
         raise UserError(f"--num, --num_val and --num_test must be >= 0 and not all 0, not {tuple(counts.values())}")
     if args.seed < 0:
         raise UserError(f"--seed must be >= 0, not {args.seed}")
+    height, width = (375, 500) if args.dataset == "voc" else (512, 1024)
+    args.height, args.width = args.height or height, args.width or width
     check_size(args.height, args.width)
     output = args.output = args.output.resolve()
     check_output(output, args.overwrite)

@@ -9,10 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.datasets import CITYSCAPES
+from src.data.datasets import CITYSCAPES, voc_palette
 from src.data.synthetic_objects import BUS, CAR, MOTORCYCLE, TRAIN, TRUCK
 from src.data.synthetic_street import make_city, paint_street, to_ids
+from src.data.synthetic_voc import paint_voc
 from src.errors import DataError
+from src.report.visualize import save_palette_png
 
 SPLITS = ("train", "val", "test")
 CITIES = {
@@ -50,9 +52,9 @@ def label_colours() -> np.ndarray:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises ``DataError`` if a street of this size would be too small to show anything, or too large to draw."""
+    """Raises ``DataError`` if a picture of this size would be too small to show anything, or too large to draw."""
     if not (MIN_HEIGHT <= height <= 4096 and MIN_WIDTH <= width <= 4096):
-        raise DataError(f"a street of {height}x{width} cannot be drawn: use {MIN_HEIGHT}x{MIN_WIDTH} to 4096x4096")
+        raise DataError(f"a picture of {height}x{width} cannot be drawn: use {MIN_HEIGHT}x{MIN_WIDTH} to 4096x4096")
 
 
 def make_street(seed: int, split: str, index: int, height: int = 512, width: int = 1024) -> Street:
@@ -125,3 +127,66 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         path.write_bytes(data.tobytes())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error}; check free space and permissions") from error
+
+
+@dataclass(frozen=True)
+class VocPicture:
+    """One synthetic VOC picture: ``image`` uint8 RGB (H, W, 3); ``class_ids`` and ``object_ids`` uint8 (H, W)."""
+    image: np.ndarray
+    class_ids: np.ndarray
+    object_ids: np.ndarray
+
+
+def voc_name(split: str, index: int) -> str:
+    """Name of a picture in the style of VOC 2012, ``2012_<six digits>``; the first digit is the split's."""
+    return f"2012_{SPLITS.index(split)}{index:05d}"
+
+
+def make_voc(seed: int, split: str, index: int, height: int = 375, width: int = 500) -> VocPicture:
+    """Makes one VOC picture; as in the original, sizes vary: the given one, its transpose, and narrower ones.
+
+    Args:
+        seed: Seed of the data set, >= 0.
+        split: "train", "val" or "test".
+        index: Number of the picture in its split, 0 to 99999. Seven in a row hold all 21 classes.
+        height: Rows of a landscape picture.
+        width: Columns of a landscape picture.
+
+    Returns:
+        Picture, class ids (0 = background, 255 = ring around an object) and object numbers (likewise).
+
+    Raises:
+        DataError: The size cannot be drawn.
+    """
+    check_size(height, width)
+    rng = np.random.default_rng([seed, SPLITS.index(split), 2, index])
+    shape = index % 4
+    if shape == 1:
+        height = int(height * rng.uniform(0.85, 0.99))
+    elif shape == 3:
+        height, width = width, height
+    return VocPicture(*paint_voc(rng, index, height, width))
+
+
+def write_voc(root: Path, seed: int, split: str, index: int, height: int, width: int) -> None:
+    """Makes one VOC picture and writes ``JPEGImages/*.jpg`` and, except for the test split, the palette PNGs of
+    ``SegmentationClass`` and ``SegmentationObject`` below ``root``."""
+    picture, name = make_voc(seed, split, index, height, width), voc_name(split, index)
+    folders = [root / folder for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    write_image(folders[0] / f"{name}.jpg", picture.image[..., ::-1])
+    if split != "test":
+        colours = voc_palette(256)  # 255, the ring, is the devkit's pale (224, 224, 192)
+        save_palette_png(folders[1] / f"{name}.png", picture.class_ids, colours)
+        save_palette_png(folders[2] / f"{name}.png", picture.object_ids, colours)
+
+
+def write_voc_lists(root: Path, counts: dict[str, int]) -> None:
+    """Writes ``ImageSets/Segmentation/{train,val,trainval,test}.txt`` for so many pictures of each split."""
+    names = {split: [voc_name(split, index) for index in range(count)] for split, count in counts.items()}
+    names["trainval"] = sorted(names.get("train", []) + names.get("val", []))
+    folder = root / "ImageSets" / "Segmentation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, lines in names.items():
+        (folder / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
