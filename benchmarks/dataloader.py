@@ -88,7 +88,8 @@ def make_samples(folder: Path, count: int, distinct: int = 8) -> list[Sample]:
 
 def recipe(crop: tuple[int, int]) -> TrainTransform:
     """The augmentation of the Fast-SCNN recipe."""
-    return TrainTransform(ScaleCrop(crop, (0.5, 2.0), cat_max_ratio=0.75), (104, 116, 124), 0.5, 0.0, (PHOTOMETRIC,))
+    return TrainTransform(ScaleCrop(crop, (0.5, 2.0), cat_max_ratio=0.75), CITYSCAPES.label_table(), (104, 116, 124),
+                          flip_prob=0.5, jitters=(PHOTOMETRIC,))
 
 
 def decode_rate(pairs: list[tuple[np.ndarray, np.ndarray]], seconds: float) -> float:

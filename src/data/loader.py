@@ -18,7 +18,7 @@ import mindspore.dataset as ds
 
 from src.data import datasets
 from src.data.datasets import DatasetInfo, Sample
-from src.data.decode import check_sizes, decode_image, decode_label, decode_label_values
+from src.data.decode import check_sizes, decode_checked_label, decode_image, decode_label_values
 from src.data.mindrecord import COLUMNS, as_bytes, first_line, open_records
 from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, color_jitter
 from src.errors import DataError
@@ -265,12 +265,12 @@ class Loader:
     def _decode(self, name: str, key: tuple, data: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         image_name, label_name = self.source.describe(key[2], name)
         pixels = decode_image(data, image_name)
-        ids = decode_label(label, label_name, self.table)
-        check_sizes(pixels, ids, image_name)
+        values = decode_checked_label(label, label_name, self.table)
+        check_sizes(pixels, values, image_name)
         if self.transform is not None:
-            return self.transform(pixels, ids, np.random.default_rng(
+            return self.transform(pixels, values, np.random.default_rng(
                 (self.plan.seed, _AUGMENT, key[0], key[1], zlib.crc32(name.encode()))))
-        return (cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels), ids
+        return (cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels), cv2.LUT(values, self.table)
 
     def _read(self) -> dict:
         try:
@@ -320,8 +320,8 @@ def _stack(rows: list[dict]) -> Batch:
             "names": [str(r["name"]) for r in rows]}
 
 
-def train_transform(data: Mapping) -> TrainTransform:
-    """Builds the training transform from a configuration's ``data`` section."""
+def train_transform(data: Mapping, table: np.ndarray) -> TrainTransform:
+    """Builds the training transform from a configuration's ``data`` section and a label table."""
     pair = tuple
     if data["resize"]:
         geometry = CropResize(pair(data["resize"]), pair(data["crop_ratio"]) if data["crop_ratio"] else None,
@@ -334,7 +334,7 @@ def train_transform(data: Mapping) -> TrainTransform:
         jitters.append(color_jitter(data["color_jitter"]))
     rgb = data["color_order"] == "RGB"
     mean = [min(255, max(0, round(m * 255 / data["value_range"]))) for m in data["mean"]]
-    return TrainTransform(geometry, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
+    return TrainTransform(geometry, table, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
                           pair(jitters), rgb)
 
 
@@ -365,7 +365,7 @@ def create_dataset(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch
     plan = Plan(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], data["num_workers"], data["prefetch"],
                 data["on_error"] == "skip", data["color_order"] == "RGB")
     table = choose_table(info, source, data["label_file"])
-    return Loader(source, info, table, train_transform(data) if train else None, plan)
+    return Loader(source, info, table, train_transform(data, table) if train else None, plan)
 
 
 def choose_table(info: DatasetInfo, source: FolderSource | RecordSource, label_file: str = "auto") -> np.ndarray:

@@ -22,7 +22,7 @@ import mindspore.dataset as ds
 from mindspore.mindrecord import FileWriter
 
 from src.data.datasets import IGNORE, DatasetInfo, Sample
-from src.data.decode import check_sizes, decode_image, decode_label, decode_label_values
+from src.data.decode import check_sizes, decode_image, decode_label, decode_label_values, encode_label
 from src.errors import DataError
 
 COLUMNS = ["file_name", "data", "label"]
@@ -37,8 +37,8 @@ class Packing:
     """How to pack.
 
     Attributes:
-        codec: ``png`` keeps the bytes of the source files, ``webp`` re-encodes image and label without loss,
-            ``jpeg`` re-encodes images with loss (JPEG sources keep their bytes) and labels as lossless WebP.
+        codec: ``png`` keeps the bytes of the source files; ``webp`` re-encodes images without loss, ``jpeg`` with
+            (JPEG sources keep their bytes). These two store labels as grey PNGs that decode fast.
         num_shards: Number of files.
         shuffle_seed: Seed of a random order, ``None``: the order of the samples.
         quality: JPEG quality, 1..100.
@@ -160,7 +160,7 @@ def _prepare(sample: Sample, table: np.ndarray, packing: Packing) -> _Row:
     check_sizes(pixels, ids, str(sample.image))
     source_digest = _digest(data, label)
     if packing.codec != "png":
-        label = _encode(".webp", decode_label_values(label, str(sample.label)), [cv2.IMWRITE_WEBP_QUALITY, 101])
+        label = np.frombuffer(encode_label(decode_label_values(label, str(sample.label))), np.uint8)
     if packing.codec == "webp":
         data = _encode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101])       # above 100 means lossless
     elif packing.codec == "jpeg" and data[:2].tobytes() != b"\xff\xd8":

@@ -1,6 +1,6 @@
 """Joint image and label transforms. All randomness comes from the generator that the caller passes in.
 
-Images are uint8 (H, W, 3), labels uint8 (H, W) of train ids with 255 = ignored. Labels are sampled nearest.
+Images are uint8 (H, W, 3) in BGR order; labels are uint8 (H, W) and sampled to the nearest pixel.
 """
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 IGNORE = 255
 _CROP_TRIES = 10
-_SHARE_STRIDE = 8      # the class shares of a crop are counted on every 8th row and column: 64 times cheaper
+_STRIDE = 8            # the class shares of a crop are counted on every 8th row and column: 64 times cheaper
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,27 @@ class ScaleCrop:
         side = min(height, width) if self.scale_side == "short" else max(height, width)
         return scale * self.scale_base / side
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
+                 table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = label.shape
         scale = self.draw_scale(height, width, rng)
         # Size of the result that shows image, and of the source window it is taken from.
         inner = [min(c, max(1, round(s * scale))) for c, s in zip(self.size, (height, width), strict=True)]
         window = [s if i < c else min(s, max(1, round(c / scale)))
                   for c, i, s in zip(self.size, inner, (height, width), strict=True)]
-        top, left = self._draw_window(label, window, rng)
+        top, left = self._draw_window(label, window, rng, table)
         box = np.s_[top:top + window[0], left:left + window[1]]
         return resize(image[box], label[box], (inner[0], inner[1]))
 
-    def _draw_window(self, label: np.ndarray, window: Sequence[int], rng: np.random.Generator) -> tuple[int, int]:
-        coarse = label[::_SHARE_STRIDE, ::_SHARE_STRIDE] if self.cat_max_ratio < 1 else None
+    def _draw_window(self, label: np.ndarray, window: Sequence[int], rng: np.random.Generator,
+                     table: np.ndarray) -> tuple[int, int]:
+        coarse = table[label[::_STRIDE, ::_STRIDE]] if self.cat_max_ratio < 1 else None
         for _ in range(_CROP_TRIES):
             top = int(rng.integers(label.shape[0] - window[0] + 1))
             left = int(rng.integers(label.shape[1] - window[1] + 1))
             if coarse is None:
                 break
-            s = _SHARE_STRIDE
+            s = _STRIDE
             part = coarse[top // s:max(top // s + 1, (top + window[0]) // s),
                           left // s:max(left // s + 1, (left + window[1]) // s)]
             counts = np.bincount(part.ravel(), minlength=256)[:IGNORE]
@@ -89,7 +91,8 @@ class CropResize:
     crop_ratio: tuple[float, float] | None = None
     crop_prob: float = 1.0
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
+                 table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         box = np.s_[:, :]
         if self.crop_ratio is not None and rng.random() < self.crop_prob:
             ratio = float(rng.uniform(*self.crop_ratio))
@@ -120,32 +123,36 @@ class ColorJitter:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         # Every number is drawn whether it is used or not, so that one switch does not shift the others' randomness.
         use = rng.random(4) < self.prob
-        draws = rng.random(4)
+        brightness, contrast, saturation, hue = rng.random(4)
         contrast_first = rng.random() < 0.5
-        levels = np.arange(256, dtype=np.float32)
-        if use[0] and self.brightness:
-            if isinstance(self.brightness, tuple):
-                levels = _clip(levels * _between(self.brightness, draws[0]))
-            else:
-                levels = _clip(levels + _between((-self.brightness, self.brightness), draws[0]))
-        contrast = _between(self.contrast, draws[1]) if use[1] else 1.0
+        if use[0] and isinstance(self.brightness, tuple):
+            image = _multiply(image, _between(self.brightness, brightness))
+        elif use[0] and self.brightness:
+            image = cv2.add(image, (round(_between((-self.brightness, self.brightness), brightness)),) * 3)
+        factor = _between(self.contrast, contrast) if use[1] else 1.0
         if contrast_first:
-            levels = _clip(levels * contrast)
-        image = cv2.LUT(image, levels.astype(np.uint8))
-        if (use[2] and self.saturation != (1.0, 1.0)) or (use[3] and self.hue):
-            image = self._shift_hsv(image, use, draws)
-        if not contrast_first and contrast != 1.0:
-            image = cv2.LUT(image, _clip(np.arange(256, dtype=np.float32) * contrast).astype(np.uint8))
-        return image
+            image = _multiply(image, factor)
+        shift = round(_between((-self.hue, self.hue), hue)) if use[3] else 0
+        stretch = _between(self.saturation, saturation) if use[2] else 1.0
+        if shift or stretch != 1:
+            image = _shift_hsv(image, shift, stretch)
+        return image if contrast_first else _multiply(image, factor)
 
-    def _shift_hsv(self, image: np.ndarray, use: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        table = np.tile(np.arange(256, dtype=np.float32)[:, None], (1, 3))
-        if use[3]:
-            table[:, 0] = (table[:, 0] + round(_between((-self.hue, self.hue), draws[3]))) % 180
-        if use[2]:
-            table[:, 1] = _clip(table[:, 1] * _between(self.saturation, draws[2]))
-        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        return cv2.cvtColor(cv2.LUT(hsv, table.astype(np.uint8)[None]), cv2.COLOR_HSV2BGR)
+
+def _multiply(image: np.ndarray, factor: float) -> np.ndarray:
+    """``image * factor``, rounded and clipped to 0..255."""
+    return image if factor == 1 else cv2.convertScaleAbs(image, alpha=factor)
+
+
+def _shift_hsv(image: np.ndarray, shift: int, stretch: float) -> np.ndarray:
+    """Adds ``shift`` to the hue (0..179, round the circle) and multiplies the saturation by ``stretch``."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    if shift:
+        circle = ((np.arange(256) + shift) % 180).astype(np.uint8)
+        cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), circle), hsv, 0)
+    if stretch != 1:
+        cv2.insertChannel(_multiply(cv2.extractChannel(hsv, 1), stretch), hsv, 1)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
 
 # The ranges of SSD's distortion, which mmsegmentation calls PhotoMetricDistortion.
@@ -168,16 +175,13 @@ def _between(bounds: Sequence[float], share: float) -> float:
     return float(bounds[0] + (bounds[1] - bounds[0]) * share)
 
 
-def _clip(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(levels), 0, 255)
-
-
 @dataclass(frozen=True)
 class TrainTransform:
     """The whole training transform; see :func:`src.data.loader.create_dataset` for the configuration keys.
 
     Attributes:
         geometry: ``ScaleCrop`` or ``CropResize``.
+        table: 256-entry uint8 table from label value to train id. It is applied to the crop, not to the whole label.
         fill: Colour of the padding, in BGR (usually the mean colour, so that padding is 0 after normalisation).
         flip_prob: Probability of a horizontal flip.
         blur_prob: Probability of a Gaussian blur with a sigma of U(0, 1) pixels.
@@ -185,6 +189,7 @@ class TrainTransform:
         rgb: Return RGB instead of BGR.
     """
     geometry: ScaleCrop | CropResize
+    table: np.ndarray
     fill: tuple[int, int, int] = (0, 0, 0)
     flip_prob: float = 0.5
     blur_prob: float = 0.0
@@ -196,13 +201,15 @@ class TrainTransform:
 
         Args:
             image: uint8 (H, W, 3), BGR.
-            label: uint8 (H, W), train ids.
+            label: uint8 (H, W), label values that the table knows.
             rng: The sample's own generator.
 
         Returns:
-            uint8 image (h, w, 3) in RGB or BGR and uint8 label (h, w), both contiguous, h, w = ``geometry.size``.
+            uint8 image (h, w, 3) in RGB or BGR and uint8 label (h, w) of train ids with 255 = ignored, both
+            contiguous, h, w = ``geometry.size``.
         """
-        image, label = self.geometry(image, label, rng)
+        image, label = self.geometry(image, label, rng, self.table)
+        label = cv2.LUT(label, self.table)
         if rng.random() < self.flip_prob:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if rng.random() < self.blur_prob:
