@@ -1,0 +1,116 @@
+"""Optimizers against NumPy in float64."""
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn
+
+from src.config import Config
+from src.errors import ConfigError
+from src.optim import create_optimizer, group_parameters
+
+STEPS = 6
+
+
+class Net(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        rng = np.random.default_rng(0)
+        self.head_weight = Parameter(Tensor(rng.normal(size=(3, 2)).astype(np.float32)), name="head.weight")
+        self.head_bias = Parameter(Tensor(rng.normal(size=3).astype(np.float32)), name="head.bias")
+        self.body = Parameter(Tensor(rng.normal(size=(2, 2)).astype(np.float32)), name="body.weight")
+        self.mean = Parameter(Tensor(np.zeros(2, np.float32)), name="bn.moving_mean", requires_grad=False)
+
+
+def config(**changes):
+    return Config({"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01, "eps": 1e-8,
+                   "decay_norm_bias": False, "lr_factors": None, "schedule": "poly", "power": 0.9, "min_lr": 0.0,
+                   "step_epochs": [], "step_gamma": 0.1, "schedule_unit": "step", "schedule_epochs": None,
+                   "schedule_start": 0, "warmup": "linear", "warmup_steps": 2, "warmup_factor": 0.5, **changes})
+
+
+def rates(cfg):
+    t = np.arange(STEPS) / STEPS
+    return cfg.lr * (1 - t)**0.9 * np.minimum(1, 0.5 + 0.5 * np.arange(STEPS) / 2)
+
+
+def numpy_run(cfg, weight, gradients, decay, factor):
+    """One parameter through all steps."""
+    w, v, m, s = weight.astype(np.float64), 0.0, 0.0, 0.0
+    for i, (lr, grad) in enumerate(zip(rates(cfg) * factor, gradients, strict=True), 1):
+        g = grad.astype(np.float64)
+        if cfg.name != "adamw":
+            g = g + decay * w
+        if cfg.name in ("sgd", "momentum"):
+            v = cfg.momentum * v + g
+            w = w - lr * (g + cfg.momentum * v if cfg.nesterov else v)
+        else:
+            if cfg.name == "adamw":
+                w = w - lr * decay * w
+            m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g * g
+            w = w - lr * (m / (1 - 0.9**i)) / (np.sqrt(s / (1 - 0.999**i)) + cfg.eps)
+    return w
+
+
+CASES = [{"name": name, "lr_factors": factors} for name in ("sgd", "momentum", "adam", "adamw")
+         for factors in (None, {"^head": 10.0, "weight$": 0.5})]
+CASES += [{"name": "sgd", "nesterov": True}, {"name": "momentum", "nesterov": True}, {"name": "sgd", "momentum": 0.0},
+          {"name": "adamw", "decay_norm_bias": True}]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_steps_equal_numpy(changes, rng):
+    cfg, net = config(**changes), Net()
+    params = net.trainable_params()
+    start = [p.asnumpy().copy() for p in params]
+    gradients = [[rng.normal(size=p.shape).astype(np.float32) for p in params] for _ in range(STEPS)]
+    optimizer = create_optimizer(cfg, net, STEPS, 3)
+    assert [p.name for p in optimizer.parameters] == [p.name for p in params]
+    for step in gradients:
+        optimizer(tuple(Tensor(g) for g in step))
+    for i, param in enumerate(params):
+        decay = cfg.weight_decay if cfg.decay_norm_bias or param.ndim > 1 else 0.0
+        factor = 1.0
+        if cfg.lr_factors:
+            factor = 10.0 if param.name.startswith("head") else 0.5
+        expected = numpy_run(cfg, start[i], [step[i] for step in gradients], decay, factor)
+        # The second moment of Adam's first steps is tiny, and its root amplifies float32's rounding.
+        np.testing.assert_allclose(param.asnumpy(), expected, rtol=2e-4, atol=2e-5, err_msg=param.name)
+
+
+@pytest.mark.parametrize("decay_norm_bias", [True, False])
+@pytest.mark.parametrize("factors", [None, {"bias": 2.0}])
+def test_every_parameter_is_in_exactly_one_group(decay_norm_bias, factors):
+    net = Net()
+    cfg = config(decay_norm_bias=decay_norm_bias, lr_factors=factors)
+    groups = group_parameters(cfg, net, np.ones(3, np.float32))
+    names = [p.name for group in groups for p in group.get("params", ())]
+    assert sorted(names) == sorted(p.name for p in net.trainable_params())
+    decays = {p.name: group["weight_decay"] for group in groups for p in group.get("params", ())}
+    assert decays == {"head.weight": 0.01, "body.weight": 0.01, "head.bias": 0.01 if decay_norm_bias else 0.0}
+
+
+def test_a_pattern_without_a_parameter_is_an_error():
+    with pytest.raises(ConfigError, match="'backbone' fits no parameter"):
+        create_optimizer(config(lr_factors={"backbone": 0.1}), Net(), STEPS, 3)
+
+
+def test_a_negative_factor_is_an_error():
+    with pytest.raises(ConfigError, match="must be a number"):
+        create_optimizer(config(lr_factors={"head": -1}), Net(), STEPS, 3)
+
+
+def test_the_first_fitting_pattern_wins():
+    groups = group_parameters(config(lr_factors={"head.bias": 3.0, "head": 10.0}), Net(), np.ones(1, np.float32))
+    rate = {p.name: float(group["lr"].asnumpy()[0]) for group in groups for p in group.get("params", ())}
+    assert rate == {"head.weight": 10.0, "head.bias": 3.0, "body.weight": 1.0}
+
+
+def test_adamw_differs_from_l2_inside_adam():
+    results = []
+    for name in ("adam", "adamw"):
+        net = Net()
+        optimizer = create_optimizer(config(name=name, weight_decay=0.5), net, STEPS, 3)
+        optimizer(tuple(ms.ops.zeros_like(p) for p in net.trainable_params()))
+        results.append(net.body.asnumpy())
+    assert np.abs(results[0] - results[1]).max() > 1e-3
