@@ -288,8 +288,42 @@ def check_rules(cfg: Config, origin: str) -> None:
     if weights is not None and len(weights) != cfg.model.num_classes:
         raise ConfigError(f"{origin}: loss.class_weights has {len(weights)} numbers for "
                           f"model.num_classes = {cfg.model.num_classes}")
+    _check_eval(cfg, origin)
     if not 11 <= cfg.export.opset <= 17:
         raise ConfigError(f"{origin}: export.opset = {cfg.export.opset} must be 11 to 17")
+
+
+def _check_eval(cfg: Config, origin: str) -> None:
+    """Rules of section eval."""
+    e, resize = cfg.eval, cfg.eval.resize or {}
+    if not e.scales or min(e.scales) <= 0:
+        raise ConfigError(f"{origin}: eval.scales = {e.scales} must be factors greater than 0")
+    pairs = {"window": e.window, "stride": e.stride, "resize.center_crop": resize.get("center_crop")}
+    for name, value in pairs.items():
+        if value is not None and (not _fits(value, "list[int]") or len(value) != 2 or min(value) < 1):
+            raise ConfigError(f"{origin}: eval.{name} = {value} must be [height, width] in pixels")
+    window = e.window or cfg.data.crop_size
+    if e.stride and (e.stride[0] > window[0] or e.stride[1] > window[1]):
+        raise ConfigError(f"{origin}: eval.stride = {e.stride} is larger than the window {window}: pixels between the "
+                          "windows would be left out; lower it or raise eval.window")
+    unknown = sorted(set(resize) - {"rule", "size", "center_crop", "pad"})
+    if unknown:
+        raise ConfigError(f"{origin}: eval.resize has no key '{unknown[0]}'; it knows rule, size, center_crop and pad")
+    rule, size = resize.get("rule", "none"), resize.get("size")
+    rules = {"none": (0, 2), "exact": (2,), "short_side": (1,), "long_side": (1, 2)}
+    if rule not in rules:
+        raise ConfigError(f"{origin}: eval.resize.rule = {rule!r} must be one of {', '.join(rules)}")
+    sides = [] if size is None else [size] if _fits(size, "int") else size
+    if not _fits(sides, "list[int]") or len(sides) not in rules[rule] or min(sides, default=1) < 1:
+        wanted = {"none": "left out, or [height, width] with pad", "exact": "[height, width]",
+                  "short_side": "one number", "long_side": "one number or [height, width]"}[rule]
+        raise ConfigError(f"{origin}: eval.resize.size = {size} does not fit rule {rule}: it must be {wanted}")
+    pad = resize.get("pad", False)
+    if not _fits(pad, "bool") or (pad and not sides):
+        raise ConfigError(f"{origin}: eval.resize.pad = {pad} must be true (then size must be set) or false")
+    if resize.get("center_crop") and e.label_size == "original":
+        raise ConfigError(f"{origin}: eval.resize.center_crop leaves the border out, so labels must be cropped too: "
+                          "set eval.label_size=input")
 
 
 def dump_config(cfg: Config, path: str | Path | None = None) -> str:

@@ -1,0 +1,243 @@
+"""Inference modes against whole-image inference, NumPy and hand-made networks."""
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+import src  # noqa: F401  (before mindspore)
+from src.config import Config, load_config
+from src.engine.geometry import Geometry, create_geometry
+from src.engine.inference import Segmenter, add_probabilities, argmax_resized, windows
+from src.errors import ConfigError
+
+BASE = "configs/_base_/voc.yaml"
+
+
+class PixelNet(nn.Cell):
+    """Purely local: five logits from each pixel alone. Counts the graphs that are compiled of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(0)
+        self.weight = Tensor(rng.normal(size=(1, 5, 3, 1, 1)).astype(np.float32))
+        self.shapes = []
+
+    def construct(self, x):
+        note_shape(self, x.shape)
+        return ops.reduce_sum(ops.expand_dims(x, 1) * self.weight, 2)
+
+
+@ms.ops.constexpr
+def note_shape(net, shape):
+    net.shapes.append(shape)
+
+
+class SpreadNet(nn.Cell):
+    """Symmetric and not local: adds the neighbours of each pixel."""
+
+    def construct(self, x):
+        mean = (x[:, :, :, :1] * 0 + x[:, :1] + x[:, 1:2] + x[:, 2:3])[:, :1]
+        left = ops.concat((mean[..., 1:], mean[..., -1:]), 3)
+        right = ops.concat((mean[..., :1], mean[..., :-1]), 3)
+        return ops.concat((mean, left + right - mean, 0.5 - mean), 1)
+
+
+def config(*overrides: str) -> Config:
+    return load_config(BASE, [*overrides, "data.crop_size=[64,64]", "model.num_classes=21"])
+
+
+def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    return rng.integers(0, 256, (1, height, width, 3), np.uint8)
+
+
+def direct(net: nn.Cell, cfg: Config, image: np.ndarray) -> np.ndarray:
+    """Logits of a network without any of the machinery under test."""
+    x = (image.astype(np.float32) - np.float32(cfg.data.mean)) / np.float32(cfg.data.std)
+    return net(Tensor(x.transpose(0, 3, 1, 2).copy())).asnumpy()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (37, 53), (20, 70)])
+def test_whole_equals_the_bare_network(size):
+    cfg, net = config(), PixelNet()
+    image = picture(np.random.default_rng(1), *size)
+    expected = direct(net, cfg, image).argmax(1)
+    assert np.array_equal(Segmenter(cfg, net, 5)(image, size), expected)
+
+
+@pytest.mark.parametrize("size", [(101, 75), (64, 64), (30, 200), (128, 129)])
+def test_sliding_window_equals_whole_for_a_local_network(size):
+    net = PixelNet()
+    image = picture(np.random.default_rng(2), *size)
+    whole = Segmenter(config(), net, 5)
+    slide = Segmenter(config("eval.mode=slide", "eval.window=[48,40]", "eval.stride=[31,17]"), net, 5)
+    assert np.abs(slide._logits(image) - whole._logits(image)).max() < 1e-5
+    assert np.array_equal(slide(image, size), whole(image, size))
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), [
+    ((101, 75), (48, 40), (31, 17)), ((48, 40), (48, 40), None), ((7, 500), (48, 40), None),
+    ((49, 41), (48, 40), (48, 40)), ((1, 1), (48, 40), (1, 1))])
+def test_windows_cover_every_pixel_and_stay_inside(size, window, stride):
+    seen = np.zeros(size, int)
+    for rows, columns in windows(size, window, stride):
+        assert rows.stop <= size[0]
+        assert columns.stop <= size[1]
+        assert rows.stop - rows.start == min(size[0], window[0])
+        seen[rows, columns] += 1
+    assert seen.min() >= 1
+
+
+def test_flip_of_a_symmetric_network_is_symmetric():
+    size = (32, 64)         # nothing is padded, so the network itself is symmetric, too
+    image = picture(np.random.default_rng(3), *size)
+    segment = Segmenter(config("eval.mode=flip"), SpreadNet(), 3)
+    ids = segment(image, size)
+    assert np.array_equal(segment(np.ascontiguousarray(image[:, :, ::-1]), size), ids[..., ::-1])
+    assert np.array_equal(ids, Segmenter(config(), SpreadNet(), 3)(image, size))
+
+
+def test_flip_averages_an_asymmetric_network():
+    """Equals softmax averaged by hand over the image and its mirror, at an odd size."""
+    class Left(nn.Cell):
+        def construct(self, x):
+            x = x[:, :2]
+            return x + ops.concat((x[..., :1], x[..., :-1]), 3) * 2
+
+    cfg, size = config("eval.mode=flip"), (33, 47)
+    image = picture(np.random.default_rng(4), *size)
+
+    def probabilities(pixels):
+        logits = np.exp(direct(Left(), cfg, pixels))
+        return logits / logits.sum(1, keepdims=True)
+
+    expected = probabilities(image) + probabilities(np.ascontiguousarray(image[:, :, ::-1]))[..., ::-1]
+    assert np.array_equal(Segmenter(cfg, Left(), 2)(image, size), expected.argmax(1))
+
+
+def test_one_scale_equals_whole_and_several_keep_the_size():
+    size = (48, 80)
+    image = picture(np.random.default_rng(5), *size)
+    net = PixelNet()
+    whole = Segmenter(config(), net, 5)(image, size)
+    assert np.array_equal(Segmenter(config("eval.mode=ms", "eval.scales=[1.0]"), net, 5)(image, size), whole)
+    many = Segmenter(config("eval.mode=msflip", "eval.scales=[0.5,1.0,1.3]"), net, 5)(image, size)
+    assert many.shape == whole.shape
+    assert many.dtype == np.uint8
+
+
+def test_flat_image_gives_one_class_in_every_mode():
+    """Whatever is resized, mirrored, cut or averaged, a single colour has a single class: no seam, no border."""
+    net, size = PixelNet(), (45, 70)
+    image = np.full((2, *size, 3), (200, 30, 90), np.uint8)
+    expected = Segmenter(config(), net, 5)(image, size)
+    assert len(np.unique(expected)) == 1
+    for mode in ("slide", "ms", "flip", "msflip", "slide_msflip"):
+        cfg = config(f"eval.mode={mode}", "eval.scales=[0.5,1.25]", "eval.window=[40,40]")
+        assert np.array_equal(Segmenter(cfg, net, 5)(image, size), expected), mode
+
+
+def test_images_of_many_sizes_share_a_few_graphs():
+    net = PixelNet()
+    segment = Segmenter(config("eval.resize={rule: long_side, size: 64, pad: true}"), net, 5)
+    rng = np.random.default_rng(6)
+    for _ in range(12):
+        size = tuple(int(v) for v in rng.integers(40, 130, 2))
+        assert segment(picture(rng, *size), size).shape == (1, *size)
+    assert set(net.shapes) == {(1, 3, 64, 64)}
+    net = PixelNet()
+    segment = Segmenter(config(), net, 5)
+    for width in range(65, 97, 4):
+        segment(picture(rng, 50, width), (50, width))
+    assert set(net.shapes) == {(1, 3, 64, 96)}
+
+
+def test_void_channel_is_never_predicted():
+    net = PixelNet()
+    image = picture(np.random.default_rng(7), 32, 64)
+    assert Segmenter(config(), net, 5)(image, (32, 64)).max() == 4
+    for mode in ("whole", "flip"):
+        assert Segmenter(config(f"eval.mode={mode}"), net, 4)(image, (32, 64)).max() == 3
+
+
+def test_resized_argmax_equals_a_plain_bilinear_resize():
+    rng = np.random.default_rng(8)
+    scores = rng.normal(size=(6, 37, 29)).astype(np.float32)
+    for size in ((37, 29), (75, 90), (20, 11), (33, 400)):
+        expected = bilinear(scores.astype(np.float64), size)
+        ids = argmax_resized(scores, size)
+        # Where two classes are as good as equal, rounding may decide.
+        top = np.sort(expected, axis=0)
+        clear = top[-1] - top[-2] > 1e-5
+        assert clear.mean() > 0.99
+        assert np.array_equal(ids[clear], expected.argmax(0)[clear])
+        total = np.zeros((6, *size), np.float32)
+        add_probabilities(total, scores)
+        power = np.exp(expected)
+        assert np.abs(total - power / power.sum(0)).max() < 1e-5
+
+
+def bilinear(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Half-pixel centres, in float64, axis by axis."""
+    for axis, length in ((1, size[0]), (2, size[1])):
+        old = x.shape[axis]
+        position = np.clip((np.arange(length) + 0.5) * old / length - 0.5, 0, old - 1)
+        low = position.astype(int)
+        high = np.minimum(low + 1, old - 1)
+        weight = (position - low).reshape((-1, 1) if axis == 1 else (-1,))
+        x = np.take(x, low, axis) * (1 - weight) + np.take(x, high, axis) * weight
+    return x
+
+
+def test_geometry_of_the_old_recipes():
+    centre = create_geometry(config("eval.resize={rule: short_side, size: 768, center_crop: [768, 768]}",
+                                    "eval.label_size=input"))
+    ramp = np.broadcast_to((np.arange(2048) // 8).astype(np.uint8)[None, :, None], (1024, 2048, 3))
+    shown = centre.image(np.ascontiguousarray(ramp))
+    assert shown.shape == (768, 768, 3)
+    assert abs(int(shown[384, 384, 0]) - 128) <= 1                      # the middle stays the middle
+    assert centre.label(ramp[..., 0]).shape == (768, 768)
+    assert np.abs(centre.label(ramp[..., 0]).astype(int) - shown[..., 0]).max() <= 1
+
+    whole = create_geometry(config("eval.resize={rule: exact, size: [512, 1024]}", "eval.label_size=input"))
+    assert whole.image(np.ascontiguousarray(ramp)).shape == (512, 1024, 3)
+    assert whole.label(ramp[..., 0]).shape == (512, 1024)
+
+    boxed = create_geometry(config("eval.resize={rule: long_side, size: 512, pad: true}"))
+    for size in ((375, 500), (500, 333)):
+        assert boxed.image(np.zeros((*size, 3), np.uint8)).shape == (512, 512, 3)
+        assert max(boxed.inner(*size)) == 512
+    assert boxed.image(np.zeros((375, 500, 3), np.uint8))[-1, -1].tolist() == [124, 116, 104]
+    assert create_geometry(config("eval.resize={rule: long_side, size: [1024, 2048], pad: true}")).box(500, 600) == (
+        1024, 2048)
+    assert Geometry().box(33, 44) == (33, 44)
+
+
+@pytest.mark.parametrize("mode", ["whole", "ms", "msflip"])
+def test_portrait_and_landscape_return_to_their_size(mode):
+    segment = Segmenter(config("eval.resize={rule: long_side, size: 64, pad: true}", f"eval.mode={mode}",
+                               "eval.scales=[1.0,0.75]"), PixelNet(), 5)
+    for size in ((75, 100), (100, 67)):
+        image = np.zeros((1, *size, 3), np.uint8)
+        image[:, :, size[1] // 2:] = 255
+        ids = segment(image, size)[0]
+        assert ids.shape == size
+        assert len(np.unique(ids[:, : size[1] // 2 - 4])) == 1
+        assert len(np.unique(ids[:, size[1] // 2 + 4:])) == 1
+        assert ids[0, 0] != ids[0, -1]
+
+
+@pytest.mark.parametrize(("override", "text"), [
+    ("eval.resize={rule: round, size: 3}", "rule"),
+    ("eval.resize={rule: exact, size: 512}", "height, width"),
+    ("eval.resize={rule: short_side}", "one number"),
+    ("eval.resize={rule: none, pad: true}", "pad"),
+    ("eval.resize={rule: short_side, size: 64, center_crop: [64, 64]}", "label_size=input"),
+    ("eval.resize={rul: exact}", "no key 'rul'"),
+    ("eval.stride=[65,10]", "left out"),
+    ("eval.scales=[]", "eval.scales"),
+    ("eval.mode=big", "eval.mode"),
+])
+def test_wrong_keys_are_named(override, text):
+    with pytest.raises(ConfigError, match=text):
+        config(override)
