@@ -65,3 +65,56 @@ def make_list_data(root: Path, seed: int, sizes: list[tuple[int, int]], classes:
         write_png(root / "val" / f"{names[-1]}.png", image)
         write_png(root / "valannot" / f"{names[-1]}.png", label)
     return names
+
+
+def randomize(network, seed: int = 1) -> None:
+    """Gives BatchNorm random parameters and statistics, so that logits differ from pixel to pixel."""
+    import mindspore as ms
+
+    rng = np.random.default_rng(seed)
+    for parameter in network.get_parameters():
+        kind = parameter.name.rsplit(".", 1)[-1]
+        if kind == "moving_variance":
+            values = rng.uniform(0.5, 1.5, parameter.shape)
+        elif kind in ("moving_mean", "beta", "gamma"):
+            values = rng.normal(float(kind == "gamma"), 0.3, parameter.shape)
+        else:
+            continue
+        parameter.set_data(ms.Tensor(values.astype(np.float32)))
+    network.set_train(False)
+
+
+def make_network(name: str = "fast_scnn", num_classes: int = 19, seed: int = 1, **options):
+    """A network of the project with random weights, in evaluation mode."""
+    import mindspore as ms
+
+    from src.models import create_model
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_seed(seed)
+    network = create_model(name, num_classes, **options)
+    randomize(network, seed)
+    return network
+
+
+def make_tiny_network(num_classes: int = 19, seed: int = 1):
+    """Convolution, BatchNorm, ReLU, convolution, up-sampling: compiles ten times faster than a real network."""
+    import mindspore as ms
+    from mindspore import nn
+
+    from src.models.layers import batch_norm, conv2d, resize_bilinear
+
+    class Tiny(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.relu = conv2d(3, 8, 3, 2, 1), batch_norm(8), nn.ReLU()
+            self.head = conv2d(8, num_classes, bias=True)
+
+        def construct(self, x):
+            return resize_bilinear(self.head(self.relu(self.bn(self.conv(x)))), (x.shape[2], x.shape[3]), True)
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_seed(seed)
+    network = Tiny()
+    randomize(network, seed)
+    return network

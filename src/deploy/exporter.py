@@ -78,7 +78,7 @@ class DeployCell(nn.Cell):
 
     def __init__(self, network: nn.Cell, num_classes: int, argmax: bool, pixel_mean: np.ndarray | None = None,
                  pixel_std: np.ndarray | None = None) -> None:
-        super().__init__()
+        super().__init__(auto_prefix=False)  # the network's parameters keep their names
         self.network = network
         self.num_classes = num_classes
         self.argmax = argmax

@@ -1,0 +1,215 @@
+"""Export: what is written is complete, checked, equal to the network in other programs, and never half there."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import openvino as ov
+import pytest
+
+import mindspore as ms
+
+from src.config import load_config
+from src.data.transforms import normalize
+from src.deploy import exporter, onnx_graph
+from src.deploy.manifest import load_manifest
+from src.deploy.session import open_session
+from src.engine.checkpoint import Progress, save_checkpoint
+from src.errors import UserError
+from tests.deploy_support import MEAN, STD, make_network, make_tiny_network
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
+SOURCE = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
+
+
+def config(height, width, *overrides):
+    return load_config(CONFIG, [f"export.height={height}", f"export.width={width}", *overrides])
+
+
+def export(network, folder, *overrides, size=(96, 128), formats=("ONNX", "MINDIR"), output_type=None, **keys):
+    cfg = config(*size, *overrides)
+    cfg.export.update(keys)
+    return exporter.export_network(network, cfg, SOURCE, formats, folder, output_type)
+
+
+def random_images(seed, count, size=(96, 128)):
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+
+
+def network_logits(network, images):
+    x = np.stack([((image.astype(np.float64) - MEAN) / STD).transpose(2, 0, 1) for image in images])
+    return network(ms.Tensor(x.astype(np.float32))).asnumpy()
+
+
+def assert_ids(ids, logits):
+    """Equal to the arg-max wherever the two best logits are not a rounding error apart."""
+    top = np.sort(logits, 1)
+    clear = top[:, -1] - top[:, -2] > 1e-4 * np.abs(logits).max()
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(ids[clear], logits.argmax(1)[clear])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return make_tiny_network()
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "folder é 1"
+    export(network, folder)
+    return folder
+
+
+def test_the_folder_is_complete(exported):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "deploy.yaml", "export.json", "fast_scnn.mindir", "fast_scnn.onnx"]
+    assert {path.stat().st_mode & 0o777 for path in exported.iterdir()} == {0o644}
+    manifest = load_manifest(exported)
+    assert manifest.input.shape == (1, 3, 96, 128)
+    assert manifest.output.shape == (1, 96, 128)
+    assert manifest.model == {"name": "fast_scnn", "num_classes": 19}
+    assert manifest.source == SOURCE
+    assert manifest.dataset.label_ids[:3] == (7, 8, 11)
+    assert [(entry.format, entry.file, entry.batch) for entry in manifest.models] == [
+        ("onnx", "fast_scnn.onnx", 1), ("mindir", "fast_scnn.mindir", 1)]
+    for entry in manifest.models:
+        manifest.model_path(entry)
+    report = json.loads((exported / "export.json").read_text())
+    assert report["comparison"]["onnx"]["logits_max_abs_diff"] <= 1e-4 * report["comparison"]["onnx"]["logits_max_abs"]
+    assert report["comparison"]["onnx"]["folded"]["batch_norms"] == 44
+    assert report["comparison"]["mindir"]["ids_agreement"] == 1.0
+    assert report["bytes_per_image"] == {"input": 96 * 128 * 12, "output": 96 * 128}
+
+
+def test_the_onnx_file_is_valid_and_has_one_named_input_and_output(exported):
+    model = onnx.load(exported / "fast_scnn.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(str(exported / "fast_scnn.onnx"))
+    assert [(value.name, value.shape, value.type) for value in session.get_inputs()] == [
+        ("image", [1, 3, 96, 128], "tensor(float)")]
+    assert [(value.name, value.shape, value.type) for value in session.get_outputs()] == [
+        ("segmentation", [1, 96, 128], "tensor(uint8)")]
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+def test_every_program_answers_as_the_network(network, exported):
+    images = random_images(1, 2)
+    logits = network_logits(network, images)
+    for fmt in ("onnx", "mindir"):
+        ids = open_session(exported, fmt)(images)
+        assert ids.dtype == np.uint8
+        assert_ids(ids, logits)
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(exported / "fast_scnn.onnx"), "CPU",
+                                  {"INFERENCE_PRECISION_HINT": "f32"})
+    x = np.stack([normalize(image, MEAN, STD) for image in images])
+    assert_ids(np.concatenate([compiled(x[i:i + 1])[0] for i in range(2)]), logits)
+
+
+def test_dynamic_batch_logits_and_a_size_that_is_no_multiple(network, tmp_path):
+    manifest = export(network, tmp_path, "export.batch_size=0", "export.opset=11", size=(95, 127), output_type="logits")
+    assert manifest.input.batch == -1
+    assert [entry.file for entry in manifest.models] == ["fast_scnn_dynamic.onnx", "fast_scnn_dynamic.mindir"]
+    assert onnx.load(tmp_path / "fast_scnn_dynamic.onnx").opset_import[0].version == 11
+    images = random_images(2, 3, (95, 127))
+    logits = network_logits(network, images)
+    for fmt in ("onnx", "mindir"):
+        session = open_session(manifest, fmt)
+        for count in (1, 3):
+            answer = session.infer(images[:count])
+            assert answer.shape == (count, 19, 95, 127)
+            np.testing.assert_allclose(answer, logits[:count], atol=1e-5 * np.abs(logits).max())
+
+
+def test_normalisation_in_the_graph_and_a_batch_of_four(tiny, tmp_path):
+    manifest = export(tiny, tmp_path, "export.batch_size=4", "export.normalize_in_graph=true", resize_op="resize")
+    assert manifest.input.shape == (4, 96, 128, 3)
+    assert manifest.input.dtype == "uint8"
+    images = random_images(3, 6)
+    logits = network_logits(tiny, images)
+    for fmt in ("onnx", "mindir"):
+        assert_ids(open_session(manifest, fmt)(images), logits)
+    operators = {node.op_type for node in onnx.load(tmp_path / "fast_scnn_bs4.onnx").graph.node}
+    assert "Resize" in operators
+
+
+def test_a_second_batch_size_joins_the_first_and_another_checkpoint_replaces_both(tiny, tmp_path):
+    export(tiny, tmp_path, formats=["ONNX"])
+    manifest = export(tiny, tmp_path, "export.batch_size=4", formats=["ONNX"])
+    assert [(entry.file, entry.batch) for entry in load_manifest(tmp_path).models] == [
+        ("fast_scnn_bs4.onnx", 4), ("fast_scnn.onnx", 1)]
+    assert manifest.find("onnx", 1).file == "fast_scnn.onnx"
+    other = {**SOURCE, "checkpoint_sha256": "1" * 64}
+    exporter.export_network(tiny, config(96, 128, "export.file_name=mine"), other, ["ONNX"], tmp_path)
+    assert [entry.file for entry in load_manifest(tmp_path).models] == ["mine.onnx"]
+
+
+def test_the_void_channel_is_cut_off(tmp_path):
+    manifest = export(make_tiny_network(num_classes=20), tmp_path, "model.num_classes=20", "data.void_class=true",
+                      formats=["ONNX"], output_type="logits")
+    assert manifest.output.shape == (1, 19, 96, 128)
+    assert manifest.num_classes == 19
+    assert open_session(manifest).infer(random_images(4, 1)).shape == (1, 19, 96, 128)
+
+
+def test_a_model_that_differs_is_not_written(tiny, tmp_path, monkeypatch):
+    def spoil(model):
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 4:
+                values = onnx.numpy_helper.to_array(tensor) * 1.01
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
+        return 0
+
+    monkeypatch.setattr(onnx_graph, "fold_batch_norm", spoil)
+    with pytest.raises(UserError, match="differs from the checkpoint"):
+        export(tiny, tmp_path / "out", formats=["MINDIR", "ONNX"])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failure_leaves_the_earlier_export_as_it_was(tiny, tmp_path, monkeypatch):
+    export(tiny, tmp_path, formats=["ONNX"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(model):
+        raise UserError("no")
+
+    monkeypatch.setattr(onnx_graph, "check_graph", fail)
+    with pytest.raises(UserError):
+        export(tiny, tmp_path, formats=["ONNX"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["export.height=64"], "set both or neither"), (["export.height=16", "export.width=64"], "at least 32")])
+def test_sizes_that_make_no_sense(overrides, words):
+    with pytest.raises(UserError, match=words):
+        exporter.resolve_options(load_config(CONFIG, overrides))
+
+
+def test_command_line_refuses_air_and_writes_the_rest(network, tmp_path):
+    cfg = config(96, 128)
+    checkpoint = tmp_path / "best one.ckpt"
+    save_checkpoint(checkpoint, list(network.get_parameters()), Progress(), cfg)
+    command = [sys.executable, str(ROOT / "export.py"), "--config", str(CONFIG), "--ckpt_path", str(checkpoint),
+               "--output", str(tmp_path / "out"), "--set", "export.height=96", "--set", "export.width=128",
+               "--set", "runtime.device_target=CPU", "--file_format", "AIR", "ONNX"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "AIR only on an Ascend device" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert [entry.format for entry in load_manifest(tmp_path / "out").models] == ["onnx"]
+    images = random_images(5, 1)
+    assert_ids(open_session(tmp_path / "out")(images), network_logits(network, images))
