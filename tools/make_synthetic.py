@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -67,8 +68,9 @@ def make_one(job: tuple[str, int], dataset: str, root: Path, seed: int, size: tu
 
 
 def start_worker() -> None:
-    """One thread per process: the processes already fill the cores."""
+    """One thread per process, because the processes already fill the cores; Ctrl-C is the parent's business."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_all(root: Path, args: argparse.Namespace, counts: dict[str, int]) -> None:
