@@ -8,7 +8,7 @@ from src.engine.checkpoint import build_network
 from src.engine.evaluator import evaluate
 from src.engine.inference import Segmenter
 from src.engine.runlog import create_run_dir, log, setup_logging
-from src.engine.train_step import Normalize, TrainStep
+from src.engine.train_step import Normalize, StepOptions, TrainStep
 from src.engine.trainer import Trainer, load_pretrained
 from src.errors import UserError, run_main
 from src.losses import create_loss
@@ -60,7 +60,8 @@ def main() -> None:
     loss = create_loss(cfg.loss, train_set.info.ignore_id)
     optimizer = create_optimizer(cfg.optim, net, steps, steps_per_epoch)
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
-    step = TrainStep(net, loss, optimizer, normalize, cfg.optim.clip_norm, runtime.size)
+    options = StepOptions(size=runtime.size, clip_norm=cfg.optim.clip_norm, share_statistics=True)
+    step = TrainStep(net, loss, optimizer, normalize, options)
     segment = Segmenter(cfg, net, len(train_set.info.classes))
     run_eval = (lambda: evaluate(segment, eval_set, eval_set.info).scores) if eval_set else None
     rates = create_schedule(cfg.optim, steps, steps_per_epoch)

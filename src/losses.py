@@ -8,6 +8,7 @@ import math
 
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
+from mindspore.ops import constexpr
 
 from src.config import Config
 from src.errors import ConfigError
@@ -155,6 +156,15 @@ class DiceLoss(PixelLoss):
         return 1.0 - (scores * self.class_weights).sum() / self.class_weights.sum()
 
 
+@constexpr
+def _check_heads(weights: int, outputs: int) -> bool:
+    """Runs while the graph is compiled, which knows no exceptions of our own."""
+    if weights != outputs:
+        raise ConfigError(f"loss.weights has {weights} numbers, the network has {outputs} outputs (the main one and the "
+                          "auxiliary ones)")
+    return True
+
+
 class MultiHeadLoss(nn.Cell):
     """Weighted sum of one loss over the main output and the auxiliary ones.
 
@@ -182,9 +192,7 @@ class MultiHeadLoss(nn.Cell):
             ConfigError: There are more or fewer weights than outputs.
         """
         weights = self.weights or (1.0,) + (0.4,) * (len(outputs) - 1)
-        if len(weights) != len(outputs):
-            raise ConfigError(f"loss.weights has {len(weights)} numbers, the network has {len(outputs)} outputs "
-                              "(the main one and the auxiliary ones)")
+        _check_heads(len(weights), len(outputs))
         label = self.at_output_size(label)
         total = weights[0] * self.loss(outputs[0], label)
         for i in range(1, len(outputs)):

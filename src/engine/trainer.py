@@ -102,9 +102,9 @@ class Trainer:
         fetched = time.perf_counter()
         for batch in self.loader.epoch(epoch):
             window.data_s += time.perf_counter() - fetched
-            loss = self.step(Tensor(batch["image"]), Tensor(batch["label"]))
+            result = self.step(Tensor(batch["image"]), Tensor(batch["label"]), Tensor(0.0, ms.float32))
             # Without a look at the loss the device would run ahead and every time below would be wrong.
-            window.losses.append(loss.asnumpy())
+            window.losses.append(result.asnumpy()[0])
             self.progress = replace(self.progress, step=self.progress.step + 1)
             if not np.isfinite(window.losses[-1]):
                 self._stop_not_finite(batch["names"], window.losses[-1])
