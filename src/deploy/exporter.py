@@ -336,6 +336,7 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, options: ExportOptions, pa
     _export_aside(plain, example, path, "ONNX")
     model = onnx.load(path)
     onnx_graph.rename_tensors(model, {model.graph.input[0].name: INPUT_NAME, model.graph.output[0].name: OUTPUT_NAME})
+    onnx_graph.repair_transposed_convs(model)
     folds = {"constants": onnx_graph.fold_constants(model), "batch_norms": onnx_graph.fold_batch_norm(model),
              "paddings": onnx_graph.rewrite_zero_concat(model)}
     if options.resize_op == "resize":

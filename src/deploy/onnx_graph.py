@@ -28,6 +28,22 @@ def rename_tensors(model: ModelProto, names: dict[str, str]) -> ModelProto:
     return model
 
 
+def repair_transposed_convs(model: ModelProto) -> int:
+    """Removes ``output_shape`` from ConvTranspose: MindSpore writes all four dimensions where ONNX wants the last two,
+    and padding and strides give the size anyway.
+
+    Returns:
+        Number of nodes repaired.
+    """
+    repaired = 0
+    for node in model.graph.node:
+        wrong = [item for item in node.attribute if node.op_type == "ConvTranspose" and item.name == "output_shape"]
+        for item in wrong:
+            node.attribute.remove(item)
+            repaired += 1
+    return repaired
+
+
 def fold_constants(model: ModelProto) -> int:
     """Computes nodes whose inputs are all constants and stores their results as initializers.
 
@@ -105,7 +121,7 @@ def _fold_one(graph: onnx.GraphProto, conv: NodeProto, norm: NodeProto, tensors:
 
 
 def rewrite_zero_concat(model: ModelProto) -> int:
-    """Replaces a Concat of a tensor with trailing constant zeros by one Pad.
+    """Replaces a Concat of one tensor with constant zeros before or behind it by one Pad.
 
     The networks pad by concatenation, because MindSpore's exporter has no Pad; the zeros are then constants of the
     traced batch size, which would pin a dynamic batch.
@@ -117,17 +133,20 @@ def rewrite_zero_concat(model: ModelProto) -> int:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     replaced = 0
     for index, node in enumerate(graph.node):
-        if node.op_type != "Concat" or len(node.input) != 2 or node.input[1] not in constants:
+        tensors = [name for name in node.input if name not in constants]
+        if node.op_type != "Concat" or len(tensors) != 1 or len(node.input) == 1:
             continue
-        zeros = numpy_helper.to_array(constants[node.input[1]])
-        axis = int(_attribute(node, "axis", 0)) % zeros.ndim
-        if zeros.any() or axis == 0 or node.input[0] in constants:
+        zeros = {i: numpy_helper.to_array(constants[name]) for i, name in enumerate(node.input) if name in constants}
+        rank = next(iter(zeros.values())).ndim
+        axis = int(_attribute(node, "axis", 0)) % rank
+        if axis == 0 or any(array.any() for array in zeros.values()):
             continue
-        pads = np.zeros(2 * zeros.ndim, np.int64)
-        pads[zeros.ndim + axis] = zeros.shape[axis]
+        pads = np.zeros(2 * rank, np.int64)
+        for i, array in zeros.items():
+            pads[axis if i < list(node.input).index(tensors[0]) else rank + axis] += array.shape[axis]
         name = f"{node.output[0]}.pads"
         graph.initializer.append(numpy_helper.from_array(pads, name))
-        graph.node[index].CopyFrom(helper.make_node("Pad", [node.input[0], name], list(node.output), mode="constant",
+        graph.node[index].CopyFrom(helper.make_node("Pad", [tensors[0], name], list(node.output), mode="constant",
                                                     name=f"{node.name or node.output[0]}.pad"))
         replaced += 1
     drop_unused_initializers(model)

@@ -70,6 +70,19 @@ def test_batch_norm_stays_where_folding_would_change_another_branch():
         assert "BatchNormalization" in ops_of(model)
 
 
+def test_mindspores_output_shape_of_transposed_convolutions_is_removed():
+    rng = np.random.default_rng(3)
+    constants = {"w": rng.normal(size=(3, 5, 4, 4)).astype(np.float32)}
+    attributes = {"kernel_shape": [4, 4], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
+    model = make_model([node], constants, [1, 3, 5, 7], [1, 5, 10, 14])
+    x = rng.normal(size=(1, 3, 5, 7)).astype(np.float32)
+    expected = run(model, x)
+    model.graph.node[0].attribute.append(helper.make_attribute("output_shape", [1, 5, 10, 14]))
+    assert onnx_graph.repair_transposed_convs(model) == 1
+    np.testing.assert_array_equal(run(onnx_graph.check_graph(model), x), expected)
+
+
 def test_constants_are_computed_once():
     rng = np.random.default_rng(3)
     constants = {"a": rng.normal(size=(7, 5)).astype(np.float32), "s": np.array([5, 7], np.int64)}
@@ -109,13 +122,14 @@ def test_other_matrices_are_not_taken_for_a_resize():
 
 def test_concatenated_zeros_become_padding_and_free_the_batch():
     nodes = [helper.make_node("Concat", ["x", "rows"], ["t"], axis=2),
-             helper.make_node("Concat", ["t", "columns"], ["y"], axis=-1)]
-    constants = {"rows": np.zeros((1, 2, 3, 4), np.float32), "columns": np.zeros((1, 2, 8, 5), np.float32)}
-    model = make_model(nodes, constants, [1, 2, 5, 4], [1, 2, 8, 9])
+             helper.make_node("Concat", ["left", "t", "right"], ["y"], axis=-1)]
+    constants = {"rows": np.zeros((1, 2, 3, 4), np.float32), "left": np.zeros((1, 2, 8, 1), np.float32),
+                 "right": np.zeros((1, 2, 8, 5), np.float32)}
+    model = make_model(nodes, constants, [1, 2, 5, 4], [1, 2, 8, 10])
     assert onnx_graph.rewrite_zero_concat(model) == 2
     model = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
     x = np.random.default_rng(5).normal(size=(3, 2, 5, 4)).astype(np.float32)
-    np.testing.assert_array_equal(run(model, x), np.pad(x, ((0, 0), (0, 0), (0, 3), (0, 5))))
+    np.testing.assert_array_equal(run(model, x), np.pad(x, ((0, 0), (0, 0), (0, 3), (1, 5))))
 
 
 def test_a_concatenation_with_other_numbers_stays():
