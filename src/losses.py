@@ -160,8 +160,8 @@ class DiceLoss(PixelLoss):
 def _check_heads(weights: int, outputs: int) -> bool:
     """Runs while the graph is compiled, which knows no exceptions of our own."""
     if weights != outputs:
-        raise ConfigError(f"loss.weights has {weights} numbers, the network has {outputs} outputs (the main one and the "
-                          "auxiliary ones)")
+        raise ConfigError(f"loss.weights has {weights} numbers, the network has {outputs} outputs (main and "
+                          "auxiliary)")
     return True
 
 

@@ -66,7 +66,7 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(self, net: nn.Cell, loss: MultiHeadLoss, optimizer: nn.Cell, normalize: Normalize,
-                 options: StepOptions = StepOptions()) -> None:  # noqa: B008 - frozen
+                 options: StepOptions = StepOptions()) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
         self.loss = loss
