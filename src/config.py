@@ -137,7 +137,7 @@ def _fits(value: Any, kind: str) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind in _SCALARS:
         return isinstance(value, _SCALARS[kind])
-    return any(_fits(value, part) if part in _SCALARS else value == part for part in kind.split("/"))
+    return any(value == part or (part in _SCALARS and _fits(value, part)) for part in kind.split("/"))
 
 
 def _check_key(origin: str, section: str, key: str, value: Any, schema: dict) -> None:
