@@ -9,8 +9,12 @@ from tqdm import tqdm
 
 from src.data.datasets import DatasetInfo
 from src.data.loader import Loader
+from src.engine.cityscapes import CATEGORIES, instance_counts
+from src.engine.geometry import Geometry
 from src.errors import UserError
-from src.metrics import ConfusionMatrix
+from src.metrics import ConfusionMatrix, category_iou
+
+Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 @dataclass(order=True)
@@ -45,37 +49,69 @@ class _Extremes:
             if len(heap) > self.count:
                 heapq.heappop(heap)
 
+    def result(self, scores: dict) -> Result:
+        worst = sorted(example for _, _, example in self.low)
+        seen = {example.name for example in worst}
+        best = sorted((example for _, _, example in self.high if example.name not in seen), reverse=True)
+        return Result(scores, worst, best)
 
-def evaluate(segment: Callable[[np.ndarray, tuple[int, int]], np.ndarray], loader: Loader, info: DatasetInfo,
-             num_examples: int = 0) -> Result:
-    """Scores predictions at the size of the labels; all ranks get the sum over all ranks.
+
+def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: int = 0,
+             instances: Callable[[str], np.ndarray] | None = None,
+             on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None) -> Result:
+    """Scores predictions; all ranks get the sum over all ranks.
 
     Args:
         segment: ``segment(images, (height, width))`` returns uint8 class ids (N, height, width) for uint8 images
-            (N, H, W, 3).
+            (N, H, W, 3). Its attribute ``geometry``, if it has one, says at which size labels are scored; otherwise
+            it is their own.
         loader: Evaluation loader; every image comes once over all ranks.
         info: Classes and ignore id.
-        num_examples: Worst and best images to keep, in all.
+        num_examples: Worst and best images of this rank to keep, in all.
+        instances: Reads Cityscapes' instance ids (H, W) by sample name, for iIoU; None leaves iIoU out.
+        on_image: Called as ``on_image(name, ids, counts)`` with the prediction and the confusion matrix of each image.
+
+    Raises:
+        UserError: Not one labelled pixel was seen.
     """
-    matrix = ConfusionMatrix(len(info.classes), info.ignore_id)
+    geometry = getattr(segment, "geometry", Geometry())
+    matrix, counts = ConfusionMatrix(len(info.classes), info.ignore_id), instance_counts()
     extremes = _Extremes((num_examples + 1) // 2)
-    started = time.perf_counter()
+    started, inside = time.perf_counter(), 0.0
     with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
         for batch in loader.samples():
-            preds = segment(batch["image"], batch["label"].shape[1:])
-            for row in zip(batch["names"], batch["image"], preds, batch["label"], strict=True):
-                miou = image_miou(matrix.update(row[2], row[3]))
+            labels = np.stack([geometry.label(label) for label in batch["label"]])
+            asked = time.perf_counter()
+            preds = segment(batch["image"], labels.shape[1:])
+            inside += time.perf_counter() - asked
+            for name, image, pred, label in zip(batch["names"], batch["image"], preds, labels, strict=True):
+                own = matrix.update(pred, label)
+                if instances is not None:
+                    counts.update(pred, geometry.label(instances(name)))
                 if num_examples:
-                    extremes.add(Example(miou, *row))
+                    extremes.add(Example(image_miou(own), name, _sized(image, geometry, label), pred, label))
+                if on_image is not None:
+                    on_image(name, pred, own)
             bar.update(len(preds))
     matrix.reduce()
     if not matrix.matrix.any():
         raise UserError("no labelled pixel was seen in the evaluation; check data.root and data.eval_split")
-    scores = matrix.compute() | {"images": loader.num_samples, "seconds": round(time.perf_counter() - started, 3)}
-    worst = sorted(example for _, _, example in extremes.low)
-    seen = {example.name for example in worst}
-    best = sorted((example for _, _, example in extremes.high if example.name not in seen), reverse=True)
-    return Result(scores, worst, best)
+    scores = matrix.compute()
+    if info.name == "cityscapes":
+        scores |= category_iou(matrix.matrix, CATEGORIES)
+    if instances is not None:
+        counts.reduce()
+        scores |= counts.compute(matrix.matrix)
+    scores |= {"images": loader.num_samples - len(loader.skipped), "skipped": len(loader.skipped),
+               "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}
+    return extremes.result(scores)
+
+
+def _sized(image: np.ndarray, geometry: Geometry, label: np.ndarray) -> np.ndarray:
+    """The image as its label shows it: at its own size, or resized and cropped when labels are."""
+    if image.shape[:2] == label.shape:
+        return image
+    return geometry.image(image)[:label.shape[0], :label.shape[1]]
 
 
 def image_miou(counts: np.ndarray) -> float:

@@ -1,0 +1,208 @@
+"""The verb eval: open a model, score it, write everything down."""
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.config import Config
+from src.data.datasets import DatasetInfo, dataset_info, list_samples
+from src.data.loader import Loader, create_dataset
+from src.engine.checkpoint import build_network, load_weights, read_checkpoint
+from src.engine.cityscapes import instance_reader
+from src.engine.evaluator import Result, Segment, evaluate, image_miou
+from src.engine.inference import Segmenter
+from src.engine.masks import MaskWriter, write_submission
+from src.engine.runlog import log, write_json
+from src.errors import DataError, UserError
+from src.metrics import format_table
+from src.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call of eval.py asks for.
+
+    Attributes:
+        config: Configuration file, as typed.
+        output: Folder of the results.
+        ckpt_path: Checkpoint, or a folder of them; None: the manifest counts.
+        manifest: ``deploy.yaml`` of an exported model.
+        file_format: ``ONNX`` or ``MINDIR``, which file of the manifest.
+        save_masks: ``color``, ``labelIds`` or None.
+        csv: Write ``images.csv`` with the IoU of every image.
+        report: Write ``report.html``.
+    """
+    config: str
+    output: Path
+    ckpt_path: str | None = None
+    manifest: str | None = None
+    file_format: str = "ONNX"
+    save_masks: str | None = None
+    csv: bool = False
+    report: bool = False
+
+
+def score(cfg: Config, runtime: Runtime, request: Request) -> None:
+    """Evaluates a checkpoint, a folder of checkpoints or an exported model.
+
+    Raises:
+        UserError: Anything about the model, the data or the output that the user can mend.
+    """
+    info = dataset_info(cfg.data)
+    if request.save_masks == "labelIds" and cfg.eval.label_size == "input":
+        raise UserError("--save_masks labelIds: benchmark servers want masks of the images' own size, but "
+                        "eval.label_size = input; set eval.label_size=original")
+    request.output.mkdir(parents=True, exist_ok=True)
+    if request.ckpt_path and Path(request.ckpt_path).is_dir():
+        if request.save_masks:
+            raise UserError(f"--save_masks: {request.ckpt_path} is a folder of checkpoints; name one of them")
+        _score_folder(cfg, runtime, request, info)
+        return
+    segment = open_exported(cfg, info, request) if request.manifest else open_checkpoint(cfg, info, request.ckpt_path)
+    record, result = _score_one(cfg, runtime, request, segment, request.ckpt_path or request.manifest)
+    if runtime.is_main:
+        _save(cfg, request, info, record, result)
+
+
+def open_checkpoint(cfg: Config, info: DatasetInfo, path: str | Path) -> Segmenter:
+    """The network of a checkpoint, ready to segment."""
+    segment = Segmenter(cfg, build_network(cfg), len(info.classes))
+    _load(segment, path)
+    return segment
+
+
+def _load(segment: Segmenter, path: str | Path) -> None:
+    arrays, _ = read_checkpoint(path)
+    load_weights(segment.net, arrays, str(path))
+
+
+def open_exported(cfg: Config, info: DatasetInfo, request: Request) -> Segment:
+    """The exported model of a manifest; the loader is set to its colour order.
+
+    Raises:
+        UserError: It has other classes, or section ``eval`` asks for something that only a checkpoint can do.
+    """
+    from src.deploy.manifest import load_manifest
+    from src.deploy.session import open_session  # exported models need more packages than checkpoints do
+
+    manifest = load_manifest(request.manifest)
+    if manifest.num_classes != len(info.classes):
+        raise UserError(f"{manifest.path}: the model has {manifest.num_classes} classes, data.name = {info.name} has "
+                        f"{len(info.classes)}; give the configuration it was exported with")
+    if cfg.eval.mode != "whole" or cfg.eval.label_size != "original":
+        raise UserError(f"eval.mode = {cfg.eval.mode}, eval.label_size = {cfg.eval.label_size}: an exported model has "
+                        "one input size and is scored whole at the labels' size; add --mode whole "
+                        "--set eval.label_size=original --set eval.resize=null")
+    cfg.data.color_order = manifest.input.color_order
+    return open_session(manifest, request.file_format.lower())
+
+
+def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment, name: str) -> tuple[dict, Result]:
+    """Evaluates one model; returns the content of ``eval.json`` and the examples."""
+    loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
+    info = loader.info
+    writer = None
+    if request.save_masks:
+        writer = MaskWriter(request.save_masks, info, request.output / f"masks_{request.save_masks}")
+    rows: list[list] = []
+
+    def on_image(image: str, ids: np.ndarray, counts: np.ndarray) -> None:
+        if writer:
+            writer.write(image, ids)
+        if request.csv:
+            rows.append([image, *_image_scores(counts)])
+
+    result = evaluate(segment, loader, info, cfg.eval.num_images if request.report else 0,
+                      _instances(cfg, loader), on_image)
+    record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": cfg.eval.resize,
+              "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
+              **result.scores}
+    if request.csv:
+        part = f".rank{runtime.rank}" if runtime.size > 1 else ""
+        _write_csv(request.output / f"images{part}.csv", info.classes, rows)
+    if writer and request.save_masks == "labelIds" and runtime.is_main:
+        # All ranks have written: their matrices are summed. Rank 0 knows only its own files.
+        files = writer.files if runtime.size == 1 else sorted(writer.folder.glob("*.png"))
+        log.info("to hand in: %s", write_submission(files, info, request.output))
+    return record, result
+
+
+def _instances(cfg: Config, loader: Loader) -> Callable[[str], np.ndarray] | None:
+    if not cfg.eval.instance_iou or loader.info.name != "cityscapes":
+        return None
+    try:
+        return instance_reader(list_samples(cfg.data, "eval"))
+    except DataError:
+        return None     # evaluated from a MindRecord file, without the folders
+
+
+def _image_scores(counts: np.ndarray) -> list:
+    hit, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    accuracy = hit.sum() / counts.sum() if counts.any() else 0.0
+    iou = [f"{h / u:.6f}" if u else "" for h, u in zip(hit, union, strict=True)]
+    return [f"{image_miou(counts):.6f}", f"{accuracy:.6f}", *iou]
+
+
+def _write_csv(path: Path, classes: tuple[str, ...], rows: list[list]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "miou", "pixel_accuracy", *classes])
+    writer.writerows(rows)
+    _write_text(path, text.getvalue())
+
+
+def _write_text(path: Path, text: str) -> None:
+    tmp = path.with_name(f".{path.name}.tmp")
+    tmp.write_text(text, encoding="utf-8")
+    os.replace(tmp, path)
+
+
+def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo) -> None:
+    """Evaluates every checkpoint of a folder with one compiled network; the best one's results are ``eval.json``."""
+    paths = sorted(path for path in Path(request.ckpt_path).glob("*.ckpt") if not path.name.startswith("."))
+    if not paths:
+        raise UserError(f"--ckpt_path {request.ckpt_path}: the folder holds no *.ckpt file")
+    segment = Segmenter(cfg, build_network(cfg), len(info.classes))
+    found: list[tuple[dict, Result]] = []
+    for path in paths:
+        try:
+            _load(segment, path)
+        except UserError as error:
+            log.info("left out: %s", error)
+            continue
+        record, result = _score_one(cfg, runtime, request, segment, path)
+        log.info("%s: mIoU %.2f %%", path.name, 100 * record["miou"])
+        if runtime.is_main:
+            write_json(request.output / f"{path.name}.eval.json", record)
+        found = sorted([*found, (record, result)], key=lambda pair: -pair[0]["miou"])
+        found[1:] = [(other, Result({}, [], [])) for other, _ in found[1:]]      # only the best one's pictures are kept
+    if not found:
+        raise UserError(f"--ckpt_path {request.ckpt_path}: none of the {len(paths)} checkpoints fits the configuration")
+    if runtime.is_main:
+        ranking = [(Path(record["checkpoint"]).name, record["miou"]) for record, _ in found]
+        width = max(len(name) for name, _ in ranking)
+        lines = [f"{'checkpoint':<{width}}  mIoU (%)"] + [f"{n:<{width}}  {100 * m:8.2f}" for n, m in ranking]
+        log.info("%d of %d checkpoints, best first\n%s", len(found), len(paths), "\n".join(lines))
+        record, result = found[0]
+        record["ranking"] = [{"checkpoint": name, "miou": miou} for name, miou in ranking]
+        _save(cfg, request, info, record, result)
+
+
+def _save(cfg: Config, request: Request, info: DatasetInfo, record: dict, result: Result) -> None:
+    """Prints the table and writes ``eval.json`` and ``eval_results.txt``."""
+    log.info("%s, mode %s, %d images in %.1f s\n%s", record["checkpoint"], record["mode"], record["images"],
+             record["seconds"], format_table(record, info.classes))
+    write_json(request.output / "eval.json", record)
+    _write_text(request.output / "eval_results.txt", seed_text(record, info.classes))
+    log.info("results in %s", request.output)
+
+
+def seed_text(scores: dict, classes: tuple[str, ...]) -> str:
+    """The lines that older scripts search for: pixel accuracy and mIoU, then one line a class, all 0..1."""
+    lines = [f"validation pixAcc: {scores['pixel_accuracy']:.6f}, mIoU: {scores['miou']:.6f}"]
+    lines += [f"class name: {name} iou: {iou:.6f}" for name, iou in zip(classes, scores["iou"], strict=True)]
+    return "\n".join(lines) + "\n"
