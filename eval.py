@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--save_masks", choices=("color", "labelIds"), help="write predictions as PNG, labelIds also "
                         "packed for the benchmark server")
     parser.add_argument("--csv", action="store_true", help="also write images.csv, the IoU of every image")
+    parser.add_argument("--report", action="store_true", help="also write report.html, one page that needs no network")
     return parser.parse_args()
 
 
@@ -46,7 +47,8 @@ def main() -> None:
     runtime = setup_runtime(cfg.runtime)
     setup_logging(rank=runtime.rank)
     output = output_folder(args)
-    request = Request(args.config, output, args.ckpt_path, args.manifest, args.file_format, args.save_masks, args.csv)
+    request = Request(args.config, output, args.ckpt_path, args.manifest, args.file_format, args.save_masks, args.csv,
+                      args.report)
     try:
         score(cfg, runtime, request)
     except OSError as error:

@@ -16,6 +16,7 @@ from src.engine.cityscapes import instance_reader
 from src.engine.evaluator import Result, Segment, evaluate, image_miou
 from src.engine.inference import Segmenter
 from src.engine.masks import MaskWriter, write_submission
+from src.engine.run_report import write_run_report
 from src.engine.runlog import log, write_json
 from src.errors import DataError, UserError
 from src.metrics import format_table
@@ -65,7 +66,7 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
     segment = open_exported(cfg, info, request) if request.manifest else open_checkpoint(cfg, info, request.ckpt_path)
     record, result = _score_one(cfg, runtime, request, segment, request.ckpt_path or request.manifest)
     if runtime.is_main:
-        _save(cfg, request, info, record, result)
+        _save(cfg, runtime, request, record, result)
 
 
 def open_checkpoint(cfg: Config, info: DatasetInfo, path: str | Path) -> Segmenter:
@@ -189,15 +190,18 @@ def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: Dataset
         log.info("%d of %d checkpoints, best first\n%s", len(found), len(paths), "\n".join(lines))
         record, result = found[0]
         record["ranking"] = [{"checkpoint": name, "miou": miou} for name, miou in ranking]
-        _save(cfg, request, info, record, result)
+        _save(cfg, runtime, request, record, result)
 
 
-def _save(cfg: Config, request: Request, info: DatasetInfo, record: dict, result: Result) -> None:
-    """Prints the table and writes ``eval.json`` and ``eval_results.txt``."""
+def _save(cfg: Config, runtime: Runtime, request: Request, record: dict, result: Result) -> None:
+    """Prints the table and writes ``eval.json``, ``eval_results.txt`` and ``report.html``."""
+    info = dataset_info(cfg.data)
     log.info("%s, mode %s, %d images in %.1f s\n%s", record["checkpoint"], record["mode"], record["images"],
              record["seconds"], format_table(record, info.classes))
     write_json(request.output / "eval.json", record)
     _write_text(request.output / "eval_results.txt", seed_text(record, info.classes))
+    if request.report:
+        write_run_report(request.output, cfg, record, result, info, runtime)
     log.info("results in %s", request.output)
 
 
