@@ -184,7 +184,7 @@ def _evaluation_size(cfg: dict) -> Sequence[int]:
     if resize.get("rule", "none") == "exact" and size:
         return size
     if resize.get("rule") == "long_side" and size:
-        return [size, size] if isinstance(size, int) else size
+        return [size, size] if isinstance(size, int) else [size[0], size[-1]]
     return cfg.data.resize or cfg.data.crop_size
 
 
@@ -220,8 +220,10 @@ def _resize_rule(cfg: dict, options: ExportOptions) -> dict[str, Any]:
     """A model has one input size, so an image of any other is resized to it, or by its side and padded."""
     resize = cfg.eval.get("resize") or {}
     rule, size = resize.get("rule", "none"), resize.get("size")
-    if rule in ("short_side", "long_side") and size:
-        return {"rule": rule, "size": size if isinstance(size, int) else max(size), "pad": True}
+    # What a centre crop leaves out would have no class; the whole image is shown to the model instead.
+    if rule in ("short_side", "long_side") and not resize.get("center_crop"):
+        size = size[0] if isinstance(size, list) and len(size) == 1 else size
+        return {"rule": rule, "size": size, "pad": True}
     return {"rule": "exact", "size": list(options.size), "pad": False}
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from src.errors import UserError
@@ -35,8 +36,8 @@ class InputSpec:
         value_range: 1 or 255, the scale that ``mean`` and ``std`` refer to.
         mean: Per channel, in ``color_order``.
         std: Per channel, in ``color_order``, none of them 0.
-        resize: ``{rule, size, pad}``: rule ``none | exact | short_side | long_side``, size ``[H, W]`` for ``exact`` and
-            one number of pixels for the two side rules.
+        resize: ``{rule, size, pad}``: rule ``none | exact | short_side | long_side``; size ``[H, W]`` for ``exact``, one
+            number of pixels for the two side rules, or ``[H, W]`` for ``long_side``: a box that the image is fitted into.
         pad_value: Three values 0..255 in ``color_order`` that fill the bottom and the right.
     """
     name: str
@@ -315,11 +316,11 @@ def _read_input(section: _Section) -> InputSpec:
 def _read_resize(section: _Section) -> dict[str, Any]:
     rule = section.get("rule", str, RESIZE_RULES)
     resize: dict[str, Any] = {"rule": rule}
-    if rule == "exact":
+    if rule == "exact" or (rule == "long_side" and isinstance(section.content.get("size"), list)):
         resize["size"] = list(section.numbers("size", 2, int))
     elif rule != "none":
         resize["size"] = section.get("size", int)
-    if rule != "none" and min(resize["size"] if rule == "exact" else [resize["size"]]) < 1:
+    if np.min(resize.get("size", 1)) < 1:
         raise section.error("size", resize["size"], "it must be positive")
     resize["pad"] = section.get("pad", bool)
     return resize

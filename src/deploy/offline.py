@@ -33,8 +33,11 @@ def scaled_size(height: int, width: int, resize: dict[str, Any]) -> tuple[int, i
         return height, width
     if rule == "exact":
         return tuple(resize["size"])
-    side = min(height, width) if rule == "short_side" else max(height, width)
-    scale = resize["size"] / side
+    size = resize["size"]
+    if isinstance(size, list):
+        scale = min(size[0] / height, size[1] / width)
+    else:
+        scale = size / (min(height, width) if rule == "short_side" else max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 

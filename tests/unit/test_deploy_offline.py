@@ -22,6 +22,7 @@ def with_resize(manifest, rule, size=None, pad=False, **changes):
     ("none", None, (30, 50), (30, 50)), ("exact", [48, 64], (30, 50), (48, 64)),
     ("short_side", 48, (96, 120), (48, 60)), ("short_side", 48, (120, 96), (60, 48)),
     ("long_side", 64, (375, 500), (48, 64)), ("long_side", 64, (500, 375), (64, 48)),
+    ("long_side", [48, 64], (96, 96), (48, 48)), ("long_side", [48, 64], (10, 40), (16, 64)),
     ("long_side", 512, (333, 500), (341, 512)), ("long_side", 64, (1, 1000), (1, 64))])
 def test_resize_rules(rule, size, image, expected):
     assert scaled_size(*image, {"rule": rule, "size": size, "pad": True}) == expected
