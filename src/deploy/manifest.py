@@ -36,8 +36,8 @@ class InputSpec:
         value_range: 1 or 255, the scale that ``mean`` and ``std`` refer to.
         mean: Per channel, in ``color_order``.
         std: Per channel, in ``color_order``, none of them 0.
-        resize: ``{rule, size, pad}``: rule ``none | exact | short_side | long_side``; size ``[H, W]`` for ``exact``, one
-            number of pixels for the two side rules, or ``[H, W]`` for ``long_side``: a box that the image is fitted into.
+        resize: ``{rule, size, pad}``: rule ``none | exact | short_side | long_side``; size ``[H, W]`` for ``exact``,
+            one number of pixels for the two side rules; ``long_side`` also takes ``[H, W]``, a box to fit into.
         pad_value: Three values 0..255 in ``color_order`` that fill the bottom and the right.
     """
     name: str
