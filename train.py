@@ -1,20 +1,15 @@
 """Trains a network: ``python train.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --set data.root=D``."""
 import argparse
+import os
+import shlex
+import sys
 from pathlib import Path
 
-from src.config import Config, load_config
-from src.data.loader import create_dataset
-from src.engine.checkpoint import build_network
-from src.engine.evaluator import evaluate
-from src.engine.inference import Segmenter
-from src.engine.runlog import create_run_dir, log, setup_logging
-from src.engine.train_step import Normalize, StepOptions, TrainStep
-from src.engine.trainer import Trainer, load_pretrained
+from src.config import Config, dump_config, load_config
+from src.engine.runlog import create_run_dir
+from src.engine.training import Start, train
 from src.errors import UserError, run_main
-from src.losses import create_loss
-from src.optim import create_optimizer
-from src.runtime import Runtime, setup_runtime
-from src.schedules import create_schedule
+from src.runtime import setup_runtime
 
 EXAMPLES = """examples:
   python train.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --set data.root=/data/cityscapes --run_eval
@@ -29,7 +24,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
     parser.add_argument("--pretrained", metavar="CKPT", help="start from these weights")
-    parser.add_argument("--resume", metavar="RUN_DIR|auto", help="continue a run; auto: the newest of this config")
+    parser.add_argument("--resume", metavar="RUN_DIR|CKPT|auto",
+                        help="continue a run; auto: the newest of this config, or a new one if there is none")
     parser.add_argument("--run_eval", action="store_true", help="evaluate while training")
     return parser.parse_args()
 
@@ -40,57 +36,46 @@ def main() -> None:
         args.set.append("train.run_eval=true")
     cfg = load_config(args.config, args.set)
     runtime = setup_runtime(cfg.runtime)
-    resume_dir = find_resume_dir(cfg, args) if args.resume else None
-    batch = batch_per_device(cfg, runtime)
-    train_set = create_dataset(cfg, "train", runtime.rank, runtime.size, batch)
-    eval_set = create_dataset(cfg, "eval", runtime.rank, runtime.size) if cfg.train.run_eval else None
-
-    run_dir = resume_dir or create_run_dir(cfg, args.config, runtime)
-    setup_logging(run_dir, runtime.rank)
-    steps_per_epoch = train_set.steps_per_epoch
-    steps = steps_per_epoch * cfg.train.epochs
-    log.info("run folder %s", run_dir)
-    log.info("%s on %s, rank %d of %d", cfg.model.name, runtime.device_target, runtime.rank, runtime.size)
-    log.info("%d training images, global batch %d = %d devices x %d, %d steps an epoch, %d steps in all",
-             train_set.num_samples, cfg.train.global_batch, runtime.size, batch, steps_per_epoch, steps)
-
-    net = build_network(cfg)
-    if args.pretrained:
-        load_pretrained(net, args.pretrained)
-    loss = create_loss(cfg.loss, train_set.info.ignore_id)
-    optimizer = create_optimizer(cfg.optim, net, steps, steps_per_epoch)
-    normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
-    options = StepOptions(size=runtime.size, clip_norm=cfg.optim.clip_norm, share_statistics=True)
-    step = TrainStep(net, loss, optimizer, normalize, options)
-    segment = Segmenter(cfg, net, len(train_set.info.classes))
-    run_eval = (lambda: evaluate(segment, eval_set, eval_set.info).scores) if eval_set else None
-    rates = create_schedule(cfg.optim, steps, steps_per_epoch)
-    trainer = Trainer(cfg, step, train_set, rates, run_dir, runtime, run_eval)
-    if resume_dir:
-        trainer.restore(resume_dir / "ckpt" / "last.ckpt")
-    progress = trainer.fit()
-    log.info("finished after %d epochs; best mIoU %s; checkpoints in %s/ckpt", progress.epoch,
-             f"{100 * progress.best_miou:.2f} %" if progress.best_miou >= 0 else "not measured", run_dir)
+    resumed = find_resumed(cfg, args)
+    if resumed and resumed.is_file():
+        train(cfg, resumed.parent.parent, runtime, Start(resumed, resumed=True), resume_command(resumed.parent.parent))
+        return
+    run_dir = resumed or create_run_dir(cfg, args.config, runtime)
+    start = Start(Path(args.pretrained)) if args.pretrained else Start()
+    for stage_cfg, folder in stages(cfg, args, run_dir):
+        if not train(stage_cfg, folder, runtime, start, resume_command(run_dir)):
+            break
+        start = Start(folder / "ckpt" / "last.ckpt")
 
 
-def batch_per_device(cfg: Config, runtime: Runtime) -> int:
-    """The global batch divided over the devices."""
-    if cfg.train.global_batch % runtime.size:
-        raise UserError(f"train.global_batch = {cfg.train.global_batch} cannot be divided over {runtime.size} devices; "
-                        f"set it to a multiple of {runtime.size}")
-    return cfg.train.global_batch // runtime.size
+def stages(cfg: Config, args: argparse.Namespace, run_dir: Path) -> list[tuple[Config, Path]]:
+    """Configuration and folder of each training: one, or those of ``train.stages``, which ``--set`` changes too."""
+    if not cfg.train.stages:
+        return [(cfg, run_dir)]
+    folder = Path(args.config).parent
+    dump_config(cfg, run_dir / "config.yaml")
+    return [(load_config(folder / name, args.set), run_dir / f"stage{i}") for i, name in enumerate(cfg.train.stages, 1)]
 
 
-def find_resume_dir(cfg: Config, args: argparse.Namespace) -> Path:
-    """The run folder that ``--resume`` names."""
-    parent = Path(cfg.runtime.output_dir) / Path(args.config).stem
-    if args.resume != "auto":
-        found = [Path(args.resume)]
-    else:
-        found = sorted(path.parent.parent for path in parent.glob("*/ckpt/last.ckpt"))
-    if not found or not (found[-1] / "ckpt" / "last.ckpt").is_file():
-        raise UserError(f"--resume {args.resume}: no ckpt/last.ckpt found in {found[-1] if found else parent}")
-    return found[-1]
+def find_resumed(cfg: Config, args: argparse.Namespace) -> Path | None:
+    """The run folder or the checkpoint in it that ``--resume`` names; None: a new run is wanted."""
+    if args.resume is None:
+        return None
+    if args.resume == "auto":
+        parent = Path(cfg.runtime.output_dir) / Path(args.config).stem
+        return max((path.parent for path in parent.glob("*/config.yaml")), default=None)
+    path = Path(args.resume)
+    if not path.exists() or (path.is_dir() and not (path / "config.yaml").is_file()):
+        raise UserError(f"--resume {path}: not a run folder; give one that holds config.yaml and ckpt, or auto")
+    return path
+
+
+def resume_command(run_dir: Path) -> str:
+    """This command with ``--resume``; a wrapper script leaves its own in ``SEGMENTATION_COMMAND``."""
+    words = shlex.split(os.environ.get("SEGMENTATION_COMMAND", "")) or ["python", *sys.argv]
+    kept = [word for i, word in enumerate(words)
+            if not word.startswith(("--resume", "--pretrained")) and words[i - 1] not in ("--resume", "--pretrained")]
+    return shlex.join([*kept, "--resume", str(run_dir)])
 
 
 if __name__ == "__main__":

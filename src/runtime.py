@@ -3,6 +3,7 @@ import os
 import platform
 import random
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
     device_id = int(os.environ.get("DEVICE_ID", r.device_id))
     target = _choose_device(os.environ.get("DEVICE_TARGET", r.device_target))
     ms.set_context(mode=ms.GRAPH_MODE if r.mode == "graph" else ms.PYNATIVE_MODE)
-    launched = "MS_ROLE" in os.environ
+    launched = _adopt_launcher(target)
     try:
         # With a launcher every process finds its own card: msrun sets the visible devices' order.
         if launched or target == "CPU":
@@ -75,8 +76,44 @@ def _choose_device(wanted: str) -> str:
     return "Ascend" if Path("/dev/davinci_manager").exists() else "CPU"
 
 
+def _adopt_launcher(target: str) -> bool:
+    """Whether a launcher started this process as one of several.
+
+    msrun sets ``MS_*``. mpirun sets ``OMPI_COMM_WORLD_*``, which MindSpore's CPU back end does not understand, so they
+    are translated, and rank 0 starts the scheduler process that msrun would have started. A rank table is left to
+    MindSpore on Ascend up to 2.7, the last versions that read it.
+    """
+    env = os.environ
+    if "MS_ROLE" in env:
+        return True
+    size = int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
+    if size > 1:
+        rank = int(env["OMPI_COMM_WORLD_RANK"])
+        for name in [name for name in env if name.startswith(("OMPI_", "PMIX_"))]:
+            del env[name]
+        env.update({"MS_WORKER_NUM": str(size), "MS_NODE_ID": str(rank), "MS_ROLE": "MS_WORKER",
+                    "MS_SCHED_HOST": env.get("MS_SCHED_HOST", "127.0.0.1"),
+                    "MS_SCHED_PORT": env.get("MS_SCHED_PORT", "8118")})
+        if rank == 0:
+            _start_scheduler(target)
+        return True
+    if "RANK_TABLE_FILE" in env:
+        if target == "Ascend" and tuple(map(int, ms.__version__.split(".")[:2])) <= (2, 7):
+            return int(env.get("RANK_SIZE", "1")) > 1
+        print(f"warning: RANK_TABLE_FILE is set, but MindSpore {ms.__version__} on {target} does not read rank tables; "
+              "start with scripts/run_distribute_train.sh", file=sys.stderr)
+    return False
+
+
+def _start_scheduler(target: str) -> None:
+    code = f"import src, mindspore as ms; ms.set_device({target!r}); ms.communication.init()"
+    root = Path(src.__file__).resolve().parents[1]
+    subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "MS_ROLE": "MS_SCHED"},
+                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
 def _join() -> tuple[int, int]:
-    """Joins the job that msrun started and switches data parallelism on."""
+    """Joins the job that a launcher started and switches data parallelism on."""
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
@@ -87,6 +124,13 @@ def _join() -> tuple[int, int]:
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
                                      parameter_broadcast=True, device_num=size)
     return rank, size
+
+
+def from_main(value: int, size: int) -> int:
+    """Rank 0's value on every rank; called by all of them. ``value`` is below 2**31."""
+    if size == 1:
+        return value
+    return int(ms.ops.Broadcast(0)((ms.Tensor([value], ms.int32),))[0].asnumpy()[0])
 
 
 def set_seed(seed: int) -> None:

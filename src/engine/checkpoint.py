@@ -1,5 +1,6 @@
 """Checkpoints: one file with weights, optimizer state, position and configuration, written whole or not at all."""
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from src.config import Config, dump_config
 from src.errors import UserError, first_line
 from src.models import create_model
 
+EXTRAS = ("epoch", "step", "best_miou", "eval_step", "config")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -21,10 +24,12 @@ class Progress:
         epoch: Epochs finished.
         step: Optimizer steps finished.
         best_miou: Best validation mIoU so far, 0..1; -1 before the first evaluation.
+        eval_step: Step of the last evaluation; -1 before the first.
     """
     epoch: int = 0
     step: int = 0
     best_miou: float = -1.0
+    eval_step: int = -1
 
 
 def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress, cfg: Config) -> None:
@@ -44,14 +49,49 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
     content = [{"name": p.name, "data": p} for p in parameters]
     try:
         ms.save_checkpoint(content, str(tmp), append_dict=extras, crc_check=True)
-        with open(tmp, "rb") as stream:
-            os.fsync(stream.fileno())
+        _sync(tmp)
         tmp.chmod(0o644)
         os.replace(tmp, path)
+        _sync(path.parent)
     except (OSError, RuntimeError, ValueError) as error:
         tmp.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot write the checkpoint ({first_line(error)}); free space or choose another "
                         "runtime.output_dir") from None
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def keep_copy(path: Path, step: int, limit: int) -> None:
+    """Names a checkpoint ``step<N>.ckpt`` too, as a link that takes no space, and removes the oldest such names.
+
+    Args:
+        path: Checkpoint.
+        step: Its step.
+        limit: Names to keep; 0: all.
+    """
+    copy = path.with_name(f"step{step}.ckpt")
+    tmp = path.with_name(f".{copy.name}.tmp")
+    tmp.unlink(missing_ok=True)
+    try:
+        os.link(path, tmp)
+    except OSError:     # a file system without links
+        shutil.copyfile(path, tmp)
+    os.replace(tmp, copy)
+    for old in periodic_checkpoints(path.parent)[limit:] if limit else ():
+        old.unlink(missing_ok=True)
+
+
+def periodic_checkpoints(folder: Path) -> list[Path]:
+    """The files ``step<N>.ckpt`` of a folder, the newest first."""
+    found = [path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit()]
+    return sorted(found, key=lambda path: int(path.stem[4:]), reverse=True)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -61,7 +101,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         path: ``.ckpt`` file of this project or of MindSpore.
 
     Returns:
-        Arrays by parameter name, and the extras ``epoch``, ``step``, ``best_miou`` and ``config`` (if it is ours).
+        Arrays by parameter name, and the extras ``epoch``, ``step``, ``best_miou``, ``eval_step`` and ``config`` (if it
+        is ours).
 
     Raises:
         UserError: No such file, or it is damaged.
@@ -77,7 +118,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         raise UserError(f"{path}: damaged, or not a MindSpore checkpoint ({first_line(error)}); take another") from None
     arrays, extras = {}, {}
     for name, value in loaded.items():
-        if name in ("epoch", "step", "best_miou", "config"):
+        if name in EXTRAS:
             extras[name] = value if isinstance(value, str) else value.asnumpy().item()
         else:
             arrays[name] = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
@@ -87,8 +128,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
 def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> None:
     """Copies a checkpoint's weights into a network.
 
-    The optimizer's state is passed over. Auxiliary heads may be missing: published weights often come without them, and
-    evaluation never runs them.
+    The optimizer's state is passed over. A moving average of the weights (``ema.…``) is taken in their place. Auxiliary
+    heads may be missing: published weights often come without them, and evaluation never runs them.
 
     Args:
         net: Network that receives them.
@@ -99,6 +140,7 @@ def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> No
         UserError: A parameter of the network is missing or has another shape.
     """
     own = {p.name: p for p in net.get_parameters()}
+    arrays = arrays | {name: arrays[f"ema.{name}"] for name in own if f"ema.{name}" in arrays}
     # Dropout counters belong to a training run, not to the function that the network computes.
     missing = [name for name in own if name not in arrays and not name.startswith("aux") and not name.endswith(".step")]
     if missing:

@@ -129,6 +129,14 @@ class TrainStep(nn.Cell):
         self._update(grads)
         return ops.stack((loss, stop))
 
+    def swap_averages(self) -> None:
+        """Exchanges the weights with their moving averages, for an evaluation, and back."""
+        if self.options.ema_decay > 0:
+            for param, average in zip(self.averaged, self.averages, strict=True):
+                values = param.asnumpy().copy(), average.asnumpy().copy()
+                param.set_data(Tensor(values[1]))
+                average.set_data(Tensor(values[0]))
+
     def _forward(self, image: Tensor, label: Tensor) -> Tensor:
         loss = self.loss(self.net(image), label)
         return loss * self.loss_scale if self.scaled else loss

@@ -1,173 +1,293 @@
-"""The training loop: epochs of compiled steps, log lines, evaluation, checkpoints."""
+"""The training loop: compiled steps, log lines, evaluation, checkpoints, and going on where a run was cut off."""
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 import mindspore as ms
 from mindspore import Tensor
 
 from src.config import Config
-from src.engine.checkpoint import Progress, load_weights, read_checkpoint, save_checkpoint
-from src.engine.runlog import MetricsFile, log
+from src.data.loader import Loader
+from src.engine.checkpoint import Progress, keep_copy, periodic_checkpoints, read_checkpoint, save_checkpoint
+from src.engine.runlog import EventFile, MetricsFile, log
+from src.engine.signals import StopRequested, StopSignals
 from src.engine.train_step import TrainStep, state_parameters
 from src.errors import UserError
 from src.runtime import Runtime
 
 
+@dataclass(frozen=True)
+class Job:
+    """One training, divided into steps.
+
+    Attributes:
+        cfg: Resolved configuration.
+        run_dir: Run folder.
+        runtime: Where this process runs.
+        rates: (steps,) learning rate of every optimizer step of the run.
+        accumulation: Micro-batches of a step.
+        command: What the user types to continue the run.
+    """
+    cfg: Config
+    run_dir: Path
+    runtime: Runtime
+    rates: np.ndarray
+    accumulation: int = 1
+    command: str = ""
+
+
 @dataclass
 class _Window:
     """What happened since the last log line."""
-    losses: list[Tensor]
+    started: float
+    losses: list[float] = field(default_factory=list)
     data_s: float = 0.0
-    started: float = 0.0
 
 
 class Trainer:
-    """Runs the epochs of one training.
+    """Runs one training from its first or any later step to its last.
 
     Args:
-        cfg: Resolved configuration.
+        job: What to do.
         step: Compiled training step.
         loader: Training batches.
-        rates: (steps,) learning rate of every step, for the log.
-        run_dir: Run folder.
-        runtime: Where this process runs.
-        evaluate: Called after epochs that evaluate; returns scores (``miou``, ``pixel_accuracy``). None: no evaluation.
+        evaluate: ``evaluate(check)`` returns scores (``miou``, ``pixel_accuracy``); it calls ``check`` after every
+            image, which may raise to leave it. None: no evaluation.
     """
 
-    def __init__(self, cfg: Config, step: TrainStep, loader, rates: np.ndarray, run_dir: Path, runtime: Runtime,
-                 evaluate: Callable[[], dict] | None = None) -> None:
-        self.cfg = cfg
+    def __init__(self, job: Job, step: TrainStep, loader: Loader,
+                 evaluate: Callable[[Callable[[], None]], dict] | None = None) -> None:
+        self.job = job
+        self.cfg = job.cfg
         self.step = step
         self.loader = loader
-        self.rates = rates
-        self.run_dir = run_dir
-        self.runtime = runtime
         self.evaluate = evaluate
         self.progress = Progress()
-        self.metrics = MetricsFile(run_dir / "metrics.csv") if runtime.is_main else None
+        self.saved_step = -1
         self.step_seconds = 0.0
+        self.stopped = False
+        self.signals = StopSignals()
+        self.records: list = []
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.job.rates)
 
     def restore(self, path: Path) -> None:
         """Continues from a checkpoint of this run: weights, optimizer state, counters, position.
 
         Raises:
-            UserError: The file is damaged, or of another network or optimizer.
+            UserError: The file is damaged, or of another network or optimizer. Names a checkpoint before it, if any.
         """
-        arrays, extras = read_checkpoint(path)
+        try:
+            arrays, extras = read_checkpoint(path)
+        except UserError as error:
+            others = [other for other in periodic_checkpoints(path.parent) if not path.exists() or
+                      not other.samefile(path)]
+            hint = f"; the one before it: --resume {others[0]}" if others else ""
+            raise UserError(f"{error}{hint}") from None
         own = state_parameters(self.step)
         missing = [p.name for p in own if p.name not in arrays or tuple(arrays[p.name].shape) != tuple(p.shape)]
         if missing or "step" not in extras:
             what = f"{missing[0]} is missing or has another shape" if missing else "it holds weights only"
-            raise UserError(f"{path}: cannot be resumed ({what}); resume with the configuration of that run, or start "
-                            f"anew from its weights with --pretrained {path}")
+            raise UserError(f"{path}: cannot be resumed ({_other_model(extras, self.cfg) or what}); resume with the "
+                            f"configuration of that run, or start anew from its weights with --pretrained {path}")
         for param in own:
             param.set_data(Tensor(arrays[param.name], param.dtype))
-        self.progress = Progress(extras["epoch"], extras["step"], extras["best_miou"])
-        log.info("resumed %s at epoch %d, step %d", path, self.progress.epoch, self.progress.step)
+        self.progress = Progress(**{key: extras[key] for key in ("epoch", "step", "best_miou", "eval_step")
+                                    if key in extras})
+        self.saved_step = self.progress.step
+        log.info("resumed %s at step %d of %d", path, self.progress.step, self.total)
+        for line in _changed_values(extras, self.cfg):
+            log.info("resumed with another value: %s", line)
 
     def fit(self) -> Progress:
-        """Trains to the last epoch.
+        """Trains to the last step, or until a signal asks to stop.
 
         Returns:
-            Where the run ended.
+            Where the run ended; ``stopped`` tells which of the two happened.
 
         Raises:
-            UserError: The loss is not finite, or a checkpoint cannot be written.
+            UserError: The loss is not finite, or the run folder cannot be written.
         """
-        epochs = self.cfg.train.epochs
-        while self.progress.epoch < epochs:
-            epoch = self.progress.epoch
-            self._train_epoch(epoch)
-            self.progress = replace(self.progress, epoch=epoch + 1)
-            last = epoch + 1 == epochs
-            if self.evaluate is not None and self._evaluates(epoch + 1, last):
-                self._evaluate()
-            if last or (epoch + 1) % self.cfg.train.save_interval_epochs == 0:
-                self._save("last")
+        try:
+            if self.job.runtime.is_main:
+                self._open_records()
+            with StopSignals() as self.signals:
+                self._after_step()      # what was due when the run was cut off
+                while self.progress.step < self.total and not self.stopped:
+                    self._train_epoch()
+        except OSError as error:
+            raise UserError(f"{self.job.run_dir}: cannot write there ({error.strerror}); free space, then continue "
+                            f"with: {self.job.command}") from None
         return self.progress
 
-    def _evaluates(self, epoch: int, last: bool) -> bool:
-        t = self.cfg.train
-        return last or (epoch >= t.eval_start and (epoch - t.eval_start) % t.eval_interval == 0)
+    def _open_records(self) -> None:
+        run_dir, done = self.job.run_dir, self.progress
+        self.records = [MetricsFile(run_dir / "metrics.csv", done.step, done.eval_step)]
+        if self.cfg.train.tensorboard:
+            self.records.append(EventFile(run_dir / "tensorboard", done.step))
 
-    def _train_epoch(self, epoch: int) -> None:
-        started = time.perf_counter()
-        window = _Window([], started=started)
-        first_step = self.progress.step
-        fetched = time.perf_counter()
-        for batch in self.loader.epoch(epoch):
+    def _train_epoch(self) -> None:
+        """Trains to the end of the epoch that the run is in."""
+        epoch, start = divmod(self.progress.step, self.loader.steps_per_epoch)
+        started, first = time.perf_counter(), self.progress.step
+        window, fetched = _Window(started), started
+        for batch in self.loader.epoch(epoch, start):
             window.data_s += time.perf_counter() - fetched
-            result = self.step(Tensor(batch["image"]), Tensor(batch["label"]), Tensor(0.0, ms.float32))
-            # Without a look at the loss the device would run ahead and every time below would be wrong.
-            window.losses.append(result.asnumpy()[0])
-            self.progress = replace(self.progress, step=self.progress.step + 1)
-            if not np.isfinite(window.losses[-1]):
-                self._stop_not_finite(batch["names"], window.losses[-1])
-            if len(window.losses) == self.cfg.train.log_interval:
-                window = self._log(epoch, window)
+            window.losses.append(self._train_step(batch))
+            step = self.progress.step
+            finished = step % self.loader.steps_per_epoch == 0
+            if finished or self.stopped or step == self.total or step % self.cfg.train.log_interval == 0:
+                window = self._log(window)
+            if finished:
+                seconds = time.perf_counter() - started
+                log.info("epoch %d finished in %.1f s, %.0f ms per step", self.progress.epoch, seconds,
+                         1000 * seconds / (step - first))
+            before = time.perf_counter()
+            self._after_step()
+            window.started += time.perf_counter() - before
+            if self.stopped or step == self.total:
+                break
             fetched = time.perf_counter()
-        if window.losses:
-            self._log(epoch, window)
-        steps = self.progress.step - first_step
-        seconds = time.perf_counter() - started
-        log.info("epoch %d/%d finished in %.1f s, %.0f ms per step", epoch + 1, self.cfg.train.epochs, seconds,
-                 1000 * seconds / steps)
 
-    def _log(self, epoch: int, window: _Window) -> _Window:
+    def _train_step(self, batch: dict) -> float:
+        """Makes one optimizer step; returns its loss."""
+        parts, size = self.job.accumulation, len(batch["image"]) // self.job.accumulation
+        stop = Tensor(bool(self.signals.received), ms.float32)
+        for i in range(parts):
+            part = slice(i * size, (i + 1) * size)
+            result = self.step(Tensor(batch["image"][part]), Tensor(batch["label"][part]), stop, i + 1 == parts)
+        # Without a look at the result the device would run ahead and every time in the log would be wrong.
+        loss, stops = result.asnumpy()
+        step = self.progress.step + 1
+        self.progress = replace(self.progress, step=step, epoch=step // self.loader.steps_per_epoch)
+        if not np.isfinite(loss):
+            self._stop_not_finite(batch["names"], loss)
+        self.stopped = stops > 0
+        return float(loss)
+
+    def _after_step(self) -> None:
+        """Evaluates and saves if this step is one to do so."""
+        step, t = self.progress.step, self.cfg.train
+        if self.evaluate is not None and self.progress.eval_step != step and self._evaluation_is_due():
+            self._evaluate()
+        due = step > 0 and (step == self.total or self._epoch_is_due(t.save_interval_epochs, 0)
+                            or bool(t.save_interval_steps and step % t.save_interval_steps == 0))
+        if (due or self.stopped) and step != self.saved_step:
+            self._save("last")
+            if due and self._writes():
+                keep_copy(self._checkpoint("last"), step, t.keep_checkpoint_max)
+        if self.stopped:
+            log.info("stopped by %s after step %d of %d; to continue: %s", self.signals.received or "another rank",
+                     step, self.total, self.job.command)
+
+    def _evaluation_is_due(self) -> bool:
+        step, t = self.progress.step, self.cfg.train
+        if step == 0 or self.stopped:
+            return False
+        if t.eval_interval_steps:
+            return step == self.total or step % t.eval_interval_steps == 0
+        return step == self.total or self._epoch_is_due(t.eval_interval, t.eval_start)
+
+    def _epoch_is_due(self, interval: int, start: int) -> bool:
+        """Whether an epoch ends here that is ``start`` or a multiple of ``interval`` after it."""
+        epoch, rest = divmod(self.progress.step, self.loader.steps_per_epoch)
+        return rest == 0 and epoch >= max(start, 1) and (epoch - start) % interval == 0
+
+    def _log(self, window: _Window) -> _Window:
         """Writes one log line and one row of metrics.csv; starts the next window."""
         now, count = time.perf_counter(), len(window.losses)
         step_s, step = (now - window.started) / count, self.progress.step
         # The first window of a process holds the compilation of the graph and would spoil the estimate.
         self.step_seconds = step_s if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * step_s
-        total = len(self.rates)
-        row = {"epoch": epoch + 1, "step": step, "total_steps": total, "loss": float(np.mean(window.losses)),
-               "lr": float(self.rates[step - 1]), "data_ms": 1000 * window.data_s / count, "step_ms": 1000 * step_s,
-               "images_per_s": self.cfg.train.global_batch / step_s, "eta_s": (total - step) * self.step_seconds}
+        epoch = (step - 1) // self.loader.steps_per_epoch + 1
+        row = {"epoch": epoch, "step": step, "total_steps": self.total, "loss": float(np.mean(window.losses)),
+               "lr": float(self.job.rates[step - 1]), "data_ms": 1000 * window.data_s / count, "step_ms": 1000 * step_s,
+               "images_per_s": self.cfg.train.global_batch / step_s, "eta_s": (self.total - step) * self.step_seconds}
         log.info("epoch %d/%d step %d/%d loss %.4f lr %.6f data %.1f ms step %.1f ms %.1f images/s eta %s",
-                 row["epoch"], self.cfg.train.epochs, step, total, row["loss"], row["lr"], row["data_ms"],
-                 row["step_ms"], row["images_per_s"], timedelta(seconds=round(row["eta_s"])))
-        if self.metrics is not None:
-            rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-            self.metrics.add(phase="train", **rounded)
-        return _Window([], started=time.perf_counter())
+                 epoch, -(-self.total // self.loader.steps_per_epoch), step, self.total, row["loss"], row["lr"],
+                 row["data_ms"], row["step_ms"], row["images_per_s"], timedelta(seconds=round(row["eta_s"])))
+        self._record(phase="train", **row)
+        return _Window(time.perf_counter())
+
+    def _record(self, **row) -> None:
+        for record in self.records:
+            record.add(**row)
 
     def _evaluate(self) -> None:
-        self.step.set_train(False)
-        scores = self.evaluate()
-        self.step.set_train(True)
-        epoch, miou = self.progress.epoch, scores["miou"]
+        # Several ranks add up their parts of an evaluation, so one of them cannot leave it alone.
+        check = self.signals.check if self.job.runtime.size == 1 else lambda: None
+        try:
+            scores = self._scores(check)
+        except StopRequested:
+            self.stopped = True
+            return
+        step, epoch, miou = self.progress.step, self.progress.epoch, scores["miou"]
         best = miou > self.progress.best_miou
-        log.info("epoch %d/%d evaluation mIoU %.2f %% pixel accuracy %.2f %%%s", epoch, self.cfg.train.epochs,
-                 100 * miou, 100 * scores["pixel_accuracy"], " (best so far)" if best else "")
-        if self.metrics is not None:
-            self.metrics.add(phase="eval", epoch=epoch, step=self.progress.step, total_steps=len(self.rates),
-                             miou=f"{miou:.6f}", pixel_accuracy=f"{scores['pixel_accuracy']:.6f}")
+        log.info("epoch %d step %d evaluation mIoU %.2f %% pixel accuracy %.2f %%%s", epoch, step, 100 * miou,
+                 100 * scores["pixel_accuracy"], " (best so far)" if best else "")
+        self._record(phase="eval", epoch=epoch, step=step, total_steps=self.total, miou=miou,
+                     pixel_accuracy=scores["pixel_accuracy"])
+        self.progress = replace(self.progress, eval_step=step, best_miou=max(miou, self.progress.best_miou))
         if best:
-            self.progress = replace(self.progress, best_miou=miou)
             self._save("best")
 
-    def _save(self, name: str) -> None:
-        if self.runtime.is_main:
-            path = self.run_dir / "ckpt" / f"{name}.ckpt"
-            save_checkpoint(path, state_parameters(self.step), self.progress, self.cfg)
+    def _scores(self, check: Callable[[], None]) -> dict:
+        """Evaluates the network, with the moving average of its weights if there is one."""
+        self.step.set_train(False)
+        self.step.swap_averages()
+        try:
+            return self.evaluate(check)
+        finally:
+            self.step.swap_averages()
+            self.step.set_train(True)
 
-    def _stop_not_finite(self, names: list[str], loss: np.ndarray) -> None:
+    def _writes(self) -> bool:
+        return self.job.runtime.is_main or self.cfg.train.save_all_ranks
+
+    def _checkpoint(self, name: str) -> Path:
+        return checkpoint_folder(self.job.run_dir, self.job.runtime) / f"{name}.ckpt"
+
+    def _save(self, name: str) -> None:
+        if self._writes():
+            save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg)
+        if name == "last":
+            self.saved_step = self.progress.step
+
+    def _stop_not_finite(self, names: list[str], loss: float) -> None:
         self._save("not_finite")
         raise UserError(f"loss is {loss} at step {self.progress.step}; lower optim.lr, or check these samples: "
-                        f"{', '.join(names)} (state saved as {self.run_dir}/ckpt/not_finite.ckpt)")
+                        f"{', '.join(names)} (state saved as {self._checkpoint('not_finite')}; last.ckpt beside it, if "
+                        "there is one, is from before)")
 
 
-def load_pretrained(net: ms.nn.Cell, path: str | Path) -> None:
-    """Starts a network from a checkpoint's weights; step counter and optimizer stay new.
+def checkpoint_folder(run_dir: Path, runtime: Runtime) -> Path:
+    """``ckpt`` of a run folder; ranks other than 0 (``train.save_all_ranks``) have their own."""
+    return run_dir / "ckpt" if runtime.is_main else run_dir / f"rank{runtime.rank}" / "ckpt"
 
-    Raises:
-        UserError: The file is damaged, or holds another network.
-    """
-    arrays, _ = read_checkpoint(path)
-    load_weights(net, arrays, str(path))
-    log.info("weights of %s loaded", path)
+
+def _saved_config(extras: dict) -> dict:
+    return yaml.safe_load(extras.get("config", "")) or {}
+
+
+def _other_model(extras: dict, cfg: Config) -> str:
+    """How the network of a checkpoint differs from the configured one, or ""."""
+    saved = _saved_config(extras).get("model", {})
+    different = [f"{key} {saved[key]} instead of {cfg.model[key]}" for key in cfg.model
+                 if key in saved and saved[key] != cfg.model[key] and key != "pretrained_part"]
+    return f"it holds a model with {', '.join(different)}" if different else ""
+
+
+def _changed_values(extras: dict, cfg: Config) -> list[str]:
+    """Lines for the keys of model, data, loss, optim and train that differ from those a checkpoint was made with."""
+    saved = _saved_config(extras)
+    return [f"{section}.{key} {saved[section][key]} -> {value}"
+            for section in ("model", "data", "loss", "optim", "train") for key, value in cfg[section].items()
+            if key in saved.get(section, {}) and saved[section][key] != value]

@@ -1,0 +1,39 @@
+"""SIGTERM and SIGINT ask a run to stop after its current step; a second one stops it at once."""
+import signal
+import threading
+from types import FrameType
+
+
+class StopRequested(Exception):
+    """Raised inside an evaluation to leave it; the run then saves its state and ends."""
+
+
+class StopSignals:
+    """Remembers, while entered, that a signal came. Idle outside the main thread, where Python allows no handlers.
+
+    Attributes:
+        received: Name of the first signal, or "".
+    """
+
+    def __init__(self) -> None:
+        self.received = ""
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises StopRequested if a signal came."""
+        if self.received:
+            raise StopRequested(self.received)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
