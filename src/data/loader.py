@@ -3,11 +3,12 @@
 The order of an epoch is a permutation drawn from (seed, epoch), and the randomness of a sample is drawn from
 (seed, epoch, sample), so a batch depends on nothing but its position.
 """
+import itertools
 import logging
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
 _REPLACE_TRIES = 20
 _PROBES = 16           # labels that are looked at to tell label ids from train ids
 
+Row = tuple[str, np.ndarray, np.ndarray]      # name, image, label
 Batch = dict[str, object]
 
 
@@ -54,7 +56,6 @@ class FolderSource:
             if sample.label is None:
                 raise DataError(f"{sample.image}: has no label; such a split can be predicted, not trained or scored")
         self.samples = sorted(samples, key=lambda sample: sample.name)
-        self.path = samples[0].image.parent
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -130,6 +131,50 @@ class Plan:
     rgb: bool = True
 
 
+class _Pipeline:
+    """MindSpore's pipeline over some tickets; gives, batch by batch, (ticket, result or exception) of each.
+
+    MindSpore reads, schedules and keeps the order; what its threads make stays in ``_results`` until its ticket comes
+    out. Passing the pixels through would copy them three times, and an exception would end the pipeline at once,
+    before its turn, in pages of traceback.
+    """
+
+    def __init__(self, source: FolderSource | RecordSource, tickets: np.ndarray, work: Callable,
+                 plan: Plan) -> None:
+        self._results: dict[int, object] = {}
+        self._work = work
+        numbered = np.concatenate([np.arange(len(tickets))[:, None], tickets], axis=1)
+        before = ds.config.get_prefetch_size()
+        ds.config.set_prefetch_size(plan.prefetch)
+        try:
+            rows = ds.zip((source.rows(tickets[:, 2].tolist()),
+                           ds.NumpySlicesDataset({"ticket": numbered}, shuffle=False)))
+            rows = rows.map(self._run, [*COLUMNS, "ticket"], ["ticket"], python_multiprocessing=False,
+                            num_parallel_workers=max(1, min(plan.num_workers, os.cpu_count() or 1)))
+            rows = rows.batch(plan.batch_size)
+            self._iterator = iter(rows.create_dict_iterator(num_epochs=1, output_numpy=True))
+        finally:
+            ds.config.set_prefetch_size(before)
+
+    def _run(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, ticket: np.ndarray) -> np.ndarray:
+        try:
+            result = self._work(str(name), ticket[1:], as_bytes(data), as_bytes(label))
+        except Exception as error:
+            result = error
+        self._results[int(ticket[0])] = result
+        return ticket
+
+    def __iter__(self) -> Iterator[list]:
+        return self
+
+    def __next__(self) -> list[tuple[np.ndarray, object]]:
+        try:
+            numbered = next(self._iterator)["ticket"]
+        except RuntimeError as error:
+            raise DataError(f"reading stopped: {first_line(error)}; check the files or build them again") from None
+        return [(ticket[1:], self._results.pop(int(ticket[0]))) for ticket in numbered]
+
+
 class Loader:
     """Batches of one split; made by :func:`create_dataset`.
 
@@ -137,7 +182,7 @@ class Loader:
         info: The data set.
         num_samples: Samples of the split, over all ranks.
         steps_per_epoch: Training: batches in an epoch, equal on all ranks. Evaluation: samples this rank sees.
-        skipped: Reason for each sample that was left out because ``data.on_error`` is ``skip``.
+        skipped: Why samples were left out (``data.on_error=skip``), by their index.
     """
 
     def __init__(self, source: FolderSource | RecordSource, info: DatasetInfo, table: np.ndarray,
@@ -156,9 +201,8 @@ class Loader:
             self.steps_per_epoch = len(range(plan.rank, self.num_samples, plan.size))
         else:
             self.steps_per_epoch = math.ceil(self.num_samples * plan.repeat / (plan.batch_size * plan.size))
-        self.skipped: dict[str, str] = {}
-        self._errors: dict[tuple, Exception] = {}
-        self._stream: Iterator[dict] | None = None
+        self.skipped: dict[int, str] = {}
+        self._stream: Iterator[list] | None = None
         self._position: tuple[int, int] | None = None       # epoch and step that the running stream gives next
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -178,9 +222,9 @@ class Loader:
             self._stream = self._batches(epoch, start_step)
         for step in range(start_step, self.steps_per_epoch):
             self._position = None       # in use: whoever leaves this loop early gets a new stream next time
-            batch = self._mend(self._read())
+            rows = [self._checked(*row) or self._replacement(row[0]) for row in next(self._stream)]
             self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
-            yield batch
+            yield _stack(rows)
 
     def samples(self) -> Iterator[Batch]:
         """Evaluation: this rank's share of the split, every image exactly once over all ranks.
@@ -196,16 +240,15 @@ class Loader:
             return
         tickets = np.zeros((indices.size, 3), np.int64)
         tickets[:, 2] = indices
-        self._stream = self._pipeline(tickets, 1)
-        group: list[dict] = []
-        for _ in range(indices.size):
-            row = self._read()
-            if self._failed(row["ticket"]):
+        group: list[Row] = []
+        for row in itertools.chain.from_iterable(self._pipeline(tickets)):
+            good = self._checked(*row)
+            if good is None:
                 continue
-            if group and (len(group) == self.plan.batch_size or group[0]["image"].shape != row["image"].shape):
+            if group and (len(group) == self.plan.batch_size or group[0][1].shape != good[1].shape):
                 yield _stack(group)
                 group = []
-            group.append(row)
+            group.append(good)
         if group:
             yield _stack(group)
 
@@ -221,103 +264,62 @@ class Loader:
         rows = rows.reshape(self.steps_per_epoch, plan.size, plan.batch_size, 3)
         return rows[start_step:, plan.rank].reshape(-1, 3)
 
-    def _batches(self, epoch: int, start_step: int) -> Iterator[dict]:
+    def _batches(self, epoch: int, start_step: int) -> Iterator[list]:
         """Batches from there on, epoch after epoch without end."""
         left = self.steps_per_epoch - start_step
-        current = self._pipeline(self.tickets(epoch, start_step), self.plan.batch_size)
+        current = self._pipeline(self.tickets(epoch, start_step))
         while True:
             following = None
             while left:
                 if left <= _LOOKAHEAD and following is None:
-                    following = self._pipeline(self.tickets(epoch + 1), self.plan.batch_size)
+                    following = self._pipeline(self.tickets(epoch + 1))
                 yield next(current)
                 left -= 1
             epoch, current, left = epoch + 1, following, self.steps_per_epoch
 
-    def _pipeline(self, tickets: np.ndarray, batch_size: int) -> Iterator[dict]:
-        before = ds.config.get_prefetch_size()
-        ds.config.set_prefetch_size(self.plan.prefetch)
-        try:
-            rows = ds.zip((self.source.rows(tickets[:, 2].tolist()),
-                           ds.NumpySlicesDataset({"ticket": tickets}, shuffle=False)))
-            rows = rows.map(self._work, ["file_name", "data", "label", "ticket"],
-                            ["image", "label", "name", "ticket"], python_multiprocessing=False,
-                            num_parallel_workers=max(1, min(self.plan.num_workers, os.cpu_count() or 1)))
-            if batch_size > 1 or self.transform is not None:
-                rows = rows.batch(batch_size)
-            return iter(rows.create_dict_iterator(num_epochs=1, output_numpy=True))
-        finally:
-            ds.config.set_prefetch_size(before)
+    def _pipeline(self, tickets: np.ndarray) -> _Pipeline:
+        return _Pipeline(self.source, tickets, self._decode, self.plan)
 
-    def _work(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, ticket: np.ndarray) -> tuple:
-        """Decodes and augments one row, in a thread. Errors are noted and raised by the reader when their turn
-        comes: MindSpore would wrap them in pages of traceback, and at once."""
-        key = tuple(int(v) for v in ticket)
-        text = str(name)
-        try:
-            pixels, ids = self._decode(text, key, as_bytes(data), as_bytes(label))
-        except Exception as error:
-            self._errors[key] = error
-            size = (1, 1) if self.transform is None else self.transform.geometry.size
-            pixels, ids = np.zeros((*size, 3), np.uint8), np.full(size, datasets.IGNORE, np.uint8)
-        return pixels, ids, name, ticket
-
-    def _decode(self, name: str, key: tuple, data: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image_name, label_name = self.source.describe(key[2], name)
+    def _decode(self, name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
+        """Decodes, checks and augments one sample; runs in a thread."""
+        epoch, number, index = (int(v) for v in ticket)
+        image_name, label_name = self.source.describe(index, name)
         pixels = decode_image(data, image_name)
         values = decode_checked_label(label, label_name, self.table)
         check_sizes(pixels, values, image_name)
-        if self.transform is not None:
-            return self.transform(pixels, values, np.random.default_rng(
-                (self.plan.seed, _AUGMENT, key[0], key[1], zlib.crc32(name.encode()))))
-        return (cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels), cv2.LUT(values, self.table)
+        if self.transform is None:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels
+            return name, pixels, cv2.LUT(values, self.table)
+        seed = (self.plan.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
+        return name, *self.transform(pixels, values, np.random.default_rng(seed))
 
-    def _read(self) -> dict:
-        try:
-            return next(self._stream)
-        except (RuntimeError, StopIteration) as error:
-            raise DataError(f"{self.source.path}: reading stopped: {first_line(error)}; check or rebuild it") from None
+    def _checked(self, ticket: np.ndarray, result: Row | Exception) -> Row | None:
+        """The row; or raises its error, or notes it and returns ``None`` if broken samples are to be skipped."""
+        if not isinstance(result, Exception):
+            return result
+        if not self.plan.skip_errors or not isinstance(result, DataError):
+            raise result
+        index = int(ticket[2])
+        if index not in self.skipped:
+            self.skipped[index] = str(result)
+            _LOG.warning("skipped sample %d: %s", len(self.skipped), result)
+        return None
 
-    def _failed(self, ticket: np.ndarray) -> bool:
-        """Whether this row is broken: raises its error, or notes it if broken samples are to be skipped."""
-        error = self._errors.pop(tuple(int(v) for v in ticket), None)
-        if error is None:
-            return False
-        if not self.plan.skip_errors or not isinstance(error, DataError):
-            raise error
-        name = self.source.describe(int(ticket[2]), "")[0]
-        if name not in self.skipped:
-            self.skipped[name] = str(error)
-            _LOG.warning("skipped sample %d: %s", len(self.skipped), error)
-        return True
-
-    def _mend(self, batch: dict) -> Batch:
-        """Puts a replacement in the place of every broken row."""
-        if self._errors:
-            for row, ticket in enumerate(batch["ticket"]):
-                if self._failed(ticket):
-                    good = self._replacement(ticket)
-                    for column in ("image", "label"):
-                        batch[column][row] = good[column]
-                    batch["name"] = [*batch["name"][:row], str(good["name"]), *batch["name"][row + 1:]]
-        return {"image": batch["image"], "label": batch["label"], "names": [str(n) for n in batch["name"]]}
-
-    def _replacement(self, ticket: np.ndarray) -> dict:
-        """Another sample, drawn from nothing but the seed and the broken row's ticket."""
+    def _replacement(self, ticket: np.ndarray) -> Row:
+        """Another sample, drawn from nothing but the seed and the ticket of the broken one."""
         rng = np.random.default_rng((self.plan.seed, _REPLACE, *(int(v) for v in ticket)))
         for attempt in range(1, _REPLACE_TRIES + 1):
-            other = np.array([[ticket[0], ticket[1] + attempt * 1_000_000, rng.integers(self.num_samples)]], np.int64)
-            row = next(self._pipeline(other, 1))
-            row = {k: v[0] for k, v in row.items()}
-            if not self._failed(row["ticket"]):
+            other = [ticket[0], ticket[1] + attempt * 1_000_000, rng.integers(self.num_samples)]
+            row = self._checked(*next(self._pipeline(np.array([other], np.int64)))[0])
+            if row is not None:
                 return row
-        raise DataError(f"{_REPLACE_TRIES} samples drawn in place of a broken one are broken too: "
-                        f"{len(self.skipped)} so far; run tools/check_dataset.py")
+        raise DataError(f"{_REPLACE_TRIES} samples drawn in place of a broken one are broken too ({len(self.skipped)} "
+                        "found so far); run tools/check_dataset.py")
 
 
-def _stack(rows: list[dict]) -> Batch:
-    return {"image": np.stack([r["image"] for r in rows]), "label": np.stack([r["label"] for r in rows]),
-            "names": [str(r["name"]) for r in rows]}
+def _stack(rows: list[Row]) -> Batch:
+    return {"image": np.stack([image for _, image, _ in rows]), "label": np.stack([label for _, _, label in rows]),
+            "names": [name for name, _, _ in rows]}
 
 
 def train_transform(data: Mapping, table: np.ndarray) -> TrainTransform:

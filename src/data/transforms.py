@@ -15,10 +15,28 @@ _STRIDE = 8            # the class shares of a crop are counted on every 8th row
 
 
 @dataclass(frozen=True)
+class Window:
+    """A part of a source image, and the (height, width) it is resized to."""
+    top: int
+    left: int
+    height: int
+    width: int
+    size: tuple[int, int]
+
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """The part of ``pixels``, as a view."""
+        return pixels[self.top:self.top + self.height, self.left:self.left + self.width]
+
+    def enlarges(self) -> bool:
+        """Whether the result has more pixels than the part."""
+        return self.size[0] * self.size[1] > self.height * self.width
+
+
+@dataclass(frozen=True)
 class ScaleCrop:
     """Random scale, then random crop; the result is smaller than ``size`` where the scaled image is.
 
-    The crop window is drawn first and only that part of the source is resized, which is the same picture as scaling
+    Only the window of the source that ends up in the crop is resized, which gives the same picture as scaling
     everything and cropping then (up to half a source pixel of the window's border) at an eighth of the work.
 
     Attributes:
@@ -49,8 +67,8 @@ class ScaleCrop:
         side = min(height, width) if self.scale_side == "short" else max(height, width)
         return scale * self.scale_base / side
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
-                 table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, label: np.ndarray, table: np.ndarray, rng: np.random.Generator) -> Window:
+        """Draws the source window and the size it is resized to."""
         height, width = label.shape
         scale = self.draw_scale(height, width, rng)
         # Size of the result that shows image, and of the source window it is taken from.
@@ -58,8 +76,7 @@ class ScaleCrop:
         window = [s if i < c else min(s, max(1, round(c / scale)))
                   for c, i, s in zip(self.size, inner, (height, width), strict=True)]
         top, left = self._draw_window(label, window, rng, table)
-        box = np.s_[top:top + window[0], left:left + window[1]]
-        return resize(image[box], label[box], (inner[0], inner[1]))
+        return Window(top, left, window[0], window[1], (inner[0], inner[1]))
 
     def _draw_window(self, label: np.ndarray, window: Sequence[int], rng: np.random.Generator,
                      table: np.ndarray) -> tuple[int, int]:
@@ -91,16 +108,14 @@ class CropResize:
     crop_ratio: tuple[float, float] | None = None
     crop_prob: float = 1.0
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
-                 table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        box = np.s_[:, :]
-        if self.crop_ratio is not None and rng.random() < self.crop_prob:
-            ratio = float(rng.uniform(*self.crop_ratio))
-            height, width = (max(1, int(s / ratio)) for s in label.shape)
-            top = int(rng.integers(label.shape[0] - height + 1))
-            left = int(rng.integers(label.shape[1] - width + 1))
-            box = np.s_[top:top + height, left:left + width]
-        return resize(image[box], label[box], self.size)
+    def draw(self, label: np.ndarray, table: np.ndarray, rng: np.random.Generator) -> Window:
+        """Draws the source window; ``table`` plays no part."""
+        if self.crop_ratio is None or rng.random() >= self.crop_prob:
+            return Window(0, 0, *label.shape, self.size)
+        ratio = float(rng.uniform(*self.crop_ratio))
+        height, width = (max(1, int(s / ratio)) for s in label.shape)
+        return Window(int(rng.integers(label.shape[0] - height + 1)), int(rng.integers(label.shape[1] - width + 1)),
+                      height, width, self.size)
 
 
 @dataclass(frozen=True)
@@ -208,19 +223,31 @@ class TrainTransform:
             uint8 image (h, w, 3) in RGB or BGR and uint8 label (h, w) of train ids with 255 = ignored, both
             contiguous, h, w = ``geometry.size``.
         """
-        image, label = self.geometry(image, label, rng, self.table)
-        label = cv2.LUT(label, self.table)
-        if rng.random() < self.flip_prob:
+        window = self.geometry.draw(label, self.table, rng)
+        flip, blur, sigma = rng.random() < self.flip_prob, rng.random() < self.blur_prob, float(rng.random())
+        image, label = window.cut(image), window.cut(label)
+        # What is done pixel by pixel is done on the smaller side of the resize.
+        if window.enlarges():
+            image, label = self._recolour(image, label, rng)
+            image, label = resize(image, label, window.size)
+        else:
+            image, label = resize(image, label, window.size)
+            image, label = self._recolour(image, label, rng)
+        if flip:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
-        if rng.random() < self.blur_prob:
-            image = gaussian_blur(image, float(rng.random()))
-        for jitter in self.jitters:
-            image = jitter(image, rng)
+        if blur:
+            image = gaussian_blur(image, sigma)
         # Padding comes last: a distorted mean colour would no longer be 0 after normalisation.
         image, label = pad(image, label, self.geometry.size, self.fill)
         if self.rgb:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
+
+    def _recolour(self, image: np.ndarray, label: np.ndarray,
+                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        for jitter in self.jitters:
+            image = jitter(image, rng)
+        return image, cv2.LUT(label, self.table)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
