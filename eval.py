@@ -36,6 +36,8 @@ def parse_args() -> argparse.Namespace:
                         "packed for the benchmark server")
     parser.add_argument("--csv", action="store_true", help="also write images.csv, the IoU of every image")
     parser.add_argument("--report", action="store_true", help="also write report.html, one page that needs no network")
+    parser.add_argument("--beside", action="append", default=[], metavar="NAME=EVAL_JSON", help="with --report: the "
+                        "same model's result in another program, to show beside; repeatable")
     return parser.parse_args()
 
 
@@ -48,7 +50,7 @@ def main() -> None:
     setup_logging(rank=runtime.rank)
     output = output_folder(args)
     request = Request(args.config, output, args.ckpt_path, args.manifest, args.file_format, args.save_masks, args.csv,
-                      args.report)
+                      args.report, tuple(args.beside))
     try:
         score(cfg, runtime, request)
     except OSError as error:

@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.config import Config, dump_config
-from src.data.datasets import DatasetInfo
+from src.data.datasets import dataset_info
 from src.engine.evaluator import Example, Result
 from src.report.charts import read_history
 from src.report.html import ReportData, write_report
 from src.runtime import Runtime, environment
 
 
-def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, info: DatasetInfo,
-                     runtime: Runtime) -> Path:
+def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, runtime: Runtime,
+                     programs: Sequence[tuple[str, float]] = ()) -> Path:
     """Writes ``report.html``.
 
     Args:
@@ -20,8 +20,8 @@ def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, in
         cfg: Resolved configuration of the evaluation.
         record: Content of ``eval.json``.
         result: Holds the worst and best images.
-        info: Classes and colours.
         runtime: For the description of the machine.
+        programs: mIoU of the same model in other programs, by name.
 
     Returns:
         The file.
@@ -30,12 +30,15 @@ def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, in
     for key, label in (("mean_category_iou", "category IoU"), ("miiou", "iIoU")):
         if record.get(key) is not None and record[key] == record[key]:
             facts.append((label, f"{100 * record[key]:.2f} %"))
+    info = dataset_info(cfg.data)
+    if programs:
+        programs = [(Path(record["checkpoint"]).name, record["miou"]), *programs]
     metrics = _metrics_file(folder, Path(record["checkpoint"]))
     data = ReportData(
         title=f"{cfg.model.name} on {Path(record['config']).stem.removeprefix(f'{cfg.model.name}_')}",
         subtitle=f"Evaluated on {record['images']} images of split {record['split']}",
         classes=info.classes, palette=info.palette, scores=record, facts=facts,
-        worst=_rgb(result.worst, cfg), best=_rgb(result.best, cfg),
+        programs=programs, worst=_rgb(result.worst, cfg), best=_rgb(result.best, cfg),
         history=read_history(metrics) if metrics else (), config=dump_config(cfg), environment=environment(runtime))
     return write_report(folder / "report.html", data)
 

@@ -1,6 +1,7 @@
 """The verb eval: open a model, score it, write everything down."""
 import csv
 import io
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Request:
         save_masks: ``color``, ``labelIds`` or None.
         csv: Write ``images.csv`` with the IoU of every image.
         report: Write ``report.html``.
+        beside: ``name=eval.json`` of the same model in other programs, for the report.
     """
     config: str
     output: Path
@@ -45,6 +47,7 @@ class Request:
     save_masks: str | None = None
     csv: bool = False
     report: bool = False
+    beside: tuple[str, ...] = ()
 
 
 def score(cfg: Config, runtime: Runtime, request: Request) -> None:
@@ -57,16 +60,34 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
     if request.save_masks == "labelIds" and cfg.eval.label_size == "input":
         raise UserError("--save_masks labelIds: benchmark servers want masks of the images' own size, but "
                         "eval.label_size = input; set eval.label_size=original")
+    programs = read_beside(request.beside)
     request.output.mkdir(parents=True, exist_ok=True)
     if request.ckpt_path and Path(request.ckpt_path).is_dir():
         if request.save_masks:
             raise UserError(f"--save_masks: {request.ckpt_path} is a folder of checkpoints; name one of them")
-        _score_folder(cfg, runtime, request, info)
+        _score_folder(cfg, runtime, request, info, programs)
         return
     segment = open_exported(cfg, info, request) if request.manifest else open_checkpoint(cfg, info, request.ckpt_path)
     record, result = _score_one(cfg, runtime, request, segment, request.ckpt_path or request.manifest)
     if runtime.is_main:
-        _save(cfg, runtime, request, record, result)
+        _save(cfg, runtime, request, record, result, programs)
+
+
+def read_beside(pairs: tuple[str, ...]) -> list[tuple[str, float]]:
+    """mIoU of each ``name=eval.json``.
+
+    Raises:
+        UserError: Not of that form, or the file is missing or holds no mIoU.
+    """
+    found = []
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        try:
+            found.append((name, float(json.loads(Path(path).read_text(encoding="utf-8"))["miou"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"--beside {pair}: {path if equals else 'no file'} is not an eval.json with a miou; "
+                            "write it as name=FILE") from None
+    return found
 
 
 def open_checkpoint(cfg: Config, info: DatasetInfo, path: str | Path) -> Segmenter:
@@ -162,7 +183,8 @@ def _write_text(path: Path, text: str) -> None:
     os.replace(tmp, path)
 
 
-def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo) -> None:
+def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo,
+                  programs: list[tuple[str, float]]) -> None:
     """Evaluates every checkpoint of a folder with one compiled network; the best one's results are ``eval.json``."""
     paths = sorted(path for path in Path(request.ckpt_path).glob("*.ckpt") if not path.name.startswith("."))
     if not paths:
@@ -190,10 +212,11 @@ def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: Dataset
         log.info("%d of %d checkpoints, best first\n%s", len(found), len(paths), "\n".join(lines))
         record, result = found[0]
         record["ranking"] = [{"checkpoint": name, "miou": miou} for name, miou in ranking]
-        _save(cfg, runtime, request, record, result)
+        _save(cfg, runtime, request, record, result, programs)
 
 
-def _save(cfg: Config, runtime: Runtime, request: Request, record: dict, result: Result) -> None:
+def _save(cfg: Config, runtime: Runtime, request: Request, record: dict, result: Result,
+          programs: list[tuple[str, float]]) -> None:
     """Prints the table and writes ``eval.json``, ``eval_results.txt`` and ``report.html``."""
     info = dataset_info(cfg.data)
     log.info("%s, mode %s, %d images in %.1f s\n%s", record["checkpoint"], record["mode"], record["images"],
@@ -201,7 +224,7 @@ def _save(cfg: Config, runtime: Runtime, request: Request, record: dict, result:
     write_json(request.output / "eval.json", record)
     _write_text(request.output / "eval_results.txt", seed_text(record, info.classes))
     if request.report:
-        write_run_report(request.output, cfg, record, result, info, runtime)
+        write_run_report(request.output, cfg, record, result, runtime, programs)
     log.info("results in %s", request.output)
 
 
