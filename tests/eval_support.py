@@ -1,0 +1,32 @@
+"""A small street data set and checkpoints with random weights, for the tests of eval.py and predict.py."""
+from pathlib import Path
+
+import mindspore as ms
+
+from src.config import Config, load_config
+from src.data.synthetic import write_street
+from src.engine.checkpoint import Progress, build_network, save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
+SIZE = (96, 160)
+
+
+def make_streets(root: Path, count: int = 4, size: tuple[int, int] = SIZE) -> Path:
+    """A validation split in Cityscapes' layout, labels and instance ids included."""
+    for index in range(count):
+        write_street(root, 7, "val", index, *size)
+    return root
+
+
+def street_config(root: Path, *overrides: str) -> Config:
+    return load_config(CONFIG, [f"data.root={root}", "runtime.device_target=CPU", *overrides])
+
+
+def make_checkpoint(path: Path, cfg: Config, seed: int = 1) -> Path:
+    """A checkpoint of the configuration's network as it starts; its predictions are poor, but many classes occur."""
+    ms.set_seed(seed)
+    net = build_network(cfg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, list(net.get_parameters()), Progress(), cfg)
+    return path
