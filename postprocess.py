@@ -34,7 +34,7 @@ def main() -> None:
     samples = find_samples(manifest, args.dataset, args.split, args.list, args.sort_log)
     results = Results(args.result, manifest)
     masks = MaskWriter(manifest, args.save_masks, output / "masks") if args.save_masks else None
-    scores = score(manifest, results, samples, masks)
+    scores = score(manifest, results.ids, samples, masks)
     write_scores(scores, manifest, results, output / "eval.json")
     print(f"Total number of images: {scores['images']}")
     print(format_table(scores, manifest.dataset.classes))

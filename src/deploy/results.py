@@ -1,7 +1,7 @@
 """Post-processing behind the runner: results of any inference program, scored and drawn from the manifest alone."""
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,10 @@ class Results:
         raise DataError(f"{self.folder}: no result for sample '{name}' (searched {name}.png, {name}.bin, "
                         f"{name}_0.bin, .npy, .txt); {why}")
 
+    def ids(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
+        """Class ids uint8 (height, width) of a sample at its own size, which its label has too."""
+        return to_ids(self.read(sample.name), self.manifest.input, size, size)
+
     def read(self, name: str) -> np.ndarray:
         """Ids (H, W) or logits (C, H, W) at the model's size."""
         path = self.path(name)
@@ -154,12 +158,13 @@ def interpret(values: np.ndarray, manifest: Manifest, name: str) -> np.ndarray:
     return values.reshape(height, width).astype(np.uint8)
 
 
-def score(manifest: Manifest, results: Results, samples: Sequence[Sample], masks: "MaskWriter | None" = None) -> dict:
-    """Compares results with the data set's labels.
+def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.ndarray], samples: Sequence[Sample],
+          masks: "MaskWriter | None" = None) -> dict:
+    """Compares predictions with the data set's labels.
 
     Args:
         manifest: Of the model.
-        results: One for each sample.
+        predict: Gives uint8 ids of a sample at the size (height, width) of its label, such as :meth:`Results.ids`.
         samples: With labels.
         masks: Writes the masks too, if given.
 
@@ -175,8 +180,7 @@ def score(manifest: Manifest, results: Results, samples: Sequence[Sample], masks
     matrix = ConfusionMatrix(manifest.num_classes, manifest.dataset.ignore_id)
     for sample in tqdm(samples, desc="postprocess", unit="image", disable=None):
         label = decode_label(read_bytes(sample.label), str(sample.label), table)
-        # Labels have the image's size; image files need not be read.
-        ids = to_ids(results.read(sample.name), manifest.input, label.shape, label.shape)
+        ids = predict(sample, label.shape)
         check_sizes(ids, label, sample.name)
         matrix.update(ids, label)
         if masks is not None:

@@ -158,7 +158,7 @@ def test_score_of_every_kind_of_result(tmp_path, kind):
     samples = find_samples(manifest, tmp_path / "data")
     logits = random_logits(np.random.default_rng(7))
     write_result(tmp_path / "result", samples[0].name, kind, logits)
-    scores = score(manifest, Results(tmp_path / "result", manifest), samples)
+    scores = score(manifest, Results(tmp_path / "result", manifest).ids, samples)
     miou, accuracy = truth(samples, {samples[0].name: logits.argmax(0)})
     assert scores["miou"] == pytest.approx(miou, abs=1e-12)
     assert scores["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-12)
@@ -181,21 +181,21 @@ def cityscapes_results(tmp_path, stem="{}_0.bin"):
 def test_order_of_the_samples_does_not_matter(tmp_path):
     names, manifest = cityscapes_results(tmp_path)
     results = Results(tmp_path / "bs1", manifest)
-    first = score(manifest, results, find_samples(manifest, tmp_path / "data"))
+    first = score(manifest, results.ids, find_samples(manifest, tmp_path / "data"))
     for seed in range(3):
         shuffled = np.random.default_rng(seed).permutation(names)
         order = tmp_path / "sort.log"
         order.write_text("".join(f"{name}_leftImg8bit.png\n" for name in shuffled))
         samples = find_samples(manifest, tmp_path / "data", names_file=order)
         assert [sample.name for sample in samples] == list(shuffled)
-        assert score(manifest, results, samples) == first
+        assert score(manifest, results.ids, samples) == first
 
 
 def test_the_guides_file_names_and_a_part_of_the_set(tmp_path):
     names, manifest = cityscapes_results(tmp_path, "{}_leftImg8bit_0.bin")
     (tmp_path / "files.txt").write_text("\n".join(names[:2]) + "\n")
     samples = find_samples(manifest, tmp_path / "data", names_file=tmp_path / "files.txt")
-    assert score(manifest, Results(tmp_path / "bs1", manifest), samples)["images"] == 2
+    assert score(manifest, Results(tmp_path / "bs1", manifest).ids, samples)["images"] == 2
     (tmp_path / "files.txt").write_text("nobody\n")
     with pytest.raises(DataError, match=r"files\.txt:1: sample 'nobody' is not in"):
         find_samples(manifest, tmp_path / "data", names_file=tmp_path / "files.txt")
@@ -215,7 +215,7 @@ def test_ais_bench_summary_maps_names_with_dots_and_gives_times(tmp_path):
     (tmp_path / "bs1_summary.json").write_text(json.dumps(summary))
     results = Results(tmp_path / "bs1", manifest)
     samples = find_samples(manifest, tmp_path / "data")
-    scores = score(manifest, results, samples)
+    scores = score(manifest, results.ids, samples)
     miou, _ = truth(samples, {name: value.argmax(0) for name, value in logits.items()})
     assert scores["miou"] == pytest.approx(miou, abs=1e-12)
     write_scores(scores, manifest, results, tmp_path / "eval.json")
@@ -230,7 +230,7 @@ def test_names_that_ais_bench_merged_are_refused(tmp_path):
     manifest = make_manifest(tmp_path)
     write_result(tmp_path / "bs1", "frame.00", "ids_int32", random_logits(np.random.default_rng(0)))
     with pytest.raises(DataError, match=r"frame_0\.bin: stands for both 'frame\.00' and 'frame\.01'"):
-        score(manifest, Results(tmp_path / "bs1", manifest), find_samples(manifest, tmp_path / "data"))
+        score(manifest, Results(tmp_path / "bs1", manifest).ids, find_samples(manifest, tmp_path / "data"))
 
 
 def test_a_missing_result_is_named_with_the_runners_reason(tmp_path):
@@ -238,11 +238,11 @@ def test_a_missing_result_is_named_with_the_runners_reason(tmp_path):
     (tmp_path / "bs1" / f"{names[2]}.bin").unlink()
     samples = find_samples(manifest, tmp_path / "data")
     with pytest.raises(DataError, match=f"no result for sample '{names[2]}'.*run the inference again"):
-        score(manifest, Results(tmp_path / "bs1", manifest), samples)
+        score(manifest, Results(tmp_path / "bs1", manifest).ids, samples)
     failed = {"failed": [{"file": f"x/{names[2]}_leftImg8bit.png", "error": "damaged"}]}
     (tmp_path / "bs1" / "summary.json").write_text(json.dumps(failed))
     with pytest.raises(DataError, match="the runner failed on it: damaged"):
-        score(manifest, Results(tmp_path / "bs1", manifest), samples)
+        score(manifest, Results(tmp_path / "bs1", manifest).ids, samples)
 
 
 def test_results_of_another_model_are_refused(tmp_path):
@@ -291,7 +291,7 @@ def test_images_of_another_size_are_scored_at_the_labels_size(tmp_path):
     ids = {name: rng.integers(0, 2, (48, 64), np.uint8) for name in names}
     for name in names:
         write_png(tmp_path / "result" / f"{name}.png", ids[name])
-    scores = score(manifest, Results(tmp_path / "result", manifest), samples)
+    scores = score(manifest, Results(tmp_path / "result", manifest).ids, samples)
     full = {names[0]: ids[names[0]].repeat(2, 0).repeat(2, 1), names[1]: ids[names[1]]}
     miou, _ = truth(samples, full)
     assert scores["miou"] == pytest.approx(miou, abs=1e-12)
@@ -316,4 +316,4 @@ def test_a_split_without_labels_cannot_be_scored(tmp_path):
     samples = find_samples(manifest, tmp_path / "data", "test")
     (tmp_path / "result").mkdir()
     with pytest.raises(DataError, match="has no label"):
-        score(manifest, Results(tmp_path / "result", manifest), samples)
+        score(manifest, Results(tmp_path / "result", manifest).ids, samples)

@@ -1,0 +1,88 @@
+"""int8: the quantised model stays close to the float one in onnxruntime and OpenVINO, and says what it is."""
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+import pytest
+from onnx import TensorProto
+
+from src.config import load_config
+from src.deploy import exporter
+from src.deploy.manifest import load_manifest
+from src.deploy.offline import find_samples, fit_image, read_image, to_tensor
+from src.deploy.quantize import quantize
+from src.deploy.session import open_session
+from src.errors import UserError
+from tests.deploy_support import make_cityscapes, make_tiny_network
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A float model of logits, opset 11, with a data set of its size."""
+    folder = tmp_path_factory.mktemp("float")
+    make_cityscapes(folder / "data", seed=1, count=6, size=(64, 96))
+    cfg = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml",
+                      ["export.height=64", "export.width=96", "export.opset=11"])
+    source = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
+    manifest = exporter.export_network(make_tiny_network(), cfg, source, ["ONNX"], folder / "model", "logits")
+    return manifest, find_samples(manifest, folder / "data")
+
+
+def test_int8_stays_close_in_both_programs(exported, tmp_path):
+    manifest, samples = exported
+    made = quantize(manifest, samples[:4], tmp_path / "int8")
+    assert load_manifest(tmp_path / "int8") == made
+    assert made.models[0].extra == {"precision": "int8", "calibration_images": 4}
+    assert made.input == manifest.input
+    spec = manifest.input
+    images = np.stack([read_image(sample.image, spec) for sample in samples])
+    expected, answer = open_session(manifest).infer(images), open_session(made).infer(images)
+    scale = np.abs(expected).max()
+    assert 0 < np.abs(answer - expected).max() < 0.1 * scale
+    assert (answer.argmax(1) == expected.argmax(1)).mean() > 0.95
+    compiled = ov.Core().compile_model(str(made.model_path(made.models[0])), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    other = compiled(to_tensor(fit_image(images[0], spec), spec)[None])[0]
+    assert np.abs(other[0] - expected[0]).max() < 0.1 * scale
+
+
+def test_weights_are_int8_and_the_last_convolution_is_float(exported, tmp_path):
+    manifest, samples = exported
+    made = quantize(manifest, samples[:2], tmp_path / "int8")
+    model = onnx.load(made.model_path(made.models[0]))
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version >= 13
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    dequantized = {node.output[0]: kinds.get(node.input[0]) for node in model.graph.node
+                   if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert [dequantized.get(node.input[1]) for node in convolutions] == [TensorProto.INT8, None]
+    assert kinds[convolutions[-1].input[1]] == TensorProto.FLOAT
+
+
+def test_the_float_models_folder_is_refused(exported):
+    manifest, samples = exported
+    before = manifest.path.read_bytes()
+    with pytest.raises(UserError, match="holds the float model"):
+        quantize(manifest, samples, manifest.path.parent)
+    with pytest.raises(UserError, match="no calibration images"):
+        quantize(manifest, [], manifest.path.parent / "int8")
+    assert manifest.path.read_bytes() == before
+
+
+def test_command_line_scores_both(exported, tmp_path):
+    manifest, samples = exported
+    root = samples[0].image.parents[3]
+    command = [sys.executable, ROOT / "tools" / "quantize_onnx.py", "--manifest", manifest.path, "--dataset", root,
+               "--split", "val", "--num", "2", "--evaluate", "--output", tmp_path / "int8"]
+    done = subprocess.run([*map(str, command), "--max_drop", "0.5"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "float32  mIoU" in done.stdout
+    done = subprocess.run([*map(str, command), "--max_drop", "-1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "--max_drop allows" in done.stderr
+    assert "Traceback" not in done.stderr
