@@ -4,7 +4,8 @@ from pathlib import Path
 
 from src.deploy.manifest import load_manifest
 from src.deploy.offline import find_samples
-from src.deploy.results import MaskWriter, Results, score, write_scores
+from src.deploy.results import Results, dataset_of, score, write_scores
+from src.engine.masks import MaskWriter
 from src.errors import run_main
 from src.metrics import format_table
 
@@ -33,7 +34,7 @@ def main() -> None:
     output = Path(args.output or args.result)
     samples = find_samples(manifest, args.dataset, args.split, args.list, args.sort_log)
     results = Results(args.result, manifest)
-    masks = MaskWriter(manifest, args.save_masks, output / "masks") if args.save_masks else None
+    masks = MaskWriter(args.save_masks, dataset_of(manifest), output / "masks") if args.save_masks else None
     scores = score(manifest, results.ids, samples, masks)
     write_scores(scores, manifest, results, output / "eval.json")
     print(f"Total number of images: {scores['images']}")

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from src.data.datasets import Sample, cityscapes_encoding, dataset_info, train_id_table
+from src.data.datasets import DatasetInfo, Sample, cityscapes_encoding, dataset_info, train_id_table
 from src.data.decode import check_sizes, decode_label, decode_label_values
-from src.deploy.manifest import InputSpec, Manifest, write_bytes, write_text
+from src.deploy.manifest import InputSpec, Manifest, write_text
 from src.deploy.offline import data_section, read_bytes, scaled_size
+from src.engine.masks import MaskWriter
 from src.errors import DataError, first_line
 from src.metrics import ConfusionMatrix
 
@@ -159,7 +160,7 @@ def interpret(values: np.ndarray, manifest: Manifest, name: str) -> np.ndarray:
 
 
 def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.ndarray], samples: Sequence[Sample],
-          masks: "MaskWriter | None" = None) -> dict:
+          masks: MaskWriter | None = None) -> dict:
     """Compares predictions with the data set's labels.
 
     Args:
@@ -201,21 +202,10 @@ def _probe(samples: Sequence[Sample]) -> Iterator[np.ndarray]:
         yield decode_label_values(read_bytes(samples[index].label), str(samples[index].label))
 
 
-class MaskWriter:
-    """Writes masks as PNG: ``color`` with the palette's colours, ``labelIds`` with the data set's official ids."""
-
-    def __init__(self, manifest: Manifest, kind: str, folder: Path) -> None:
-        d = manifest.dataset
-        self.kind, self.folder = kind, folder
-        self.table = np.zeros((256, 1, 3) if kind == "color" else 256, np.uint8)
-        official = d.label_ids or range(len(d.classes))
-        for index, colour in enumerate(d.palette):
-            self.table[index] = colour[::-1] if kind == "color" else official[index]
-
-    def write(self, name: str, ids: np.ndarray) -> None:
-        """Writes ``<name>_<kind>.png`` for uint8 ids (H, W)."""
-        mask = cv2.applyColorMap(ids, self.table) if self.kind == "color" else cv2.LUT(ids, self.table)
-        write_bytes(self.folder / f"{name}_{self.kind}.png", cv2.imencode(".png", mask)[1].tobytes())
+def dataset_of(manifest: Manifest) -> DatasetInfo:
+    """The manifest's classes, colours and official ids, for drawing."""
+    d = manifest.dataset
+    return DatasetInfo(d.name, d.classes, d.palette, d.ignore_id, train_to_id=d.label_ids)
 
 
 def write_scores(scores: dict, manifest: Manifest, results: Results, path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from src.deploy.manifest import OutputSpec
 from src.deploy.offline import find_samples, fit_image, preprocess, read_image, scaled_size, to_tensor
-from src.deploy.results import MaskWriter, Results, interpret, score, to_ids, write_scores
+from src.deploy.results import Results, dataset_of, interpret, score, to_ids, write_scores
+from src.engine.masks import MaskWriter
 from src.errors import DataError, UserError
 from tests.deploy_support import MEAN, STD, make_cityscapes, make_list_data, make_manifest, write_png
 
@@ -297,15 +298,17 @@ def test_images_of_another_size_are_scored_at_the_labels_size(tmp_path):
     assert scores["miou"] == pytest.approx(miou, abs=1e-12)
 
 
-def test_masks_have_the_palettes_colours_or_official_ids(tmp_path):
+def test_masks_have_the_manifests_colours_or_official_ids(tmp_path):
     manifest = make_manifest(tmp_path)
     dataset = replace(manifest.dataset, palette=((10, 20, 30), (40, 50, 60)), label_ids=(7, 33))
     ids = np.array([[0, 1], [1, 0]], np.uint8)
+    info = dataset_of(replace(manifest, dataset=dataset))
     wanted = {"color": np.array([(30, 20, 10), (60, 50, 40)])[ids], "labelIds": np.array([7, 33])[ids]}
     for kind, expected in wanted.items():
-        MaskWriter(replace(manifest, dataset=dataset), kind, tmp_path / "masks").write("a", ids)
-        mask = cv2.imread(str(tmp_path / "masks" / f"a_{kind}.png"), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(mask, expected)
+        writer = MaskWriter(kind, info, tmp_path / "masks")
+        writer.write("a", ids)
+        flag = cv2.IMREAD_COLOR if kind == "color" else cv2.IMREAD_UNCHANGED
+        np.testing.assert_array_equal(cv2.imread(str(writer.files[0]), flag), expected)
 
 
 def test_a_split_without_labels_cannot_be_scored(tmp_path):
