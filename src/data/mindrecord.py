@@ -3,6 +3,7 @@
 A build is written into a hidden folder beside its place, read back, and only then moved there; its description,
 ``NAME.json``, comes last.
 """
+import glob
 import hashlib
 import json
 import os
@@ -37,14 +38,16 @@ class Packing:
     """How to pack.
 
     Attributes:
-        codec: ``png`` keeps the bytes of the source files; ``webp`` re-encodes images without loss, ``jpeg`` with
-            (JPEG sources keep their bytes). These two store labels as grey PNGs that decode fast.
+        codec: ``png`` keeps the bytes of the source images; ``webp`` re-encodes them without loss, ``jpeg`` with loss
+            (JPEG sources keep their bytes).
+        fast_labels: Re-encode labels, without loss, so that they decode three times faster; else keep their bytes.
         num_shards: Number of files.
         shuffle_seed: Seed of a random order, ``None``: the order of the samples.
         quality: JPEG quality, 1..100.
         overwrite: Replace what stands at the output.
     """
     codec: str = "png"
+    fast_labels: bool = False
     num_shards: int = 1
     shuffle_seed: int | None = None
     quality: int = 98
@@ -105,9 +108,8 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, ta
         raise DataError(f"{output}: cannot write there ({error.strerror}); choose another --output") from None
     try:
         rows = _prepare_all([samples[i] for i in order], table, packing)
-        largest = max(s.image.stat().st_size for s in samples)
         writer = FileWriter(str(work / output.name), packing.num_shards)
-        if largest > _LARGE:
+        if _largest(samples) > _LARGE:
             writer.set_page_size(_LARGE_PAGE)
         description = _write(writer, rows, len(samples), packing)
         names = _verify(shard_paths(work / output.name, packing.num_shards)[0], description.pop("digests"))
@@ -125,14 +127,18 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, ta
 
 
 def _existing(output: Path) -> list[Path]:
-    """Every file of a set of that name, whatever its number of shards."""
-    files = [p for p in output.parent.glob(f"{_escape(output.name)}*")
-             if p.name.removeprefix(output.name).removesuffix(".db").isdecimal()]
-    return sorted([*files, output, output.with_name(output.name + ".db"), sidecar_path(output)])
+    """The possible files of a set of that name, whatever its number of shards."""
+    shards = [p for p in output.parent.glob(f"{glob.escape(output.name)}[0-9]*")
+              if p.name.removeprefix(output.name).isdecimal() and p.with_name(p.name + ".db").is_file()
+              and not sidecar_path(p).is_file()]        # with a description of its own it is another set
+    return [f for p in (output, *sorted(shards)) for f in (p, p.with_name(p.name + ".db"))] + [sidecar_path(output)]
 
 
-def _escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+def _largest(samples: Sequence[Sample]) -> int:
+    try:
+        return max(s.image.stat().st_size for s in samples)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 def _prepare_all(samples: Sequence[Sample], table: np.ndarray, packing: Packing) -> Iterator[_Row]:
@@ -159,7 +165,7 @@ def _prepare(sample: Sample, table: np.ndarray, packing: Packing) -> _Row:
     ids = decode_label(label, str(sample.label), table)
     check_sizes(pixels, ids, str(sample.image))
     source_digest = _digest(data, label)
-    if packing.codec != "png":
+    if packing.fast_labels:
         label = np.frombuffer(encode_label(decode_label_values(label, str(sample.label))), np.uint8)
     if packing.codec == "webp":
         data = _encode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101])       # above 100 means lossless
@@ -213,8 +219,9 @@ def _write(writer: FileWriter, rows: Iterable[_Row], total: int, packing: Packin
     writer.commit()
     fingerprint = hashlib.sha256("".join(f"{n} {sources[n]}\n" for n in sorted(sources)).encode()).hexdigest()
     return {"samples": total, "num_shards": packing.num_shards, "codec": packing.codec,
-            "lossless": packing.codec != "jpeg", "sizes": dict(sizes.most_common()), "source_sha256": fingerprint,
-            "class_pixels": counts.tolist(), "ignored_pixels": int(counts[IGNORE]), "digests": digests}
+            "lossless": packing.codec != "jpeg", "fast_labels": packing.fast_labels,
+            "sizes": dict(sizes.most_common()), "source_sha256": fingerprint, "class_pixels": counts.tolist(),
+            "ignored_pixels": int(counts[IGNORE]), "digests": digests}
 
 
 def _verify(path: Path, digests: dict[str, str]) -> list[str]:
