@@ -1,0 +1,190 @@
+"""eval.py from the command line to the official program: what is written, and that the numbers are the right ones."""
+import csv
+import json
+import shutil
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.datasets import CITYSCAPES, VOC
+from src.engine.checkpoint import load_network
+from src.engine.masks import MaskWriter, write_submission
+from src.engine.protocol import protocol_overrides
+from src.engine.scoring import Request, score
+from src.errors import UserError
+from src.runtime import Runtime
+from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
+
+RUNTIME = Runtime("CPU", 0)
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    return make_streets(tmp_path_factory.mktemp("street s"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, streets):
+    """A run with one checkpoint, evaluated once by the command line with everything that it can write."""
+    folder = tmp_path_factory.mktemp("run")
+    make_checkpoint(folder / "ckpt" / "best.ckpt", street_config(streets))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(run_folder, streets, run_cli):
+    return run_cli("eval.py", "--config", CONFIG, "--ckpt_path", run_folder / "ckpt" / "best.ckpt", "--report", "--csv",
+                   "--save_masks", "labelIds", "--set", f"data.root={streets}", "--set", "runtime.device_target=CPU")
+
+
+@pytest.fixture(scope="module")
+def record(finished, run_folder):
+    assert finished.returncode == 0, finished.stderr
+    return json.loads((run_folder / "eval.json").read_text())
+
+
+def evaluated(cfg, output, **request):
+    """Scores in this process and reads ``eval.json`` back."""
+    score(cfg, RUNTIME, Request(str(CONFIG), output, **request))
+    return json.loads((output / "eval.json").read_text())
+
+
+def test_eval_json_explains_itself(record, finished):
+    matrix = np.array(record["confusion"], float)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    iou = np.diag(matrix)[union > 0] / union[union > 0]
+    assert record["miou"] == pytest.approx(iou.mean(), abs=1e-12)
+    assert record["classes"] == list(CITYSCAPES.classes)
+    assert [v is None for v in record["iou"]] == list(union == 0)
+    assert record["images"] == 4
+    assert record["mode"] == "whole"
+    assert {"checkpoint", "config", "pixel_accuracy", "class_accuracy", "fwiou", "category_iou", "iiou"} <= set(record)
+    assert f"{100 * record['miou']:.2f}  (" in finished.stdout
+
+
+def test_the_official_program_gives_the_same_numbers(record, run_folder, streets):
+    import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
+    masks = {path.name: path for path in (run_folder / "masks_labelIds").glob("*.png")}
+    truths = sorted(str(path) for path in streets.glob("gtFine/val/*/*_labelIds.png"))
+    preds = []
+    for truth in truths:
+        name = truth.rsplit("/", 1)[1].removesuffix("_gtFine_labelIds.png")
+        preds.append(str(next(path for key, path in masks.items() if key.startswith(name))))
+    official.args.quiet, official.args.JSONOutput = True, False
+    expected = official.evaluateImgLists(preds, truths, official.args)
+    assert record["miou"] == pytest.approx(expected["averageScoreClasses"], abs=1e-9)
+    assert record["mean_category_iou"] == pytest.approx(expected["averageScoreCategories"], abs=1e-9)
+    assert record["miiou"] == pytest.approx(expected["averageScoreInstClasses"], abs=1e-9)
+    assert record["mean_category_iiou"] == pytest.approx(expected["averageScoreInstCategories"], abs=1e-9)
+    for name, iou in zip(CITYSCAPES.classes, record["iou"], strict=True):
+        assert (np.nan if iou is None else iou) == pytest.approx(expected["classScores"][name], abs=1e-9, nan_ok=True)
+
+
+def test_submission_and_other_files(record, run_folder):
+    with zipfile.ZipFile(run_folder / "submission.zip") as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == sorted(p.name for p in (run_folder / "masks_labelIds").iterdir())
+    for path in (run_folder / "masks_labelIds").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == SIZE
+        assert set(np.unique(mask)) <= set(CITYSCAPES.train_to_id)
+    with open(run_folder / "images.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4
+    assert set(CITYSCAPES.classes) < set(rows[0])
+    lines = (run_folder / "eval_results.txt").read_text().splitlines()
+    assert lines[0] == f"validation pixAcc: {record['pixel_accuracy']:.6f}, mIoU: {record['miou']:.6f}"
+    assert lines[1] == f"class name: road iou: {record['iou'][0]:.6f}"
+    assert len(lines) == 20
+    page = (run_folder / "report.html").read_text()
+    assert f"{100 * record['miou']:.1f}" in page
+    assert not [path for path in run_folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_batches_make_no_difference(record, run_folder, streets, tmp_path):
+    cfg = street_config(streets, "eval.batch_size=3")
+    found = evaluated(cfg, tmp_path, ckpt_path=str(run_folder / "ckpt" / "best.ckpt"))
+    assert found["images"] == 4
+    # A batch may round differently where two classes are as good as equal.
+    assert np.abs(np.subtract(found["confusion"], record["confusion"])).sum() <= 1e-4 * np.sum(found["confusion"])
+
+
+def test_resized_labels_equal_a_plain_loop(run_folder, streets, tmp_path):
+    """The protocol of the older ENet, at a smaller size: image and label resized, scored there."""
+    cfg = street_config(streets, "eval.resize={rule: exact, size: [64, 128]}", "eval.label_size=input")
+    found = evaluated(cfg, tmp_path, ckpt_path=str(run_folder / "ckpt" / "best.ckpt"))
+    net = load_network(cfg, run_folder / "ckpt" / "best.ckpt")
+    matrix = np.zeros((19, 19), int)
+    from mindspore import Tensor
+    for path in sorted(streets.glob("leftImg8bit/val/*/*.png")):
+        name = path.name.removesuffix("_leftImg8bit.png")
+        image = cv2.resize(cv2.imread(str(path)), (128, 64))[..., ::-1].astype(np.float32)
+        image = (image - np.float32(cfg.data.mean)) / np.float32(cfg.data.std)
+        pred = net(Tensor(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))).asnumpy()[0].argmax(0)
+        label = cv2.imread(str(next(streets.glob(f"gtFine/val/*/{name}_gtFine_labelIds.png"))), cv2.IMREAD_UNCHANGED)
+        rows, columns = (np.arange(64) + 0.5) * SIZE[0] / 64, (np.arange(128) + 0.5) * SIZE[1] / 128
+        truth = CITYSCAPES.id_to_train[label[rows.astype(int)][:, columns.astype(int)]]
+        for t, p in zip(truth[truth < 19], pred[truth < 19], strict=True):
+            matrix[t, p] += 1
+    assert matrix.sum() == np.sum(found["confusion"])
+    assert np.abs(matrix - found["confusion"]).sum() <= 1e-4 * matrix.sum()
+
+
+def test_folder_of_checkpoints(run_folder, streets, tmp_path, capsys):
+    cfg = street_config(streets)
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    shutil.copy(run_folder / "ckpt" / "best.ckpt", folder / "b.ckpt")
+    make_checkpoint(folder / "a.ckpt", cfg, seed=5)
+    (folder / "broken.ckpt").write_bytes(b"0" * 100)
+    (folder / ".last.tmp.ckpt").write_bytes(b"")
+    found = evaluated(cfg, tmp_path / "out", ckpt_path=str(folder))
+    each = {name: json.loads((tmp_path / "out" / f"{name}.ckpt.eval.json").read_text()) for name in "ab"}
+    assert not (tmp_path / "out" / "broken.ckpt.eval.json").exists()
+    best = max(each, key=lambda name: each[name]["miou"])
+    assert each["a"]["miou"] != each["b"]["miou"]
+    assert found["checkpoint"].endswith(f"{best}.ckpt")
+    assert found["miou"] == each[best]["miou"]
+    assert [row["miou"] for row in found["ranking"]] == sorted((e["miou"] for e in each.values()), reverse=True)
+    with pytest.raises(UserError, match="folder of checkpoints"):
+        evaluated(cfg, tmp_path / "out", ckpt_path=str(folder), save_masks="color")
+    with pytest.raises(UserError, match=r"no \*.ckpt"):
+        evaluated(cfg, tmp_path / "out", ckpt_path=str(tmp_path))
+
+
+def test_small_masks_are_not_handed_in(run_folder, streets, tmp_path):
+    cfg = street_config(streets, *protocol_overrides("enet_seed"))
+    with pytest.raises(UserError, match="label_size"):
+        evaluated(cfg, tmp_path, ckpt_path=str(run_folder / "ckpt" / "best.ckpt"), save_masks="labelIds")
+
+
+def test_colour_masks_and_the_form_of_voc(tmp_path, rng):
+    import tarfile
+
+    from PIL import Image
+    ids = rng.integers(0, 21, (20, 30), np.uint8)
+    writer = MaskWriter("color", VOC, tmp_path / "color")
+    writer.write("2007_000033", ids)
+    with Image.open(tmp_path / "color" / "2007_000033.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.array(picture), ids)
+        assert picture.getpalette()[3:6] == [128, 0, 0]
+    writer = MaskWriter("labelIds", VOC, tmp_path / "masks")
+    writer.write("2007_000033", ids)
+    with tarfile.open(write_submission(writer.files, VOC, tmp_path)) as archive:
+        assert archive.getnames() == ["results/VOC2012/Segmentation/comp6_test_cls/2007_000033.png"]
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+    (["--ckpt_path", "x.ckpt", "--protocol", "best"], "bisenetv2_paper"),
+])
+def test_mistakes_are_one_line(run_cli, streets, tmp_path, words, text):
+    done = run_cli("eval.py", "--config", CONFIG, "--set", f"data.root={streets}", "--output", tmp_path, *words)
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert text in lines[0]
