@@ -13,6 +13,7 @@
 namespace segment {
 
 struct BackendOptions {
+  std::string device;  // ascend | gpu | cpu; empty: what the backend is for
   int device_id = 0;
   bool bf16 = false;  // allowed to compute in bfloat16 (OpenVINO)
   int64_t batch = 0;  // images an inference; 0: as the first model file listed (dynamic batch: 1)
@@ -45,6 +46,7 @@ class Backend {
 struct BackendKind {
   std::string name;                  // as in --backend
   std::vector<std::string> formats;  // of model files it reads
+  std::string device;                // the only one it runs on; empty: --device chooses
   std::unique_ptr<Backend> (*create)(const Manifest&, const BackendOptions&);
 };
 

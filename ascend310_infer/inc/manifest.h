@@ -61,7 +61,8 @@ struct ModelFile {
   std::string format;  // onnx | openvino | mindir | om | air
   std::filesystem::path path;
   int64_t batch = 1;
-  std::string sha256;  // empty: unknown
+  std::vector<int64_t> gears;  // `batches`: what a model of dynamic batch was converted for; empty: any
+  std::string sha256;          // empty: unknown
 };
 
 struct Manifest {

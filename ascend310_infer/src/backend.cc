@@ -14,6 +14,14 @@ bool ManifestServes(const Manifest& manifest, const BackendKind& kind) {
   return false;
 }
 
+std::unique_ptr<Backend> Create(const BackendKind& kind, const Manifest& manifest, const BackendOptions& options) {
+  if (!options.device.empty() && !kind.device.empty() && options.device != kind.device) {
+    throw UserError("--device " + options.device + ": the " + kind.name + " backend runs on " + kind.device +
+                    "; leave it out or choose another --backend");
+  }
+  return kind.create(manifest, options);
+}
+
 std::unique_ptr<Backend> CreateFirstThatWorks(const Manifest& manifest, const BackendOptions& options) {
   std::vector<const BackendKind*> candidates;
   for (const BackendKind& kind : BuiltBackends()) {
@@ -25,12 +33,12 @@ std::unique_ptr<Backend> CreateFirstThatWorks(const Manifest& manifest, const Ba
   }
   for (size_t i = 0; i + 1 < candidates.size(); ++i) {
     try {
-      return candidates[i]->create(manifest, options);
+      return Create(*candidates[i], manifest, options);
     } catch (const UserError& error) {
       std::cerr << "note: backend " << candidates[i]->name << " cannot be used: " << error.what() << "\n";
     }
   }
-  return candidates.back()->create(manifest, options);
+  return Create(*candidates.back(), manifest, options);
 }
 
 }  // namespace
@@ -38,13 +46,13 @@ std::unique_ptr<Backend> CreateFirstThatWorks(const Manifest& manifest, const Ba
 const std::vector<BackendKind>& BuiltBackends() {
   static const std::vector<BackendKind> kBuilt = {
 #ifdef SEGMENT_WITH_ACL
-      {"acl", {"om"}, CreateAclBackend},
+      {"acl", {"om"}, "ascend", CreateAclBackend},
 #endif
 #ifdef SEGMENT_WITH_MSLITE
-      {"mslite", {"mindir"}, CreateMsliteBackend},
+      {"mslite", {"mindir"}, "", CreateMsliteBackend},
 #endif
 #ifdef SEGMENT_WITH_OPENVINO
-      {"openvino", {"onnx", "openvino"}, CreateOpenvinoBackend},
+      {"openvino", {"onnx", "openvino"}, "cpu", CreateOpenvinoBackend},
 #endif
   };
   return kBuilt;
@@ -60,7 +68,7 @@ std::unique_ptr<Backend> CreateBackend(const std::string& name, const Manifest& 
                                        const BackendOptions& options) {
   if (name == "auto") return CreateFirstThatWorks(manifest, options);
   for (const BackendKind& kind : BuiltBackends()) {
-    if (kind.name == name) return kind.create(manifest, options);
+    if (kind.name == name) return Create(kind, manifest, options);
   }
   throw UserError("--backend " + name + ": not built into this program (built: " + BuiltBackendNames() +
                   "); set ASCEND_HOME_PATH (acl), MS_LITE_HOME (mslite) or OpenVINO_DIR (openvino) and run build.sh");

@@ -211,6 +211,9 @@ std::vector<ModelFile> ReadModels(const Field& field, const fs::path& folder, in
     model.format = item.At("format").OneOf({"onnx", "openvino", "mindir", "om", "air"});
     model.path = folder / item.At("file").String();  // an absolute file name replaces the folder
     model.batch = item.Has("batch") ? ReadBatch(item.At("batch")) : default_batch;
+    if (item.Has("batches")) {
+      for (const Field& gear : item.At("batches").List()) model.gears.push_back(gear.Integer(1, kLargestBatch));
+    }
     if (item.Has("sha256")) {
       const Field sum = item.At("sha256");
       model.sha256 = sum.String();

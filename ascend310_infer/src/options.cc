@@ -26,6 +26,11 @@ bool ParsePrecision(const std::string& text) {
   return text == "bf16";
 }
 
+std::string ParseDevice(const std::string& text) {
+  if (text == "ascend" || text == "gpu" || text == "cpu") return text;
+  throw UserError("--device " + text + ": must be ascend, gpu or cpu");
+}
+
 using Setter = std::function<void(const std::string& flag, const std::string& value)>;
 
 // The options of a command; each has one value except --json.
@@ -40,6 +45,7 @@ std::map<std::string, Setter> Setters(Options* o) {
   std::map<std::string, Setter> setters = {
       {"--manifest", text(&o->manifest)},
       {"--backend", text(&o->backend)},
+      {"--device", [&b](const std::string&, const std::string& value) { b.device = ParseDevice(value); }},
       {"--device_id", number(&b.device_id, 0, 1023)},
       {"--precision", [&b](const std::string&, const std::string& value) { b.bf16 = ParsePrecision(value); }},
       {"--batch", number(&b.batch, 1, 1024)},
@@ -108,6 +114,7 @@ std::string UsageText() {
          BuiltBackendNames() +
          "\n"
          "  --device_id N        Ascend device, default 0\n"
+         "  --device KIND        mslite only: ascend (default), cpu, or gpu (untested)\n"
          "  --precision f32|bf16 OpenVINO only: f32 (default) compares with training, bf16 is faster where the CPU has "
          "it\n"
          "  --batch N            images an inference; picks the model file, default the first one listed\n"

@@ -139,6 +139,7 @@ TEST(ManifestIsRead) {
   CHECK_EQ(manifest.FindModel("om", 0).batch, int64_t{4});
   CHECK_EQ(manifest.FindModel("om", 4).batch, int64_t{4});
   CHECK_EQ(manifest.FindModel("om", 8).batch, kDynamicBatch);
+  CHECK_EQ(manifest.models[2].gears.back(), int64_t{8});
   CHECK_THROWS(UserError, manifest.FindModel("onnx", 4), "batch 4", "onnx batch 1");
   CHECK_THROWS(UserError, manifest.FindModel("mindir", 0), "mindir", "om batch 4");
 }
