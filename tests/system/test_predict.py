@@ -1,0 +1,211 @@
+"""predict.py: every kind of input, every kind of picture, and what happens to broken ones."""
+import json
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.datasets import CITYSCAPES
+from src.engine.prediction import Model, Output, find_inputs, open_predictor, predict
+from src.engine.video import frames
+from src.errors import DataError, UserError
+from tests.eval_support import CONFIG, make_checkpoint, street_config
+
+SIZE = (48, 64)
+
+
+def dark_is_road(images, size):
+    """A model that can be checked by eye: bright pixels are sky, dark ones road."""
+    assert images.shape[1:3] == tuple(size)
+    return np.where(images[..., 0] > 127, 10, 0).astype(np.uint8)
+
+
+MODEL = Model(dark_is_road, CITYSCAPES, "RGB")
+
+
+def street(bright_columns: int) -> np.ndarray:
+    image = np.full((*SIZE, 3), 30, np.uint8)
+    image[:, :bright_columns] = 220
+    return image
+
+
+def write_video(path, count, rate=10.0, codec="MJPG"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, SIZE[::-1])
+    assert writer.isOpened()
+    for number in range(count):
+        writer.write(street(number % SIZE[1]))
+    writer.release()
+    return path
+
+
+def break_frame(path, number):
+    """Overwrites the data of one JPEG frame of an AVI, its place in the file stays."""
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data) - 1) if data[i:i + 2] == b"\xff\xd8"]
+    for i in range(starts[number - 1], starts[number] - 16):
+        data[i] = 0
+    path.write_bytes(data)
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def read_video(path):
+    found = list(frames(path))
+    assert all(frame is not None for frame in found)
+    return found
+
+
+def test_all_pictures_of_one_image(tmp_path):
+    path = tmp_path / "in put.png"
+    cv2.imwrite(str(path), street(20))
+    out = tmp_path / "out"
+    kinds = ("overlay", "mask", "ids", "labelIds", "side")
+    assert predict(MODEL, str(path), Output(out, kinds, 1.0)) == 0
+    expected = np.zeros(SIZE, np.uint8)
+    expected[:, :20] = 10
+    ids = cv2.imread(str(out / "in put_ids.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(ids, expected)
+    official = cv2.imread(str(out / "in put_labelIds.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(official, np.where(expected == 10, 23, 7))
+    from PIL import Image
+    with Image.open(out / "in put_mask.png") as mask:
+        assert mask.mode == "P"
+        assert np.array_equal(np.array(mask), expected)
+    overlay = cv2.imread(str(out / "in put_overlay.png"))[..., ::-1]
+    assert overlay[0, 0].tolist() == [70, 130, 180]                # at full opacity, the colour of sky
+    assert overlay[0, 40].tolist() == [128, 64, 128]
+    side = cv2.imread(str(out / "in put_side.png"))
+    assert side.shape[1] == 2 * SIZE[1]
+    assert side.shape[0] > SIZE[0]                                  # the legend is below
+    assert np.array_equal(side[:SIZE[0], :SIZE[1]], street(20))
+    assert (out / "legend.png").is_file()
+    assert summary(out)["images"] == 1
+
+
+def test_folder_goes_on_after_a_broken_image(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "sub/a.png", "a.jpg"):
+        cv2.imwrite(str(folder / name), street(10))
+    whole = (folder / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "notes.txt").write_text("no image")
+    assert predict(MODEL, str(folder), Output(tmp_path / "out", ("ids",))) == 3
+    written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*_ids.png"))
+    assert written == ["a.jpg_ids.png", "a.png_ids.png", "b_ids.png", "sub/a_ids.png"]
+    found = summary(tmp_path / "out")
+    assert (found["images"], found["failures"]) == (4, 1)
+    assert "cut.png" in found["failed"][0]["file"]
+    assert "cut off" in found["failed"][0]["error"]
+
+
+def test_glob_and_submission(tmp_path):
+    for name in ("town_000000_000019_leftImg8bit.png", "town_000001_000019_leftImg8bit.png", "other.jpg"):
+        cv2.imwrite(str(tmp_path / name), street(30))
+    out = tmp_path / "out"
+    assert predict(MODEL, str(tmp_path / "town*.png"), Output(out, (), submission=True)) == 0
+    with zipfile.ZipFile(out / "submission.zip") as archive:
+        assert archive.namelist() == ["town_000000_000019_labelIds.png", "town_000001_000019_labelIds.png"]
+
+
+@pytest.mark.parametrize(("text", "error"), [
+    ("nothing.png", "no such file"), ("*.png", "matches"), ("", "no images"), ("notes.txt", "neither an image")])
+def test_inputs_that_are_none(tmp_path, text, error):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=error):
+        find_inputs(str(tmp_path / text))
+
+
+def test_ten_seconds_of_video(tmp_path):
+    path = write_video(tmp_path / "drive.avi", 100)
+    assert predict(MODEL, str(path), Output(tmp_path / "out", ("overlay", "mask", "side", "ids"))) == 0
+    assert summary(tmp_path / "out")["images"] == 100
+    for kind, width in (("overlay", SIZE[1]), ("mask", SIZE[1]), ("side", 2 * SIZE[1])):
+        target = tmp_path / "out" / f"drive_{kind}.mp4"
+        found = read_video(target)
+        assert len(found) == 100
+        assert found[0].shape[1] == width
+        capture = cv2.VideoCapture(str(target))
+        assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0)
+        capture.release()
+    masks = read_video(tmp_path / "out" / "drive_mask.mp4")
+    assert np.abs(masks[60][24, 20].astype(int) - (180, 130, 70)).max() < 25       # sky, in BGR, after a lossy codec
+    ids = sorted((tmp_path / "out" / "drive_ids").iterdir())
+    assert len(ids) == 100
+    assert np.count_nonzero(cv2.imread(str(ids[40]), cv2.IMREAD_UNCHANGED)[24]) == pytest.approx(40, abs=3)
+
+
+def test_broken_frames_are_named_and_the_time_stays_right(tmp_path):
+    path = write_video(tmp_path / "drive.avi", 20)
+    break_frame(path, 8)
+    break_frame(path, 1)
+    assert predict(MODEL, str(path), Output(tmp_path / "out", ("overlay", "ids"))) == 3
+    found = summary(tmp_path / "out")
+    assert found["images"] == 18
+    assert [item["file"].rsplit("#")[1] for item in found["failed"]] == ["1", "8"]
+    assert len(read_video(tmp_path / "out" / "drive_overlay.mp4")) == 20
+    assert len(list((tmp_path / "out" / "drive_ids").iterdir())) == 20
+
+
+def test_video_that_ends_early_keeps_what_there_is(tmp_path):
+    path = write_video(tmp_path / "drive.avi", 40)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    assert predict(MODEL, str(tmp_path), Output(tmp_path / "out", ("overlay",))) == 3
+    found = summary(tmp_path / "out")
+    assert found["failures"] == 2
+    assert 1 <= found["images"] < 40
+    assert len(read_video(tmp_path / "out" / "drive_overlay.mp4")) == found["images"]
+    with pytest.raises(DataError, match="cannot be opened"):
+        list(frames(tmp_path / "empty.mp4"))
+
+
+def test_an_interrupted_video_leaves_nothing(tmp_path):
+    path = write_video(tmp_path / "drive.avi", 10)
+    calls = []
+
+    def stops(images, size):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return dark_is_road(images, size)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(Model(stops, CITYSCAPES, "RGB"), str(path), Output(tmp_path / "out", ("overlay",)))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["legend.png"]
+
+
+def test_colour_order_reaches_the_model(tmp_path):
+    image = np.zeros((*SIZE, 3), np.uint8)
+    image[..., 2] = 200                                             # red, in OpenCV's order
+    cv2.imwrite(str(tmp_path / "red.png"), image)
+    for order, expected in (("RGB", 10), ("BGR", 0)):
+        predict(Model(dark_is_road, CITYSCAPES, order), str(tmp_path / "red.png"), Output(tmp_path / order, ("ids",)))
+        ids = cv2.imread(str(tmp_path / order / "red_ids.png"), cv2.IMREAD_UNCHANGED)
+        assert set(np.unique(ids)) == {expected}
+
+
+def test_checkpoint_on_an_image_of_odd_size(tmp_path):
+    cfg = street_config(tmp_path, "eval.resize={rule: short_side, size: 64, center_crop: [64, 64]}",
+                        "eval.label_size=input")
+    path = make_checkpoint(tmp_path / "x.ckpt", cfg)
+    cv2.imwrite(str(tmp_path / "odd.png"), np.random.default_rng(0).integers(0, 256, (51, 77, 3), np.uint8))
+    assert predict(open_predictor(cfg, str(path)), str(tmp_path / "odd.png"), Output(tmp_path / "out", ("ids",))) == 0
+    assert cv2.imread(str(tmp_path / "out" / "odd_ids.png"), cv2.IMREAD_UNCHANGED).shape == (51, 77)
+
+
+def test_random_weights_are_refused(run_cli, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), street(10))
+    words = ("predict.py", "--config", CONFIG, "--input", tmp_path / "a.png", "--output", tmp_path / "out")
+    done = run_cli(*words)
+    assert done.returncode == 2
+    assert "--ckpt_path --manifest is required" in done.stderr
+    cfg = street_config(tmp_path, "model.variant=segmentron")
+    done = run_cli(*words, "--ckpt_path", make_checkpoint(tmp_path / "other.ckpt", cfg))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "model.variant" in done.stderr
+    assert not (tmp_path / "out").exists()
