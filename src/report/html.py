@@ -310,7 +310,6 @@ def confusion_table(classes: Sequence[str], palette: Palette, matrix: np.ndarray
         for j, value in enumerate(share[k]):
             strength = value if j == k else min(1.0, 1.6 * math.sqrt(value))  # small mistakes should be seen, too
             kinds = ["d" if j == k else "x"] + ["z"] * (value < 0.005)
-            kinds += ["h"] * (strength > 0.7) + ["hh"] * (strength > 0.8)  # the text has to change its colour there
             first = ' tabindex="0"' if j == k == 0 else ' tabindex="-1"'
             paint = f' style="--v:{strength:.2f}"' if strength >= 0.02 else ' style="--v:0"'
             cells.append(f'<td class="{" ".join(kinds)}"{first}{paint}>{100 * value:.0f}</td>')

@@ -26,6 +26,8 @@ from src.report.html import (
 )
 from src.report.visualize import Palette
 
+SCROLLER = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+
 
 def read_run(folder: str | Path) -> ReportData:
     """Reads what a run folder holds: ``eval.json``, and if present ``metrics.csv``, ``config.yaml`` and ``env.json``.
@@ -130,7 +132,7 @@ def overview_section(runs: Sequence[ReportData]) -> str:
                     f'<td class="num">{esc(plain(run.scores.get("images", "-")))}</td>'
                     f'<td class="wide">{checkpoint}</td></tr>')
     heads = "".join(f'<th scope="col" class="num">{title}</th>' for title, _ in columns)
-    return ('<div class="scroll"><table class="plain versus"><thead><tr><th scope="col">run</th>'
+    return (f'{SCROLLER}<table class="plain versus"><thead><tr><th scope="col">run</th>'
             f'{heads}<th scope="col" class="num">images</th><th scope="col" class="wide">checkpoint</th></tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table></div>')
 
@@ -145,7 +147,7 @@ def classes_section(runs: Sequence[ReportData]) -> str:
     heads = [f'<th scope="col"{" class=num" if j else ""}><button type="button" data-column="{j}">{esc(title)}</button>'
              "</th>" for j, title in enumerate(["class", *(run.title for run in runs)])]
     return ('<p class="note">IoU in percent; the best run of a class is bold. Column titles sort the table.</p>'
-            f'<div class="scroll"><table class="plain versus sortable"><thead><tr>{"".join(heads)}</tr></thead>'
+            f'{SCROLLER}<table class="plain versus sortable"><thead><tr>{"".join(heads)}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table></div>')
 
 
@@ -203,7 +205,7 @@ def differences_section(runs: Sequence[ReportData]) -> str:
     if not rows:
         return '<p class="note">Nothing: configuration and environment are the same, as far as they are recorded.</p>'
     heads = "".join(f'<th scope="col">{esc(title)}</th>' for title in ("key", *(run.title for run in runs)))
-    return ('<div class="scroll"><table class="plain versus"><thead><tr>' + heads
+    return (f'{SCROLLER}<table class="plain versus"><thead><tr>' + heads
             + f'</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
