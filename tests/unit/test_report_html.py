@@ -1,0 +1,248 @@
+"""The report's content: figures, missing parts, hostile names, sizes, histories, and the comparison of runs."""
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.data.datasets import CITYSCAPES, VOC, voc_palette
+from src.errors import DataError
+from src.metrics import ConfusionMatrix
+from src.report.charts import Series, column, line_chart, read_history, smooth, ticks
+from src.report.html import Example, ReportData, difference, write_report
+from src.report.runs import flatten, palette_of, read_run, write_comparison
+
+VOID_TAGS = {"meta", "link", "img", "br", "input"}
+
+
+class Checker(HTMLParser):
+    """Collects ids and text, and checks that tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.ids, self.tags, self.text = [], [], [], []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}>"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def bare(classes=("a", "b", "c"), iou=(0.5, 0.25, None), **scores) -> ReportData:
+    return ReportData("Title", classes, voc_palette(len(classes)), {"miou": 0.375, "iou": list(iou), **scores})
+
+
+def read(path: Path) -> tuple[str, Checker]:
+    text = path.read_text(encoding="utf-8")
+    return text, Checker(text)
+
+
+def test_scores_alone_make_a_page(tmp_path):
+    text, page = read(write_report(tmp_path / "r.html", bare(iou=(0.5, 0.25, float("nan")), pixel_accuracy=0.8125)))
+    words = " ".join(page.text)
+    assert "37.5" in words
+    assert "81.2" in words
+    assert "absent" in words
+    assert re.findall(r'<section id="(\w+)"', text) == ["classes"]
+    assert len(set(page.ids)) == len(page.ids)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_figures_are_those_of_the_matrix(tmp_path):
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.array([0, 0, 1, 1, 2, 0], np.uint8), np.array([0, 0, 0, 1, 1, 2], np.uint8))
+    data = bare(iou=matrix.compute()["iou"])
+    data.scores = matrix.compute() | {"images": 1234}
+    text, page = read(write_report(tmp_path / "r.html", data))
+    # By hand: TP, FP, FN are (2, 1, 1), (1, 1, 1) and (0, 1, 1), so IoU is 50, 33.3 and 0 %; c is always taken for a.
+    row = r'<th scope="row">.*?</span>(\w)</th><td class="bar".*?</td><td class="num" data-key="[\d.]+">([\d.]+)'
+    cells = re.findall(row, text)
+    assert cells == [("a", "50.0"), ("b", "33.3"), ("c", "0.0")]
+    words = " ".join(page.text)
+    assert "1,234" in words
+    assert "100 % of all" in words
+    counts = json.loads(re.search(r'data-counts="([^"]+)"', text).group(1))
+    assert counts == [[2, 1, 0], [0, 1, 1], [1, 0, 0]]
+    assert re.search(r'class="d" tabindex="0" style="--v:0.67">67<', text)
+
+
+def test_nothing_from_outside_and_nothing_unescaped(tmp_path):
+    evil = '<script>alert("x")</script>&\'"'
+    image = np.zeros((8, 16, 3), np.uint8)
+    label = np.zeros((8, 16), np.uint8)
+    data = ReportData(evil, (evil, "b"), ((1, 2, 3), (4, 5, 6)),
+                      {"miou": 0.5, "iou": [0.5, 0.4], "confusion": [[3, 1], [1, 3]], "checkpoint": evil},
+                      subtitle=evil, facts=[(evil, evil)], programs=[(evil, 0.5)],
+                      worst=[Example(evil, 0.1, image, label, label)], config=f"a: {evil}", environment={evil: evil})
+    text, page = read(write_report(tmp_path / "r.html", data))
+    assert "<script>alert" not in text
+    assert page.tags.count("script") == 1
+    assert "default-src 'none'" in text
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"#]{1,9})', text)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"@import|url\(", text)
+
+
+def test_page_stays_below_5_mb(tmp_path, rng):
+    """Even with many large images of pure noise, which no codec can shrink."""
+    image = rng.integers(0, 256, (512, 1024, 3), np.uint8)
+    ids = rng.integers(0, 19, (512, 1024)).astype(np.uint8)
+    examples = [Example(str(k), 0.1, image, ids, ids[::-1]) for k in range(6)]
+    data = ReportData("Noise", CITYSCAPES.classes, CITYSCAPES.palette, {"miou": 0.1, "iou": [0.1] * 19},
+                      worst=examples[:3], best=examples[3:])
+    path = write_report(tmp_path / "r.html", data)
+    assert path.stat().st_size < 5_000_000
+    assert path.read_text().count("data:image/webp;base64,") == 24
+
+
+def test_image_of_another_size_than_its_label(tmp_path, rng):
+    example = Example("x", 0.5, rng.integers(0, 256, (20, 30, 3), np.uint8), np.zeros((40, 60), np.uint8),
+                      np.zeros((40, 60), np.uint8))
+    data = bare()
+    data.worst = [example]
+    assert 'width="60" height="40"' in write_report(tmp_path / "r.html", data).read_text()
+
+
+def test_programs_and_their_distance(tmp_path):
+    data = bare()
+    data.programs = [("checkpoint", 0.61234), ("runner", 0.61211), ("same", 0.61234)]
+    words = " ".join(read(write_report(tmp_path / "r.html", data))[1].text)
+    assert "-0.023" in words
+    assert difference(0.5, 0.5) == "0"
+    assert difference(None, 0.5) == "-"
+    assert difference(0.51, 0.5) == "+1.000"
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(DataError, match="3 classes, 3 colours and 2 IoU"):
+        write_report(tmp_path / "r.html", bare(iou=(0.5, 0.25)))
+    with pytest.raises(DataError, match="missing"):
+        write_report(tmp_path / "missing" / "r.html", bare())
+    assert not list(tmp_path.iterdir())
+
+
+class TestHistory:
+    """metrics.csv and its charts."""
+
+    HEAD = "phase,epoch,step,total_steps,loss,lr,data_ms,step_ms,images_per_s,eta_s,miou,pixel_accuracy\n"
+
+    def test_resumed_run(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        path.write_text(self.HEAD + "train,1,1,4,3.0,1,,,,,,\ntrain,1,2,4,2.0,1,,,,,,\neval,1,2,4,,,,,,,0.1,0.5\n"
+                        "train,2,3,4,9.0,1,,,,,,\ntrain,2,3,4,1.0,1,,,,,,\ntrain,2,4,4,nan,1,,,,,,\n")
+        history = read_history(path)
+        assert column(history, "train", "loss") == ([1, 2, 3], [3.0, 2.0, 1.0])
+        assert column(history, "eval", "miou") == ([2], [0.1])
+        assert column(history, "eval", "loss") == ([], [])
+
+    @pytest.mark.parametrize("content", ["a,b\n1,2\n", "phase,step\ntrain,x\n", b"\xff\xfe\x00phase"])
+    def test_foreign_file_is_named(self, tmp_path, content):
+        path = tmp_path / "metrics.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(DataError, match=r"metrics\.csv"):
+            read_history(path)
+
+    def test_one_row_is_enough(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        path.write_text(self.HEAD + "train,1,1,1,0.0,0.0,1,1,1,0,,\n")
+        data = bare()
+        data.history = read_history(path)
+        text, _ = read(write_report(tmp_path / "r.html", data))
+        assert "Training loss" in text
+        assert "nan" not in re.sub(r"<script>.*</script>", "", text, flags=re.S).lower()
+
+    def test_smooth(self, rng):
+        values = rng.random(50).tolist()
+        expected = [np.mean(values[max(0, k - 3):k + 4]) for k in range(50)]
+        np.testing.assert_allclose(smooth(values, 3), expected)
+        np.testing.assert_allclose(smooth(values, 0), values)
+
+    @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.003), (0, 4.2), (0, 99.9), (0, 123456), (0, 1e-9)])
+    def test_ticks(self, low, high):
+        values = ticks(low, high)
+        assert values[0] <= low
+        assert values[-1] >= high * 0.999
+        assert 2 <= len(values) <= 7
+        np.testing.assert_allclose(np.diff(values), values[1] - values[0])
+
+    def test_points_lie_where_they_should(self):
+        chart = line_chart("t", [Series("s", [0, 50, 100], [0.0, 2.0, 4.0])], str)
+        points = [tuple(map(float, p.split(","))) for p in re.search(r' points="([^"]+)"', chart).group(1).split()]
+        (x0, y0), (x1, y1), (x2, y2) = points
+        assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
+        assert y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
+        assert y0 > y1 > y2
+
+
+def make_run(folder: Path, miou: float, lr: float, classes=CITYSCAPES.classes) -> Path:
+    folder.mkdir(parents=True)
+    record = {"classes": list(classes), "miou": miou, "iou": [miou] * (len(classes) - 1) + [None], "images": 3,
+              "confusion": np.eye(len(classes), dtype=int).tolist()}
+    (folder / "eval.json").write_text(json.dumps(record))
+    (folder / "config.yaml").write_text(f"optim: {{lr: {lr}, name: sgd}}\ntrain: {{epochs: 2}}\n")
+    (folder / "env.json").write_text('{"python": "3.11"}')
+    with open(folder / "metrics.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("phase", "epoch", "step", "loss", "lr", "miou"))
+        writer.writerows([("train", 1, step, 1 / step, lr, "") for step in range(1, 6)])
+        writer.writerow(("eval", 1, 5, "", "", miou))
+    return folder
+
+
+class TestComparison:
+    """Several runs on one page."""
+
+    def test_shows_what_differs(self, tmp_path):
+        runs = [read_run(make_run(tmp_path / "a", 0.5, 0.1)), read_run(make_run(tmp_path / "b", 0.625, 0.2))]
+        text, page = read(write_comparison(tmp_path / "c.html", runs))
+        words = " ".join(page.text)
+        assert "+12.50" in words
+        assert "optim.lr" in words
+        assert "optim.name" not in words
+        assert text.count('class="matrix"') == 2
+        assert len(set(page.ids)) == len(page.ids)
+
+    def test_refusals(self, tmp_path):
+        first = read_run(make_run(tmp_path / "a", 0.5, 0.1))
+        with pytest.raises(DataError, match="2 to 6"):
+            write_comparison(tmp_path / "c.html", [first])
+        with pytest.raises(DataError, match="other classes"):
+            write_comparison(tmp_path / "c.html", [first, read_run(make_run(tmp_path / "b", 0.5, 0.1, VOC.classes))])
+        (tmp_path / "a" / "eval.json").write_text("{")
+        with pytest.raises(DataError, match=r"eval\.json"):
+            read_run(tmp_path / "a")
+
+    def test_tool(self, tmp_path, run_cli):
+        folders = [make_run(tmp_path / name / "20250101-120000", 0.5, 0.1) for name in ("fast scnn", "enet")]
+        page = tmp_path / "page.html"
+        done = run_cli("tools/compare.py", *folders, "--output", page)
+        assert done.returncode == 0, done.stderr
+        assert "fast scnn / enet" in page.read_text()
+        done = run_cli("tools/compare.py", folders[0], tmp_path / "nothing", "--output", tmp_path / "no.html")
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+        assert "eval.py" in done.stderr
+        assert not (tmp_path / "no.html").exists()
+
+
+def test_palettes_and_flat_keys():
+    assert palette_of(CITYSCAPES.classes) == CITYSCAPES.palette
+    assert palette_of(["x", "y"]) == voc_palette(2)
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": []}) == {"a.b": 1, "a.c.d": 2, "e": []}
