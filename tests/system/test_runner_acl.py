@@ -210,6 +210,25 @@ def test_manifest_of_another_model(tmp_path):
                       "another model")
 
 
+def test_the_simulation_sees_every_mistake(tmp_path):
+    """A correct program ends well and computes; each mutant of it is convicted."""
+    model = TinyModel(tmp_path / "model", seed=57, batch=-1, height=4, width=5)
+    om = add_om(model, -1, gears="1 2")
+    program = build_folder() / "test" / "misuse"
+    correct = run_program(program, om, "none")
+    assert correct.returncode == 0, correct.stderr
+    pixels = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    logits = np.einsum("oc,nchw->nohw", model.weight, pixels) + model.bias[:, None, None]
+    np.testing.assert_array_equal(np.array(correct.stdout.split(), int).reshape(2, 4, 5), logits.argmax(axis=1))
+    source = (RUNNER / "test" / "fake_ascendcl" / "misuse.cc").read_text(encoding="utf-8")
+    mistakes = sorted(set(re.findall(r'Is\("(\w+)"\)', source)))
+    assert len(mistakes) > 30
+    for mistake in mistakes:
+        done = run_program(program, om, mistake)
+        assert done.returncode == 86, (mistake, done.returncode, done.stderr)
+        assert "VIOLATION" in done.stderr, mistake
+
+
 def used_functions():
     source = (RUNNER / "src" / "backend_acl.cc").read_text(encoding="utf-8")
     names = set(re.findall(r"ACL_(?:CALL|MAKE|RELEASE)\((acl\w+)", source))
@@ -223,25 +242,25 @@ RELEASING = {"aclFinalize", "aclrtResetDevice", "aclrtDestroyContext", "aclrtDes
              "aclmdlDestroyDesc", "aclDestroyDataBuffer", "aclrtFree", "aclmdlDestroyDataset"}
 
 
-def test_every_return_code_is_checked_and_everything_is_released_then(tmp_path):
-    """Lets each function fail at its first and at its second call: one clear error, and no leak behind it."""
+@pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_return_code_is_checked_and_everything_is_released_then(tmp_path, call):
+    """Lets each function fail at its first or second call: one clear error, and no leak behind it."""
     model = TinyModel(tmp_path / "model", seed=55, batch=-1)
     make_images(tmp_path / "images", 4, seed=56)
     add_om(model, -1, gears="1 2")
     functions = set(used_functions()) - WITHOUT_STATUS
     assert len(functions) > 25
     for function in sorted(functions):
-        for call in (1, 2):
-            done = run(model, tmp_path / "images", tmp_path / "out", "--batch", 2, "--streams", 2,
-                       FAKE_ACL_FAIL=f"{function}:{call}")
-            if "injected" not in done.stderr:
-                assert call == 2, f"{function} is never called"
-                continue
-            assert f"{function} failed" in done.stderr
-            if function in RELEASING:
-                assert done.returncode == 0, (function, done.stderr)
-            else:
-                assert_user_error(done, "AscendCL", function, "injected")
+        done = run(model, tmp_path / "images", tmp_path / "out", "--batch", 2, "--streams", 2,
+                   FAKE_ACL_FAIL=f"{function}:{call}")
+        if "injected" not in done.stderr:
+            assert call == 2, f"{function} is never called"
+            continue
+        assert f"{function} failed" in done.stderr
+        if function in RELEASING:
+            assert done.returncode == 0, (function, done.stderr)
+        else:
+            assert_user_error(done, "AscendCL", function, "injected")
 
 
 def test_the_product_has_nothing_of_the_simulation():

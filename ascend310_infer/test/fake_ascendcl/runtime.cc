@@ -69,7 +69,10 @@ aclError CheckEnd(const void* address, size_t size, bool on_device, const std::s
 }  // namespace
 
 State& TheState() {
-  static State* state = new State;  // lives on until the process has been judged
+  static State* state = [] {
+    std::atexit(Judge);
+    return new State;  // lives on until the process has been judged
+  }();
   return *state;
 }
 
@@ -157,7 +160,6 @@ aclError aclInit(const char* /*configPath*/) {
   const Lock lock(state.mutex);
   if (state.initialized) return Violate(fake::kRepeatInitialize, "aclInit called twice");
   state.initialized = true;
-  std::atexit(fake::Judge);
   const aclError status = Enter("aclInit");
   if (status != ACL_SUCCESS) state.initialized = false;
   return status;
