@@ -1,0 +1,85 @@
+"""Every configuration that ships: parsed, checked and built."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Tensor
+
+from src.config import load_config
+from src.engine.checkpoint import build_network
+from src.engine.training import divide_batch
+from src.losses import create_loss
+from src.optim import group_parameters
+from src.schedules import create_schedule
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+NETWORKS = ("fast_scnn", "fcn8s", "enet", "bisenetv2")
+CONFIGS = sorted(path for network in NETWORKS for path in (FOLDER / network).glob("*.yaml"))
+
+
+def test_there_is_a_recipe_a_seed_recipe_and_a_camvid_recipe_for_every_network():
+    names = {path.stem for path in CONFIGS}
+    best = {"fast_scnn_cityscapes", "fcn8s_voc", "enet_cityscapes", "bisenetv2_cityscapes"}
+    seeds = {"fast_scnn_cityscapes_seed", "fcn8s_voc_seed", "enet_cityscapes_staged", "bisenetv2_cityscapes_seed"}
+    assert best | seeds | {f"{network}_camvid" for network in NETWORKS} <= names
+
+
+@pytest.fixture(scope="module")
+def output_counts():
+    return {}
+
+
+def count_outputs(cfg, net, known):
+    """How many logits training returns; run once for each kind of network."""
+    key = str({k: v for k, v in cfg.model.items() if k not in ("num_classes", "fc_channels", "pretrained_part")})
+    if key not in known:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        try:
+            net.set_train(True)
+            known[key] = len(net(Tensor(np.zeros((2, 3, 64, 64), np.float32))))
+        finally:
+            ms.set_context(mode=ms.GRAPH_MODE)
+    return known[key]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configuration_builds(path, output_counts):
+    # FCN-8s' classifier of 4096 channels is half a gigabyte; its width changes nothing that is checked here.
+    cfg = load_config(path, ["model.fc_channels=16"] if path.stem.startswith("fcn8s") else [])
+    net = build_network(cfg)
+    loss = create_loss(cfg.loss, 255)
+    outputs = count_outputs(cfg, net, output_counts)
+    assert loss.weights is None or len(loss.weights) == outputs
+    steps = cfg.train.steps or 180 * cfg.train.epochs
+    rates = create_schedule(cfg.optim, steps, 180)
+    assert len(rates) == steps
+    assert rates.max() <= cfg.optim.lr * (1 + 1e-6)
+    assert rates.min() >= 0
+    assert rates[:-1].max() > 0
+    groups = group_parameters(cfg.optim, net, rates)
+    assert sum(len(group.get("params", ())) for group in groups) == len(net.trainable_params())
+    assert divide_batch(cfg, 1).part >= 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_stages_name_files(path):
+    for name in load_config(path).train.stages or ():
+        load_config(path.parent / name)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_learning_rate_and_batch_name_their_source(path):
+    """Whoever wants to reproduce a number must know where the recipe comes from."""
+    text = path.read_text()
+    assert text.startswith("# ")
+    if "cityscapes" in path.stem or "voc" in path.stem:
+        for line in re.findall(r"^  (?:lr|global_batch|weight_decay): .*", text, re.M):
+            assert "#" in line, line
+
+
+def test_the_table_of_the_readme_lists_every_configuration():
+    table = (FOLDER / "README.md").read_text()
+    assert [path.stem for path in CONFIGS if f"`{path.stem}`" not in table] == []
