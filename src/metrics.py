@@ -165,6 +165,27 @@ class InstanceCounts:
         return float(hit / (hit + missed + wrong)) if hit + missed + wrong else float("nan")
 
 
+class RunningMean:
+    """A mean over pixels, summed in units of 2**-20 so that it does not depend on the order of images or ranks."""
+
+    UNIT = 2.0**20
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(2, np.int64)
+
+    def update(self, total: float, count: int) -> None:
+        """Adds the sum (0 or more) over ``count`` pixels."""
+        self.sums += (round(total * self.UNIT), count)
+
+    def reduce(self) -> None:
+        """Sums over all ranks, in place. Does nothing on a single device."""
+        self.sums = _sum_over_ranks(self.sums)
+
+    def compute(self) -> float:
+        """The mean; NaN if nothing was added."""
+        return float(self.sums[0] / self.UNIT / self.sums[1]) if self.sums[1] else float("nan")
+
+
 def category_iou(confusion: np.ndarray, groups: dict[str, tuple[int, ...]]) -> dict:
     """IoU of groups of classes, mistakes within a group forgiven, as in cityscapesScripts.
 

@@ -12,7 +12,7 @@ from src.data.loader import Loader
 from src.engine.cityscapes import CATEGORIES, instance_counts
 from src.engine.geometry import Geometry
 from src.errors import UserError
-from src.metrics import ConfusionMatrix, category_iou
+from src.metrics import ConfusionMatrix, RunningMean, category_iou
 
 Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
@@ -58,7 +58,8 @@ class _Extremes:
 
 def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: int = 0,
              instances: Callable[[str], np.ndarray] | None = None,
-             on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None) -> Result:
+             on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+             loss: Callable[[np.ndarray, np.ndarray], tuple[float, int]] | None = None) -> Result:
     """Scores predictions; all ranks get the sum over all ranks.
 
     Args:
@@ -70,13 +71,15 @@ def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: 
         num_examples: Worst and best images of this rank to keep, in all.
         instances: Reads Cityscapes' instance ids (H, W) by sample name, for iIoU; None leaves iIoU out.
         on_image: Called as ``on_image(name, ids, counts)`` with the prediction and the confusion matrix of each image.
+        loss: ``loss(images, labels)`` returns a sum over pixels and their number, such as ``Segmenter.loss``; the mean
+            becomes ``scores["loss"]``. None leaves it out.
 
     Raises:
         UserError: Not one labelled pixel was seen.
     """
     geometry = getattr(segment, "geometry", Geometry())
     matrix, counts = ConfusionMatrix(len(info.classes), info.ignore_id), instance_counts()
-    extremes = _Extremes((num_examples + 1) // 2)
+    extremes, mean_loss = _Extremes((num_examples + 1) // 2), RunningMean()
     started, inside = time.perf_counter(), 0.0
     with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
         for batch in loader.samples():
@@ -84,6 +87,8 @@ def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: 
             asked = time.perf_counter()
             preds = segment(batch["image"], labels.shape[1:])
             inside += time.perf_counter() - asked
+            if loss is not None:
+                mean_loss.update(*loss(batch["image"], labels))
             for name, image, pred, label in zip(batch["names"], batch["image"], preds, labels, strict=True):
                 own = matrix.update(pred, label)
                 if instances is not None:
@@ -102,6 +107,9 @@ def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: 
     if instances is not None:
         counts.reduce()
         scores |= counts.compute(matrix.matrix)
+    if loss is not None:
+        mean_loss.reduce()
+        scores["loss"] = mean_loss.compute()
     scores |= {"images": loader.num_samples - len(loader.skipped), "skipped": len(loader.skipped),
                "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}
     return extremes.result(scores)

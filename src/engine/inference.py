@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from src.config import Config
+from src.data.datasets import IGNORE
 from src.engine.geometry import create_geometry, times
 from src.engine.train_step import Normalize
 
@@ -99,6 +100,20 @@ class Segmenter:
         for scale in self.scales:
             self._add(total, images, scale)
         return np.stack([argmax_resized(one, size) for one in total])
+
+    def loss(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        """Cross entropy of one pass over whole images (or windows), whatever the mode, at the size of the labels.
+
+        Args:
+            images: uint8 (N, H, W, 3).
+            labels: uint8 (N, height, width) train ids, 255 = ignored.
+
+        Returns:
+            Sum over the labelled pixels, without class weights, and their number.
+        """
+        rows, columns = self.geometry.inner(*images.shape[1:3])
+        logits = self._logits(self._fit(images))[:, :, :rows, :columns]
+        return sum(cross_entropy(*pair) for pair in zip(logits, labels, strict=True)), int((labels != IGNORE).sum())
 
     def _add(self, total: np.ndarray, images: np.ndarray, scale: float) -> None:
         """Adds the probabilities at one scale, flipped too if that is asked for, to ``total`` (N, C, height, width)."""
@@ -197,6 +212,26 @@ def add_probabilities(total: np.ndarray, logits: np.ndarray) -> None:
         total[:, rows] += part
 
     _by_slices(logits, total.shape[1:], take)
+
+
+def cross_entropy(logits: np.ndarray, label: np.ndarray) -> float:
+    """Sum of the cross entropy over the labelled pixels, logits resized bilinearly to the label before.
+
+    Args:
+        logits: float32 (C, h, w).
+        label: uint8 (height, width) train ids, 255 = ignored.
+    """
+    total = 0.0
+
+    def take(rows: slice, part: np.ndarray) -> None:
+        nonlocal total
+        valid = label[rows] != IGNORE
+        part = part - part.max(0)
+        own = np.take_along_axis(part, np.where(valid, label[rows], 0)[None], 0)[0]
+        total += float((np.log(np.exp(part).sum(0)) - own)[valid].sum(dtype=np.float64))
+
+    _by_slices(logits, label.shape, take)
+    return total
 
 
 def _by_slices(scores: np.ndarray, size: tuple[int, int], take: Callable[[slice, np.ndarray], None]) -> None:

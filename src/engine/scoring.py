@@ -115,6 +115,8 @@ def open_exported(cfg: Config, info: DatasetInfo, request: Request) -> Segment:
     if manifest.num_classes != len(info.classes):
         raise UserError(f"{manifest.path}: the model has {manifest.num_classes} classes, data.name = {info.name} has "
                         f"{len(info.classes)}; give the configuration it was exported with")
+    if cfg.eval.loss:
+        raise UserError("eval.loss: an exported model gives no logits to compute it from; set eval.loss=false")
     if cfg.eval.mode != "whole" or cfg.eval.label_size != "original":
         raise UserError(f"eval.mode = {cfg.eval.mode}, eval.label_size = {cfg.eval.label_size}: an exported model has "
                         "one input size and is scored whole at the labels' size; add --mode whole "
@@ -139,7 +141,7 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment
             rows.append([image, *_image_scores(counts)])
 
     result = evaluate(segment, loader, info, cfg.eval.num_images if request.report else 0,
-                      _instances(cfg, loader), on_image)
+                      _instances(cfg, loader), on_image, segment.loss if cfg.eval.loss else None)
     record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": cfg.eval.resize,
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}

@@ -113,21 +113,26 @@ def test_batches_make_no_difference(record, run_folder, streets, tmp_path):
 
 def test_resized_labels_equal_a_plain_loop(run_folder, streets, tmp_path):
     """The protocol of the older ENet, at a smaller size: image and label resized, scored there."""
-    cfg = street_config(streets, "eval.resize={rule: exact, size: [64, 128]}", "eval.label_size=input")
+    cfg = street_config(streets, "eval.resize={rule: exact, size: [64, 128]}", "eval.label_size=input",
+                        "eval.loss=true")
     found = evaluated(cfg, tmp_path, ckpt_path=str(run_folder / "ckpt" / "best.ckpt"))
     net = load_network(cfg, run_folder / "ckpt" / "best.ckpt")
-    matrix = np.zeros((19, 19), int)
+    matrix, losses = np.zeros((19, 19), int), []
     from mindspore import Tensor
     for path in sorted(streets.glob("leftImg8bit/val/*/*.png")):
         name = path.name.removesuffix("_leftImg8bit.png")
         image = cv2.resize(cv2.imread(str(path)), (128, 64))[..., ::-1].astype(np.float32)
         image = (image - np.float32(cfg.data.mean)) / np.float32(cfg.data.std)
-        pred = net(Tensor(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))).asnumpy()[0].argmax(0)
+        logits = net(Tensor(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))).asnumpy()[0]
+        pred = logits.argmax(0)
         label = cv2.imread(str(next(streets.glob(f"gtFine/val/*/{name}_gtFine_labelIds.png"))), cv2.IMREAD_UNCHANGED)
         rows, columns = (np.arange(64) + 0.5) * SIZE[0] / 64, (np.arange(128) + 0.5) * SIZE[1] / 128
         truth = CITYSCAPES.id_to_train[label[rows.astype(int)][:, columns.astype(int)]]
+        surprise = np.log(np.exp(logits).sum(0)) - np.take_along_axis(logits, truth[None] % 19, 0)[0]
+        losses.append(surprise[truth < 19])
         for t, p in zip(truth[truth < 19], pred[truth < 19], strict=True):
             matrix[t, p] += 1
+    assert found["loss"] == pytest.approx(np.concatenate(losses).mean(), rel=1e-4)
     assert matrix.sum() == np.sum(found["confusion"])
     assert np.abs(matrix - found["confusion"]).sum() <= 1e-4 * matrix.sum()
 

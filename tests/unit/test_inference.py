@@ -177,6 +177,19 @@ def test_resized_argmax_equals_a_plain_bilinear_resize():
         assert np.abs(total - power / power.sum(0)).max() < 1e-5
 
 
+def test_loss_equals_the_formula():
+    cfg, net, rng = config(), PixelNet(), np.random.default_rng(9)
+    images = rng.integers(0, 256, (2, 33, 50, 3), np.uint8)
+    labels = rng.integers(0, 5, (2, 33, 50), np.uint8)
+    labels[rng.random(labels.shape) < 0.2] = 255
+    logits = np.concatenate([direct(net, cfg, image[None]) for image in images]).astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    expected = sum(-log_p[n, labels[n, y, x], y, x] for n, y, x in np.argwhere(labels != 255))
+    total, count = Segmenter(cfg, net, 5).loss(images, labels)
+    assert count == np.count_nonzero(labels != 255)
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
 def bilinear(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Half-pixel centres, in float64, axis by axis."""
     for axis, length in ((1, size[0]), (2, size[1])):

@@ -8,7 +8,7 @@ import pytest
 from src.data.datasets import CITYSCAPES
 from src.engine.cityscapes import CATEGORIES, instance_counts, instance_reader
 from src.errors import DataError
-from src.metrics import ConfusionMatrix, category_iou, format_table
+from src.metrics import ConfusionMatrix, RunningMean, category_iou, format_table
 
 LABEL = np.array([[0, 0, 1, 1],
                   [0, 0, 1, 1],
@@ -180,6 +180,15 @@ def test_instance_weight_by_hand():
     assert math.isnan(scores["iiou"][0])
     with pytest.raises(DataError, match="differ in size"):
         counts.update(pred, instances[:, :3])
+
+
+def test_running_mean():
+    mean = RunningMean()
+    assert math.isnan(mean.compute())
+    mean.update(3.0, 2)
+    mean.update(0.0, 1)
+    mean.update(0.1, 0)
+    assert mean.compute() == pytest.approx(3.1 / 3, abs=1e-6)
 
 
 def test_instance_reader_names_a_broken_file(tmp_path):
