@@ -1,0 +1,162 @@
+"""Measures what evaluation costs beside the network: scoring, the whole loop, and memory of six scales and mirrors.
+
+Ratios are printed, nothing is asserted: absolute numbers belong to the machine.
+"""
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import numpy as np
+
+import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
+from src.config import Config, load_config
+from src.data.datasets import CITYSCAPES
+from src.data.loader import create_dataset
+from src.data.synthetic import make_street, street_name, write_street
+from src.engine.checkpoint import build_network
+from src.engine.cityscapes import instance_counts
+from src.engine.evaluator import evaluate
+from src.engine.inference import Segmenter
+from src.errors import run_main
+from src.metrics import ConfusionMatrix
+from src.runtime import setup_runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = """examples:
+  python benchmarks/evaluation.py
+  python benchmarks/evaluation.py --part loop --images 50
+  python benchmarks/evaluation.py --part memory --model bisenetv2"""
+PARTS = ("scoring", "loop", "memory")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, help="measure only this")
+    parser.add_argument("--images", type=int, default=12, help="images of the loop (%(default)s)")
+    parser.add_argument("--height", type=int, default=1024, help="rows (%(default)s)")
+    parser.add_argument("--width", type=int, default=2048, help="columns (%(default)s)")
+    parser.add_argument("--model", default="fast_scnn", help="network (%(default)s)")
+    return parser.parse_args()
+
+
+def median_ms(call: Callable[[], object], times: int = 7) -> float:
+    """Processor time of a call in milliseconds: one core, whatever else runs."""
+    found = []
+    for _ in range(times):
+        started = time.process_time()
+        call()
+        found.append(1000 * (time.process_time() - started))
+    return float(np.median(found))
+
+
+def scoring(size: tuple[int, int]) -> None:
+    """Our confusion matrix and iIoU against cityscapesScripts' Python path, on the same picture."""
+    import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
+
+    cv2.setNumThreads(1)
+    street = make_street(3, "val", 0, *size)
+    label = CITYSCAPES.id_to_train[street.label_ids]
+    pred = np.roll(np.where(label == 255, 0, label), 9, axis=1).astype(np.uint8)
+    ours = median_ms(lambda: ConfusionMatrix(19).update(pred, label))
+    instances = median_ms(lambda: instance_counts().update(pred, street.instance_ids))
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{folder}/a_000000_000019_{kind}.png" for kind in ("pred", "gtFine_labelIds", "gtFine_instanceIds")]
+        table = np.array([*CITYSCAPES.train_to_id, *[0] * 237], np.uint8)
+        for name, pixels in zip(names, (table[pred], street.label_ids, street.instance_ids), strict=True):
+            cv2.imwrite(name, pixels)
+        official.args.quiet, official.args.JSONOutput = True, False
+
+        def theirs(with_instances: bool) -> float:
+            official.args.evalInstLevelScore = with_instances
+            matrix, stats = official.generateMatrix(official.args), official.generateInstanceStats(official.args)
+            return median_ms(lambda: official.evaluatePair(*names[:2], matrix, stats, {}, official.args), 3)
+
+        reading = median_ms(lambda: [np.array(official.Image.open(name)) for name in names[:2]], 3)
+        plain, whole = theirs(False) - reading, theirs(True) - reading
+    print(f"scoring one {size[0]}x{size[1]} image: {ours:.1f} ms; cityscapesScripts, without reading the files, "
+          f"{plain:.1f} ms ({plain / ours:.1f} times as much)")
+    print(f"with instances: {ours + instances:.1f} ms; cityscapesScripts {whole:.1f} ms "
+          f"({whole / (ours + instances):.1f} times as much)")
+
+
+def config(root: str, model: str, *overrides: str) -> Config:
+    path = ROOT / "configs" / model / f"{model}_cityscapes.yaml"
+    if not path.exists():
+        path = ROOT / "configs" / "_base_" / "cityscapes.yaml"
+    return load_config(path, [f"model.name={model}", f"data.root={root}", "model.num_classes=19",
+                              "runtime.device_target=CPU", *overrides])
+
+
+def loop(args: argparse.Namespace) -> None:
+    """The evaluation of a folder: what part of the time is not the network's."""
+    with tempfile.TemporaryDirectory() as folder:
+        distinct = min(args.images, 4)
+        for index in range(distinct):
+            write_street(Path(folder), 3, "val", index, args.height, args.width)
+        for index in range(distinct, args.images):
+            copy_street(Path(folder), index % distinct, index)
+        cfg = config(folder, args.model)
+        setup_runtime(cfg.runtime)
+        segment = Segmenter(cfg, build_network(cfg), 19)
+        segment(np.zeros((1, args.height, args.width, 3), np.uint8), (args.height, args.width))     # compiles
+        loader = create_dataset(cfg, "eval")
+        scores = evaluate(segment, loader, loader.info).scores
+    outside = 1 - scores["model_seconds"] / scores["seconds"]
+    print(f"evaluating {args.images} images of {args.height}x{args.width} with {args.model}: {scores['seconds']:.1f} s,"
+          f" {100 * outside:.1f} % of it outside the network")
+
+
+def copy_street(root: Path, source: int, target: int) -> None:
+    """One more name for the files of a street; pictures are dear to make."""
+    old, new = street_name("val", source), street_name("val", target)
+    for path in root.glob(f"*/val/*/{old}_*"):
+        place = path.parent.parent / new.split("_")[0] / path.name.replace(old, new)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(path, place)
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Peak resident memory of a fresh process that segments one image with six scales and their mirror images."""
+    command = [sys.executable, __file__, "--part", "memory", "--model", args.model, "--height", str(args.height),
+               "--width", str(args.width)]
+    text = subprocess.run(command, env={**os.environ, "SEGMENTATION_BENCHMARK_CHILD": "1"}, check=True,
+                          capture_output=True, text=True).stdout
+    print(text.splitlines()[-1])
+
+
+def memory_child(args: argparse.Namespace) -> None:
+    cfg = config(".", args.model, "eval.mode=msflip")
+    setup_runtime(cfg.runtime)
+    segment = Segmenter(cfg, build_network(cfg), 19)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    segment(np.zeros((1, args.height, args.width, 3), np.uint8), (args.height, args.width))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"msflip over {cfg.eval.scales} at {args.height}x{args.width} with {args.model}: peak {peak / 2**20:.2f} GiB "
+          f"({before / 2**20:.2f} GiB before the first image)")
+
+
+def main() -> None:
+    args = parse_args()
+    if "SEGMENTATION_BENCHMARK_CHILD" in os.environ:
+        memory_child(args)
+        return
+    for part in [args.part] if args.part else PARTS:
+        if part == "scoring":
+            scoring((args.height, args.width))
+        else:
+            {"loop": loop, "memory": memory}[part](args)
+
+
+if __name__ == "__main__":
+    run_main(main)
