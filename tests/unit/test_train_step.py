@@ -1,0 +1,208 @@
+"""The compiled step: micro-batches, scales, averages, mixed precision. Its losses on the goldens: tests/models."""
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from src.engine.precision import apply_amp, freeze_batch_norm, synchronise_batch_norm
+from src.engine.train_step import Normalize, StepOptions, TrainStep, state_parameters
+from src.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
+from src.optim import create_optimizer
+from tests.unit.test_optim import config
+
+CLASSES = 5
+
+
+class Net(nn.Cell):
+    """Two convolutions, with or without BatchNorm between."""
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        rng = np.random.default_rng(1)
+        self.conv1 = nn.Conv2d(3, 4, 3, weight_init=Tensor(rng.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)))
+        self.norm = nn.BatchNorm2d(4) if norm else None
+        self.conv2 = nn.Conv2d(4, CLASSES, 1, weight_init=Tensor(rng.normal(0, 1, (5, 4, 1, 1)).astype(np.float32)))
+
+    def construct(self, x: Tensor) -> tuple[Tensor]:
+        x = self.conv1(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return (self.conv2(ops.relu(x)),)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(2)
+    label = rng.integers(0, CLASSES, (4, 8, 8)).astype(np.uint8)
+    label[0, :6] = 255      # micro-batches differ in their numbers of valid pixels
+    return rng.integers(0, 256, (4, 8, 8, 3)).astype(np.uint8), label
+
+
+def make_step(net, loss=None, amp="O0", optim="sgd", **options):
+    apply_amp(net, amp)
+    optimizer = create_optimizer(config(name=optim), net, 60, 3)
+    normalize = Normalize([100.0, 110.0, 120.0], [50.0, 55.0, 60.0])
+    return TrainStep(net, MultiHeadLoss(loss or CrossEntropyLoss()), optimizer, normalize, StepOptions(**options))
+
+
+def run(step, batch, steps=4):
+    """Losses of some steps over the same batch."""
+    losses, parts = [], step.options.accumulation
+    for _ in range(steps):
+        for i, (image, label) in enumerate(zip(*(np.split(array, parts) for array in batch), strict=True)):
+            result = step(Tensor(image), Tensor(label), Tensor(0.0, ms.float32), i + 1 == parts)
+        losses.append(float(result.asnumpy()[0]))
+    return losses
+
+
+@pytest.fixture(scope="module")
+def plain(batch):
+    step = make_step(Net())
+    return run(step, batch), [p.asnumpy() for p in step.weights]
+
+
+def test_loss_falls(plain):
+    assert all(b < a for a, b in zip(plain[0], plain[0][1:], strict=False))
+
+
+@pytest.mark.parametrize("options", [
+    {"accumulation": 2}, {"accumulation": 4}, {"loss_scale": 1024.0}, {"loss_scale": 1024.0, "dynamic_scale": True},
+    {"accumulation": 2, "loss_scale": 64.0, "dynamic_scale": True}, {"clip_norm": 1e6}, {"ema_decay": 0.9},
+    {"drop_overflow": True}, {"accumulation": 2, "clip_norm": 1e6, "ema_decay": 0.5}], ids=str)
+def test_options_that_must_not_change_the_training(options, batch, plain):
+    step = make_step(Net(), **options)
+    np.testing.assert_allclose(run(step, batch), plain[0], rtol=2e-6)
+    for param, expected in zip(step.weights, plain[1], strict=True):
+        np.testing.assert_allclose(param.asnumpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_micro_batches_that_are_all_ignored_count_nothing(batch):
+    image, label = batch[0], batch[1].copy()
+    label[:2] = 255
+    half = run(make_step(Net()), (image[2:], label[2:]))
+    whole = run(make_step(Net(), accumulation=2), (image, label))
+    np.testing.assert_allclose(whole, half, rtol=2e-6)
+
+
+def test_ohem_selects_within_a_micro_batch(batch):
+    """Each micro-batch's mean over its hard pixels, weighted by its number of valid pixels."""
+    parts = [(image, label) for image, label in zip(*(np.split(a, 2) for a in batch), strict=True)]
+    valid = np.array([(label != 255).sum() for _, label in parts])
+    losses = np.array([run(make_step(Net(), OhemLoss(thresh=0.2)), part, 1)[0] for part in parts])
+    whole = run(make_step(Net(), OhemLoss(thresh=0.2), accumulation=2), batch, 1)[0]
+    assert whole == pytest.approx((losses * valid).sum() / valid.sum(), rel=1e-5)
+
+
+def test_clipping_limits_the_first_update(batch):
+    updates = []
+    for clip in (0.0, 0.01):
+        net = Net()
+        before = [p.asnumpy().copy() for p in net.trainable_params()]
+        optimizer = create_optimizer(config(weight_decay=0.0, schedule="constant", warmup_steps=0), net, 6, 3)
+        step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), optimizer, Normalize([0.0] * 3, [255.0] * 3),
+                         StepOptions(clip_norm=clip))
+        run(step, batch, 1)
+        moved = [p.asnumpy() - b for p, b in zip(net.trainable_params(), before, strict=True)]
+        updates.append(np.sqrt(sum((m**2).sum() for m in moved)))
+    assert updates[0] > 0.1 * 0.01 * 1.5
+    assert updates[1] == pytest.approx(0.1 * 0.01, rel=1e-4)
+
+
+def test_overflow_is_skipped_and_halves_the_scale(batch):
+    """float16 gradients of a loss times 2**40 are not finite."""
+    step = make_step(Net(), amp="O3", loss_scale=2.0**40, dynamic_scale=True)
+    before = [p.asnumpy().copy() for p in step.weights]
+    run(step, batch, 1)
+    for param, old in zip(step.weights, before, strict=True):
+        np.testing.assert_array_equal(param.asnumpy(), old)
+    assert float(step.loss_scale.asnumpy()) == 2.0**39
+    assert int(step.good_steps.asnumpy()) == 0
+    run(step, batch, 40)
+    assert float(step.loss_scale.asnumpy()) < 2.0**30
+    assert any((p.asnumpy() != old).any() for p, old in zip(step.weights, before, strict=True))
+
+
+def test_scale_doubles_after_many_good_steps(batch):
+    step = make_step(Net(), loss_scale=8.0, dynamic_scale=True)
+    step.good_steps.set_data(Tensor(998, ms.int32))
+    run(step, batch, 1)
+    assert float(step.loss_scale.asnumpy()) == 8.0
+    run(step, batch, 1)
+    assert float(step.loss_scale.asnumpy()) == 16.0
+    assert int(step.good_steps.asnumpy()) == 0
+
+
+def test_moving_average_of_the_weights(batch):
+    decay, step = 0.8, make_step(Net(norm=True), ema_decay=0.8)
+    expected = {p.name: p.asnumpy().astype(np.float64) for p in step.averaged}
+    assert {"norm.moving_mean", "norm.gamma", "conv1.weight"} <= set(expected)
+    for _ in range(3):
+        run(step, batch, 1)
+        for param in step.averaged:
+            expected[param.name] = decay * expected[param.name] + (1 - decay) * param.asnumpy()
+    for param in step.averages:
+        np.testing.assert_allclose(param.asnumpy(), expected[param.name.removeprefix("ema.")], rtol=1e-4, atol=1e-6)
+    weights = step.weights[0].asnumpy().copy()
+    step.swap_averages()
+    np.testing.assert_allclose(step.weights[0].asnumpy(), expected["conv1.weight"], rtol=1e-4, atol=1e-6)
+    step.swap_averages()
+    np.testing.assert_array_equal(step.weights[0].asnumpy(), weights)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_mixed_precision_trains_like_float32(level, batch):
+    full, step = run(make_step(Net(norm=True)), batch), make_step(Net(norm=True), amp=level, loss_scale=128.0)
+    half = run(step, batch)
+    np.testing.assert_allclose(half, full, rtol=2e-2)
+    assert half != full
+    assert all(p.dtype == ms.float32 for p in step.weights)
+
+
+def test_frozen_statistics_stay(batch):
+    net = Net(norm=True)
+    freeze_batch_norm(net)
+    step = make_step(net)
+    run(step, batch, 2)
+    assert not net.norm.moving_mean.asnumpy().any()
+    assert (net.norm.moving_variance.asnumpy() == 1).all()
+    assert (net.norm.gamma.asnumpy() != 1).any()
+
+
+@pytest.mark.parametrize(("wish", "size", "part", "expected"), [
+    ("auto", 1, 2, False), ("auto", 2, 8, False), ("auto", 2, 7, True), ("never", 2, 2, False), ("always", 2, 16, True),
+    ("always", 1, 2, False)])
+def test_when_batch_norm_is_synchronised(wish, size, part, expected):
+    net = Net(norm=True)
+    assert synchronise_batch_norm(net, wish, "CPU", size, part) is expected
+    assert isinstance(net.norm, nn.BatchNorm2d) is not expected
+    assert {p.name for p in net.get_parameters()} == {p.name for p in Net(norm=True).get_parameters()}
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam", "adamw"])
+def test_checkpoint_state_is_complete_and_holds_no_settings(optim, batch):
+    step = make_step(Net(norm=True), optim=optim, accumulation=2, loss_scale=2.0, ema_decay=0.5)
+    names = [p.name for p in state_parameters(step)]
+    assert len(names) == len(set(names))
+    assert {"conv1.weight", "norm.moving_mean", "global_step", "loss_scale", "ema.conv1.weight"} <= set(names)
+    assert not [name for name in names if "learning_rate" in name or name == "momentum" or "accumulated" in name]
+    moments = {"sgd": ["moments.conv1.weight"], "adam": ["moment1.conv1.weight", "moment2.conv1.weight", "beta1_power"]}
+    assert set(moments["sgd" if optim == "sgd" else "adam"]) <= set(names)
+
+
+def test_execution_modes_agree(batch, plain):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        losses = run(make_step(Net(), accumulation=2, loss_scale=4.0, dynamic_scale=True, ema_decay=0.5), batch)
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+    np.testing.assert_allclose(losses, plain[0], rtol=1e-5)
+
+
+def test_normalize_is_the_formula():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    mean, std = np.array([0.3, 0.4, 0.5]), np.array([0.2, 0.21, 0.22])
+    expected = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
+    got = Normalize(mean.tolist(), std.tolist(), 1.0)(Tensor(pixels)).asnumpy()
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
