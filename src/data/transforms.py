@@ -86,9 +86,8 @@ class ScaleCrop:
             left = int(rng.integers(label.shape[1] - window[1] + 1))
             if coarse is None:
                 break
-            s = _STRIDE
-            part = coarse[top // s:max(top // s + 1, (top + window[0]) // s),
-                          left // s:max(left // s + 1, (left + window[1]) // s)]
+            ends = ((top, window[0]), (left, window[1]))
+            part = coarse[tuple(slice(-(-start // _STRIDE), -(-(start + length) // _STRIDE)) for start, length in ends)]
             counts = np.bincount(part.ravel(), minlength=256)[:IGNORE]
             if np.count_nonzero(counts) > 1 and counts.max() <= self.cat_max_ratio * counts.sum():
                 break
@@ -258,11 +257,14 @@ def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes to ``size`` = (height, width): the image bilinearly, the label to the nearest pixel."""
+    """Resizes to ``size`` = (height, width): the image bilinearly, the label to the nearest pixel.
+
+    ``INTER_NEAREST`` would take the pixel to the upper left of the centre and shift labels against images.
+    """
     if label.shape == size:
         return image, label
     return (cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR),
-            cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST))
+            cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def pad(image: np.ndarray, label: np.ndarray, size: tuple[int, int],

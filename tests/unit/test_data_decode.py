@@ -1,0 +1,132 @@
+"""Every kind of bad file gives one clear line; good ones give exactly their pixels."""
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.datasets import CITYSCAPES, VOC, label_table, train_id_table
+from src.data.decode import decode_image, decode_label, encode_label, has_unmapped
+from src.errors import DataError
+from tests.data_support import blocks, picture, write_palette
+
+TABLE = train_id_table(3)
+
+
+def encode(suffix: str, pixels: np.ndarray, *options: int) -> np.ndarray:
+    return cv2.imencode(suffix, pixels, list(options))[1].ravel()
+
+
+def pillow(pixels: np.ndarray, mode: str, **options) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(stream, "PNG", **options)
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+@pytest.mark.parametrize(("suffix", "options", "tolerance"), [
+    (".png", (), 0), (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101), 0), (".jpg", (cv2.IMWRITE_JPEG_QUALITY, 98), 4)])
+def test_good_images(rng, suffix, options, tolerance):
+    image = picture(rng, 33, 47)
+    out = decode_image(encode(suffix, image, *options), "x")
+    assert out.dtype == np.uint8
+    assert np.abs(out.astype(int) - image).mean() <= tolerance
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda image: encode(".png", image.astype(np.uint16) * 257), "colour, 16-bit"),
+    (lambda image: encode(".png", image[..., 0]), "grey, 8-bit"),
+    (lambda image: encode(".jpg", image[..., 0]), "grey, 8-bit"),
+    (lambda image: encode(".png", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
+    (lambda image: encode(".webp", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
+    (lambda image: pillow(image, "LA"), "grey with alpha, 8-bit"),
+])
+def test_images_of_the_wrong_kind(rng, make, words):
+    with pytest.raises(DataError, match=rf"a/b\.png: image is {words}; it must be colour, 8-bit"):
+        decode_image(make(picture(rng, 16, 16)), "a/b.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.999])
+def test_cut_off_images(rng, suffix, keep):
+    data = encode(suffix, rng.integers(0, 256, (64, 64, 3), np.uint8))
+    with pytest.raises(DataError, match=r"^x: .*(empty|cut off)"):
+        decode_image(data[:int(len(data) * keep)], "x")
+
+
+def test_damaged_and_foreign_bytes(rng):
+    data = encode(".png", rng.integers(0, 256, (64, 64, 3), np.uint8)).copy()
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(DataError, match="damaged"):
+        decode_image(data, "x")
+    with pytest.raises(DataError, match="no image file"):
+        decode_image(np.frombuffer(b"<html>not found</html>", np.uint8), "x")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.6, 0.99])
+def test_cut_off_labels(rng, tmp_path, keep):
+    ids = rng.integers(0, 3, (64, 64), np.uint8)
+    for data in (encode(".png", ids), np.fromfile(write_palette(tmp_path / "p.png", ids), np.uint8)):
+        with pytest.raises(DataError, match=r"^x: .*(empty|cut off)"):
+            decode_label(data[:int(len(data) * keep)], "x", TABLE)
+
+
+def test_damaged_palette_label(rng, tmp_path):
+    data = np.fromfile(write_palette(tmp_path / "p.png", rng.integers(0, 3, (64, 64), np.uint8)), np.uint8)
+    data[-200] ^= 0xFF
+    with pytest.raises(DataError, match="damaged"):
+        decode_label(data, "x", TABLE)
+
+
+def test_labels_that_are_none(rng):
+    image = picture(rng, 16, 16)
+    for data, words in ((encode(".png", image), "colour, 8-bit"),
+                        (encode(".png", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
+                        (encode(".png", image[..., 0].astype(np.uint16)), "grey, 16-bit"),
+                        (encode(".jpg", image), "colour, 8-bit"),
+                        (pillow(image, "1"), "1-bit grey")):
+        with pytest.raises(DataError, match=rf"x: label is {words}"):
+            decode_label(data, "x", TABLE)
+
+
+def test_bad_value_names_file_value_and_share():
+    ids = np.zeros((10, 20), np.uint8)
+    ids[0, :3] = 77
+    ids[1, :7] = 99
+    with pytest.raises(DataError) as caught:
+        decode_label(encode(".png", ids), "some/file.png", TABLE)
+    text = str(caught.value)
+    assert text.startswith("some/file.png: label value 99 on 3.5 % of the pixels and 1 more such value")
+    assert "allowed are 0..2, 255" in text
+    assert "\n" not in text
+
+
+def test_palette_indices_are_the_label(rng, tmp_path):
+    ids = blocks(rng, 40, 56, [*range(21), 255])
+    data = np.fromfile(write_palette(tmp_path / "p.png", ids), np.uint8)
+    assert np.array_equal(decode_label(data, "x", VOC.label_table()), ids)
+    # With few colours Pillow packs 1, 2 or 4 bits a pixel.
+    for bits in (1, 2, 4):
+        few = blocks(rng, 41, 57, list(range(2 ** bits))[:3])
+        picture_ = Image.fromarray(few, "P")
+        picture_.putpalette([0] * 3 * 2 ** bits)
+        stream = io.BytesIO()
+        picture_.save(stream, "PNG", bits=bits)
+        assert np.array_equal(decode_label(np.frombuffer(stream.getvalue(), np.uint8), "x", TABLE), few)
+
+
+def test_fast_labels_are_ordinary_pngs(rng):
+    ids = blocks(rng, 45, 61, list(range(0, 256, 5)))
+    data = encode_label(ids)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), ids)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(data))), ids)
+
+
+@pytest.mark.parametrize("table", [TABLE, CITYSCAPES.label_table(), label_table({0: 0, 9: 1, 255: 255}),
+                                   label_table({i: 0 for i in range(256)}), label_table({5: 0})])
+def test_has_unmapped_for_every_single_value(table):
+    for value in range(256):
+        legal = np.flatnonzero(table != 254)[0]
+        values = np.full((4, 4), legal, np.uint8)
+        values[2, 1] = value
+        assert has_unmapped(values, table) == (table[value] == 254)
