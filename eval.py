@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--ckpt_path", help="checkpoint, or a folder of checkpoints")
+    model.add_argument("--ckpt_path", help="checkpoint, or a folder of checkpoints, or a run folder")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
     parser.add_argument("--mode", metavar="MODE", help="whole, slide, ms, flip, msflip or slide_msflip (eval.mode)")

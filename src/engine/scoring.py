@@ -188,7 +188,9 @@ def _write_text(path: Path, text: str) -> None:
 def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo,
                   programs: list[tuple[str, float]]) -> None:
     """Evaluates every checkpoint of a folder with one compiled network; the best one's results are ``eval.json``."""
-    paths = sorted(path for path in Path(request.ckpt_path).glob("*.ckpt") if not path.name.startswith("."))
+    folder = Path(request.ckpt_path)
+    folder = folder / "ckpt" if (folder / "ckpt").is_dir() else folder      # a run folder will do, too
+    paths = sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"--ckpt_path {request.ckpt_path}: the folder holds no *.ckpt file")
     segment = Segmenter(cfg, build_network(cfg), len(info.classes))
