@@ -12,6 +12,7 @@
 # environment:
 #   BACKEND=auto|acl|mslite|openvino   where to run (default auto)
 #   INPUT=bins|images                  what the runner reads (default bins)
+#   RUNNER=FILE                        a runner built before (default: build it)
 #   PRECISION=f32|bf16  BATCH=N  STREAMS=N   handed to the runner
 #   PYTHON=FILE                        Python to use (default .venv/bin/python, then python3)
 # example:
@@ -114,12 +115,17 @@ results=$work/result_Files
 rm -rf "$bins" "$results"
 rm -f "$work"/{build,preprocess,infer,acc}.log "$work/eval.json"
 
-step "build the runner" build bash "$root/ascend310_infer/build.sh"
+segment=${RUNNER:-$root/ascend310_infer/out/segment}
+if [[ -n ${RUNNER:-} ]]; then
+  step "check the runner" build "$segment" --version
+else
+  step "build the runner" build bash "$root/ascend310_infer/build.sh"
+fi
 links=()
 [[ $input == images ]] && links=(--link_images)
 step preprocess preprocess "$python" "$root/preprocess.py" --manifest "$manifest" --dataset "$dataset" \
   --output "$bins" "${which[@]}" "${links[@]}"
-runner=("$root/ascend310_infer/out/segment" run --manifest "$manifest" --input "$bins" --output "$results"
+runner=("$segment" run --manifest "$manifest" --input "$bins" --output "$results"
   --backend "$backend" --device_id "$device")
 [[ -n ${PRECISION:-} ]] && runner+=(--precision "$PRECISION")
 [[ -n ${BATCH:-} ]] && runner+=(--batch "$BATCH")

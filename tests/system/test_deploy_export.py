@@ -132,6 +132,25 @@ def test_dynamic_batch_logits_and_a_size_that_is_no_multiple(network, tmp_path):
             np.testing.assert_allclose(answer, logits[:count], atol=1e-5 * np.abs(logits).max())
 
 
+def test_ids_in_the_graph_equal_ids_from_logits(tiny, tmp_path):
+    images = random_images(6, 2)
+    ids = open_session(export(tiny, tmp_path / "ids", formats=["ONNX"]))
+    logits = open_session(export(tiny, tmp_path / "logits", formats=["ONNX"], output_type="logits"))
+    np.testing.assert_array_equal(ids(images), logits(images))
+    # At another size ids are sampled nearest, logits bilinearly: the same but for the borders of the regions.
+    small = ids(images, (48, 64)) == logits(images, (48, 64))
+    assert 0.5 < small.mean() <= 1
+
+
+@pytest.mark.slow
+def test_full_size(network, tmp_path):
+    manifest = export(network, tmp_path, "export.normalize_in_graph=true", size=(1024, 2048))
+    report = json.loads((tmp_path / "export.json").read_text())
+    assert report["comparison"]["onnx"]["logits_max_abs_diff"] <= 1e-4 * report["comparison"]["onnx"]["logits_max_abs"]
+    assert report["bytes_per_image"] == {"input": 1024 * 2048 * 3, "output": 1024 * 2048}
+    assert manifest.input.shape == (1, 1024, 2048, 3)
+
+
 def test_normalisation_in_the_graph_and_a_batch_of_four(tiny, tmp_path):
     manifest = export(tiny, tmp_path, "export.batch_size=4", "export.normalize_in_graph=true", resize_op="resize")
     assert manifest.input.shape == (4, 96, 128, 3)
