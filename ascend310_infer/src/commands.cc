@@ -147,9 +147,10 @@ void PrintBackend(const Manifest& manifest, const BackendInfo& info) {
 int RunCommand(const Options& options) {
   const Manifest manifest = LoadManifest(options.manifest);
   const ImageSource source = ListInputs(options.input);
+  const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
+  // After the model, so that a missing one leaves no empty folder behind.
   const std::filesystem::path output(options.output);
   MakeOutputFolder(output);
-  const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   StopOnSignals();
   const PipelineResult result = RunPipeline(source, manifest, backend.get(), output, options.threads);
   const std::string summary = RunSummary(manifest, backend->Info(), result);
