@@ -21,8 +21,9 @@ from PIL import Image
 
 import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from src.data.datasets import CITYSCAPES, Sample
-from src.data.loader import FolderSource, Loader, Plan, RecordSource
+from src.data.loader import Loader
 from src.data.mindrecord import CODECS, Packing, as_bytes, build_records
+from src.data.pipeline import FolderSource, Plan, RecordSource
 from src.data.transforms import PHOTOMETRIC, ScaleCrop, TrainTransform
 from src.errors import run_main
 

@@ -8,8 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import src
 from src.config import load_config
 from src.data.datasets import dataset_info, list_samples
-from src.data.loader import FolderSource, choose_table
 from src.data.mindrecord import CODECS, Packing, build_records
+from src.data.pipeline import FolderSource, choose_table
 from src.errors import run_main
 
 EXAMPLES = """examples:

@@ -167,13 +167,14 @@ def resolve_split(data: Mapping, split: str) -> tuple[str, str | None]:
     return split, None
 
 
-def list_samples(data: Mapping, split: str) -> list[Sample]:
+def list_samples(data: Mapping, split: str, problems: list[str] | None = None) -> list[Sample]:
     """Lists the samples of a split, from a list file if the configuration names one, else from the folders.
 
     Args:
         data: ``name`` and ``root``; optional ``train_split``, ``eval_split``, ``train_list``, ``eval_list``,
             ``label_file``.
         split: The role ``train`` or ``eval``, or the name of a split such as ``val``, ``test`` or ``trainval``.
+        problems: If given, images without label and labels without image are appended here instead of raised.
 
     Returns:
         The samples in a fixed order.
@@ -189,17 +190,23 @@ def list_samples(data: Mapping, split: str) -> list[Sample]:
         raise DataError(f"{root}: no such folder; data.root must be the folder of the data set")
     split, list_file = resolve_split(data, split)
     if list_file:
-        samples = _read_list(Path(list_file), root, name)
+        samples = _read_list(Path(list_file), root, name, problems)
     elif name == "cityscapes":
-        samples = _cityscapes(root, split, data.get("label_file") or "auto")
+        samples = _cityscapes(root, split, data.get("label_file") or "auto", problems)
     elif name == "voc":
-        samples = _read_list(_voc_root(root) / "ImageSets" / "Segmentation" / f"{split}.txt", root, name)
+        samples = _read_list(_voc_root(root) / "ImageSets" / "Segmentation" / f"{split}.txt", root, name, problems)
     else:
-        samples = _listed_or_paired_folders(root, split)
+        samples = _listed_or_paired_folders(root, split, problems)
     return _unique_names(samples, root)
 
 
-def _cityscapes(root: Path, split: str, label_file: str) -> list[Sample]:
+def _report(problems: list[str] | None, text: str) -> None:
+    if problems is None:
+        raise DataError(text)
+    problems.append(text)
+
+
+def _cityscapes(root: Path, split: str, label_file: str, problems: list[str] | None) -> list[Sample]:
     samples = []
     for part in ("train", "val") if split == "trainval" else (split,):
         images = sorted((root / "leftImg8bit" / part).glob("*/*_leftImg8bit.*"))
@@ -211,19 +218,17 @@ def _cityscapes(root: Path, split: str, label_file: str) -> list[Sample]:
             samples += [Sample(_stem(p), p, None) for p in images]
             continue
         kinds = ("labelIds", "labelTrainIds") if label_file == "auto" else (label_file,)
-        paired = []
         for image in images:
             base = f"{root.as_posix()}/gtFine/{part}/{image.parent.name}/{_stem(image)}_gtFine_"
             label = next((f"{base}{kind}.png" for kind in kinds if f"{base}{kind}.png" in found), None)
             if label is None:
-                raise DataError(f"{image}: no label; searched {' and '.join(f'{base}{kind}.png' for kind in kinds)}")
-            paired.append(Sample(_stem(image), image, Path(label)))
-        names = {(s.image.parent.name, s.name) for s in paired}
-        extra = [p for p in sorted(found)
-                 if (Path(p).parent.name, Path(p).name.split("_gtFine_")[0]) not in names]
-        if extra:
-            raise DataError(f"{extra[0]}: label without an image ({len(extra)} such files); add the image or remove it")
-        samples += paired
+                _report(problems, f"{image}: no label; searched {' and '.join(f'{base}{kind}.png' for kind in kinds)}")
+            else:
+                samples.append(Sample(_stem(image), image, Path(label)))
+        names = {(image.parent.name, _stem(image)) for image in images}
+        for label in sorted(found):
+            if (Path(label).parent.name, Path(label).name.split("_gtFine_")[0]) not in names:
+                _report(problems, f"{label}: label without an image; add the image or remove it")
     return samples
 
 
@@ -253,43 +258,41 @@ def read_lines(list_file: Path) -> list[tuple[int, str]]:
     return [(i, line) for i, line in lines if line and not line.startswith("#")]
 
 
-def _read_list(list_file: Path, root: Path, name: str) -> list[Sample]:
+def _read_list(list_file: Path, root: Path, name: str, problems: list[str] | None) -> list[Sample]:
     """Reads ``image,label`` (also split by blanks) or, for VOC, a bare image id, one a line."""
     samples = []
     bases = (root, list_file.parent)
     if name == "voc":
         bases = (_voc_root(root), *bases)
     for number, line in read_lines(list_file):
-        where = f"{list_file}:{number}"
         fields = [f.strip() for f in line.split(",")] if "," in line else line.split()
         if len(fields) == 1 and name == "voc":
-            image = _first_file(where, bases, [f"{d}/{line}{e}" for d in _VOC_IMAGES for e in (".jpg", ".png")])
-            label = _first_file(where, bases, [f"{d}/{line}.png" for d in _VOC_LABELS])
+            images = [f"{d}/{line}{e}" for d in _VOC_IMAGES for e in (".jpg", ".png")]
+            labels = [f"{d}/{line}.png" for d in _VOC_LABELS]
         elif len(fields) == 2:
-            image, label = (_first_file(where, bases, [field]) for field in fields)
+            images, labels = [fields[0]], [fields[1]]
         else:
-            raise DataError(f"{where}: '{line}' is not of the form image,label")
-        samples.append(Sample(_stem(image), image, label))
+            raise DataError(f"{list_file}:{number}: '{line}' is not of the form image,label")
+        image, label = _first_file(bases, images), _first_file(bases, labels)
+        if image and label:
+            samples.append(Sample(_stem(image), image, label))
+        else:
+            tried = ", ".join(str(base / n) for base in dict.fromkeys(bases) for n in (labels if image else images))
+            _report(problems, f"{list_file}:{number}: no such file; searched {tried}")
     if not samples:
         raise DataError(f"{list_file}: the list holds no samples; write one image,label a line")
     return samples
 
 
-def _first_file(where: str, bases: Iterable[Path], names: list[str]) -> Path:
-    tried = []
-    for base in dict.fromkeys(bases):
-        for name in names:
-            if (base / name).is_file():
-                return base / name
-            tried.append(base / name)
-    raise DataError(f"{where}: no such file; searched {', '.join(str(p) for p in tried)}")
+def _first_file(bases: Iterable[Path], names: list[str]) -> Path | None:
+    return next((base / name for base in bases for name in names if (base / name).is_file()), None)
 
 
-def _listed_or_paired_folders(root: Path, split: str) -> list[Sample]:
+def _listed_or_paired_folders(root: Path, split: str, problems: list[str] | None) -> list[Sample]:
     """``<split>.txt`` in the root, or folders ``<split>`` and ``<split>annot`` with files of equal stems (CamVid)."""
     list_file, images_dir, labels_dir = root / f"{split}.txt", root / split, root / f"{split}annot"
     if list_file.is_file():
-        return _read_list(list_file, root, "list")
+        return _read_list(list_file, root, "list", problems)
     images = {p.stem: p for p in sorted(images_dir.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES}
     labels = {p.stem: p for p in sorted(labels_dir.glob("*.png"))}
     if not images:
@@ -297,9 +300,10 @@ def _listed_or_paired_folders(root: Path, split: str) -> list[Sample]:
                         "check data.root, the split or data.train_list / data.eval_list")
     for stem in sorted(images.keys() ^ labels.keys()):
         if stem in images:
-            raise DataError(f"{images[stem]}: no label; searched {labels_dir / stem}.png")
-        raise DataError(f"{labels[stem]}: label without an image; searched {images_dir / stem}.*")
-    return [Sample(stem, image, labels[stem]) for stem, image in images.items()]
+            _report(problems, f"{images[stem]}: no label; searched {labels_dir / stem}.png")
+        else:
+            _report(problems, f"{labels[stem]}: label without an image; searched {images_dir / stem}.*")
+    return [Sample(stem, image, labels[stem]) for stem, image in images.items() if stem in labels]
 
 
 def _unique_names(samples: list[Sample], root: Path) -> list[Sample]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from src.data.datasets import CITYSCAPES, IGNORE, VOC, list_samples
-from src.data.loader import FolderSource, choose_table, create_dataset
+from src.data.loader import create_dataset
 from src.data.mindrecord import Packing, build_records
+from src.data.pipeline import FolderSource, choose_table
 from src.errors import DataError
 from tests.data_support import (
     ROOT,
