@@ -106,24 +106,28 @@ class TrainStep(nn.Cell):
             device was asked to stop. Without meaning if ``last`` is false.
         """
         label = ops.cast(label, mstype.int32)
-        loss, grads = self.loss_and_gradients(self.normalize(image), label)
+        # What this micro-batch counts. It is in the loss before the backward pass, where synchronised BatchNorm mixes
+        # the gradients of all devices. Relative to the number of pixels, so that float16 does not overflow.
+        share = self.loss.weight(label) / label.size if self.split else Tensor(1.0, mstype.float32)
+        loss, grads = self.loss_and_gradients(self.normalize(image), label, share)
         if self.scaled:
             loss = loss / self.loss_scale
         stop = ops.cast(stop, mstype.float32)
         if self.split:
-            weight = self.loss.weight(label)
-            grads = _scale_all(grads, weight)
-            sums = ops.stack((loss * weight, weight, stop))
+            sums = ops.stack((loss, share, stop))
             if self.options.accumulation > 1:
                 grads, sums = self._accumulate(grads, sums, last)
                 if not last:
                     return sums
             if self.options.size > 1:
                 sums = self.all_reduce(sums)
-                grads = self.reduce(grads)
             factor = 1.0 / ops.maximum(sums[1], EPSILON)
             loss, stop = sums[0] * factor, sums[2]
             grads = _scale_all(grads, factor / self.loss_scale if self.scaled else factor)
+            if self.options.size > 1:
+                # After the scaling: MindSpore rewrites all_reduce(g) * f + decay * w as if f were 1 over the devices, and
+                # would scale the weight decay too.
+                grads = self.reduce(grads)
         elif self.scaled:
             grads = _scale_all(grads, 1.0 / self.loss_scale)
         self._update(grads)
@@ -137,8 +141,10 @@ class TrainStep(nn.Cell):
                 param.set_data(Tensor(values[1]))
                 average.set_data(Tensor(values[0]))
 
-    def _forward(self, image: Tensor, label: Tensor) -> Tensor:
+    def _forward(self, image: Tensor, label: Tensor, share: Tensor) -> Tensor:
         loss = self.loss(self.net(image), label)
+        if self.split:
+            loss = loss * share
         return loss * self.loss_scale if self.scaled else loss
 
     def _accumulate(self, grads: tuple[Tensor, ...], sums: Tensor, last: bool) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -1,0 +1,73 @@
+"""One process of a distributed step test: trains a three-layer conv-BN network on its share of fixed batches.
+
+Usage: distributed_worker.py OUTPUT STEPS SYNC_BN ACCUMULATION; started alone or by msrun. Writes OUTPUT.rank<n>.npz.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import src  # noqa: E402, F401, I001
+
+import numpy as np  # noqa: E402
+
+import mindspore as ms  # noqa: E402
+from mindspore import Tensor, nn, ops  # noqa: E402
+
+from src.config import Config  # noqa: E402
+from src.engine.precision import synchronise_batch_norm  # noqa: E402
+from src.engine.train_step import Normalize, StepOptions, TrainStep  # noqa: E402
+from src.losses import CrossEntropyLoss, MultiHeadLoss  # noqa: E402
+from src.optim import create_optimizer  # noqa: E402
+from src.runtime import from_main, setup_runtime  # noqa: E402
+
+BATCH = 4
+RUNTIME = Config({"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 5, "threads": 1, "modelarts": None})
+OPTIM = Config({"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "eps": 1e-8,
+                "decay_norm_bias": True, "lr_factors": None, "schedule": "constant", "power": 0.9, "min_lr": 0.0,
+                "step_epochs": [], "step_gamma": 0.1, "schedule_unit": "step", "schedule_epochs": None,
+                "schedule_start": 0, "warmup": "linear", "warmup_steps": 0, "warmup_factor": 0.1})
+
+
+class Net(nn.Cell):
+    """Three convolutions, each but the last with BatchNorm and ReLU; one auxiliary head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+        self.conv3, self.aux = nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = ops.relu(self.bn1(self.conv1(x)))
+        return self.conv3(ops.relu(self.bn2(self.conv2(x)))), self.aux(x)
+
+
+def main() -> None:
+    output, steps, sync_bn, accumulation = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    runtime = setup_runtime(RUNTIME)
+    assert from_main(7 + runtime.rank, runtime.size) == 7
+    net = Net()
+    if runtime.size == 1:       # the ranks' weights come from rank 0, which has this seed too
+        assert runtime.rank == 0
+    part = BATCH // runtime.size // accumulation
+    synchronised = synchronise_batch_norm(net, sync_bn, "CPU", runtime.size, part)
+    step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), create_optimizer(OPTIM, net, steps, steps),
+                     Normalize([128.0] * 3, [64.0] * 3),
+                     StepOptions(size=runtime.size, accumulation=accumulation, share_statistics=not synchronised))
+    rng, losses, stops = np.random.default_rng(11), [], []
+    for i in range(steps):
+        image = rng.integers(0, 256, (BATCH, 16, 16, 3)).astype(np.uint8)
+        label = rng.integers(0, 5, (BATCH, 16, 16)).astype(np.uint8)
+        label[0, : 4 + i % 8] = 255      # ranks differ in their numbers of valid pixels
+        stop = Tensor(float(runtime.rank == 1 and i == 2), ms.float32)
+        for k in range(accumulation):
+            rows = slice((runtime.rank * accumulation + k) * part, (runtime.rank * accumulation + k + 1) * part)
+            result = step(Tensor(image[rows]), Tensor(label[rows]), stop, k + 1 == accumulation).asnumpy()
+        losses.append(result[0])
+        stops.append(result[1])
+    np.savez(f"{output}.rank{runtime.rank}.npz", losses=np.array(losses), stops=np.array(stops),
+             **{p.name: p.asnumpy() for p in net.get_parameters()})
+
+
+if __name__ == "__main__":
+    main()
