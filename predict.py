@@ -40,6 +40,8 @@ def main() -> int:
     args = parse_args()
     if args.ckpt_path and not args.config:
         raise UserError("--ckpt_path needs --config, the configuration it was trained with")
+    if args.manifest and (args.mode or args.set or args.config):
+        raise UserError("--manifest: an exported model brings its own settings; leave --config, --set and --mode out")
     if not 0 <= args.alpha <= 1:
         raise UserError(f"--alpha {args.alpha} must be 0 to 1")
     setup_logging()

@@ -135,6 +135,8 @@ def predict(model: Model, source: str, output: Output) -> int:
         Exit status: 0, or 3 if something could not be read; it is named, counted, and the rest goes on.
     """
     base, files = find_inputs(source)
+    own = output.folder.resolve()       # results of an earlier call are no input, if they lie inside the input folder
+    files = [path for path in files if not path.resolve().is_relative_to(own)]
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     images = [path for path in files if path not in set(videos)]
     output.folder.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,13 @@ def test_folder_goes_on_after_a_broken_image(tmp_path):
     assert "cut off" in found["failed"][0]["error"]
 
 
+def test_results_inside_the_input_folder_are_not_read_again(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), street(10))
+    for _ in range(2):
+        assert predict(MODEL, str(tmp_path), Output(tmp_path / "out", ("overlay",))) == 0
+        assert summary(tmp_path / "out")["images"] == 1
+
+
 def test_glob_and_submission(tmp_path):
     for name in ("town_000000_000019_leftImg8bit.png", "town_000001_000019_leftImg8bit.png", "other.jpg"):
         cv2.imwrite(str(tmp_path / name), street(30))

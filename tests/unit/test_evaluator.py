@@ -4,10 +4,12 @@ import pytest
 
 from src.config import load_config
 from src.data.datasets import CITYSCAPES, VOC
+from src.engine import run_report
 from src.engine.evaluator import evaluate, image_miou
 from src.engine.geometry import Geometry
 from src.engine.protocol import FOLDER, protocol_overrides
 from src.errors import ConfigError, UserError
+from src.runtime import Runtime
 
 
 class FakeLoader:
@@ -85,6 +87,27 @@ def test_cityscapes_gets_categories_and_instances_only_if_read():
                       instances=lambda name: np.full((8, 8), 26000 + len(name), np.uint16)).scores
     assert scores["iiou"][13] == 0
     assert scores["category_iiou"]["vehicle"] == 1
+
+
+def test_report_shows_rgb_and_the_curves_of_the_run(tmp_path, monkeypatch, rng):
+    label = rng.integers(0, 9, (20, 30), np.uint8)
+    result = evaluate(rows_wrong([label, label]), FakeLoader([label, label]), VOC, 2)
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "metrics.csv").write_text("phase,step,loss\ntrain,1,2.5\n")
+    record = {"checkpoint": str(tmp_path / "ckpt" / "best.ckpt"), "config": "fcn8s_voc.yaml", "mode": "whole",
+              "split": "val", **result.scores}
+    pages = []
+    monkeypatch.setattr(run_report, "write_report", lambda path, data: pages.append((path, data)))
+    for order in ("BGR", "RGB"):
+        cfg = load_config("configs/_base_/voc.yaml", ["model.num_classes=21", f"data.color_order={order}"])
+        run_report.write_run_report(tmp_path / "out", cfg, record, result, Runtime("CPU", 0))
+    (path, bgr), (_, rgb) = pages
+    assert path == tmp_path / "out" / "report.html"
+    assert bgr.worst[0].name == "image1"
+    assert np.array_equal(bgr.worst[0].image, result.worst[0].image[..., ::-1])
+    assert np.array_equal(rgb.worst[0].image, result.worst[0].image)
+    assert rgb.history[0]["loss"] == "2.5"
+    assert "color_order: BGR" in bgr.config
 
 
 def test_only_void_is_refused():
