@@ -7,6 +7,8 @@ Two public variants differ in detail, and their weights fit only their own:
   gather-and-expansion layers of stride 1, bilinear instead of nearest up-sampling, one-sided average pooling, and no
   dropout.
 """
+from functools import partial
+
 from mindspore import Tensor, nn, ops
 
 from src.errors import UserError
@@ -25,6 +27,8 @@ from src.models.layers import (
 )
 
 VARIANTS = ("paper", "seed")
+he_conv2d = partial(conv2d, he_init=True)
+conv_bn_relu = partial(ConvBNReLU, he_init=True)
 
 
 class DetailBranch(nn.Cell):
@@ -32,11 +36,11 @@ class DetailBranch(nn.Cell):
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.S1 = nn.SequentialCell([ConvBNReLU(3, 64, 3, 2, eps=eps), ConvBNReLU(64, 64, 3, eps=eps)])
-        self.S2 = nn.SequentialCell([ConvBNReLU(64, 64, 3, 2, eps=eps), ConvBNReLU(64, 64, 3, eps=eps),
-                                     ConvBNReLU(64, 64, 3, eps=eps)])
-        self.S3 = nn.SequentialCell([ConvBNReLU(64, 128, 3, 2, eps=eps), ConvBNReLU(128, 128, 3, eps=eps),
-                                     ConvBNReLU(128, 128, 3, eps=eps)])
+        self.S1 = nn.SequentialCell([conv_bn_relu(3, 64, 3, 2, eps=eps), conv_bn_relu(64, 64, 3, eps=eps)])
+        self.S2 = nn.SequentialCell([conv_bn_relu(64, 64, 3, 2, eps=eps), conv_bn_relu(64, 64, 3, eps=eps),
+                                     conv_bn_relu(64, 64, 3, eps=eps)])
+        self.S3 = nn.SequentialCell([conv_bn_relu(64, 128, 3, 2, eps=eps), conv_bn_relu(128, 128, 3, eps=eps),
+                                     conv_bn_relu(128, 128, 3, eps=eps)])
 
     def construct(self, x: Tensor) -> Tensor:
         return self.S3(self.S2(self.S1(x)))
@@ -47,10 +51,10 @@ class StemBlock(nn.Cell):
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.conv = ConvBNReLU(3, 16, 3, 2, eps=eps)
-        self.left = nn.SequentialCell([ConvBNReLU(16, 8, eps=eps), ConvBNReLU(8, 16, 3, 2, eps=eps)])
+        self.conv = conv_bn_relu(3, 16, 3, 2, eps=eps)
+        self.left = nn.SequentialCell([conv_bn_relu(16, 8, eps=eps), conv_bn_relu(8, 16, 3, 2, eps=eps)])
         self.pool = nn.MaxPool2d(3, 2, pad_mode="valid")
-        self.fuse = ConvBNReLU(32, 16, 3, eps=eps)
+        self.fuse = conv_bn_relu(32, 16, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.conv(x)
@@ -64,10 +68,10 @@ class GELayerS1(nn.Cell):
     def __init__(self, channels: int, eps: float, halve: bool) -> None:
         super().__init__()
         hidden = 6 * channels
-        self.conv1 = ConvBNReLU(channels, channels, 3, eps=eps)
-        self.dwconv = ConvBNReLU(channels, hidden, 3, groups=channels)
-        self.conv2 = ConvBNReLU(hidden, channels, act=None)
-        self.conv2.bn.gamma.set_data(ops.zeros_like(self.conv2.bn.gamma))
+        self.conv1 = conv_bn_relu(channels, channels, 3, eps=eps)
+        self.dwconv = conv_bn_relu(channels, hidden, 3, groups=channels)
+        self.conv2 = conv_bn_relu(hidden, channels, act=None)
+        self.conv2.bn = batch_norm(channels, gamma="zeros")
         self.halve = halve
         self.relu = nn.ReLU()
 
@@ -82,13 +86,13 @@ class GELayerS2(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int, eps: float) -> None:
         super().__init__()
         hidden = 6 * in_channels
-        self.conv1 = ConvBNReLU(in_channels, in_channels, 3, eps=eps)
-        self.dwconv1 = ConvBNReLU(in_channels, hidden, 3, 2, groups=in_channels, act=None)
-        self.dwconv2 = ConvBNReLU(hidden, hidden, 3, groups=hidden)
-        self.conv2 = ConvBNReLU(hidden, out_channels, act=None)
-        self.conv2.bn.gamma.set_data(ops.zeros_like(self.conv2.bn.gamma))
-        self.shortcut = nn.SequentialCell([ConvBNReLU(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
-                                           ConvBNReLU(in_channels, out_channels, act=None)])
+        self.conv1 = conv_bn_relu(in_channels, in_channels, 3, eps=eps)
+        self.dwconv1 = conv_bn_relu(in_channels, hidden, 3, 2, groups=in_channels, act=None)
+        self.dwconv2 = conv_bn_relu(hidden, hidden, 3, groups=hidden)
+        self.conv2 = conv_bn_relu(hidden, out_channels, act=None)
+        self.conv2.bn = batch_norm(out_channels, gamma="zeros")
+        self.shortcut = nn.SequentialCell([conv_bn_relu(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
+                                           conv_bn_relu(in_channels, out_channels, act=None)])
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tensor:
@@ -101,8 +105,8 @@ class CEBlock(nn.Cell):
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.bn = batch_norm(128, eps)
-        self.conv_gap = ConvBNReLU(128, 128, eps=eps)
-        self.conv_last = ConvBNReLU(128, 128, 3, eps=eps)
+        self.conv_gap = conv_bn_relu(128, 128, eps=eps)
+        self.conv_last = conv_bn_relu(128, 128, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
         if self.training:
@@ -135,11 +139,11 @@ class BGALayer(nn.Cell):
     def __init__(self, seed: bool) -> None:
         super().__init__()
         self.seed = seed
-        self.left1 = nn.SequentialCell([ConvBNReLU(128, 128, 3, groups=128, act=None), conv2d(128, 128)])
-        self.left2 = ConvBNReLU(128, 128, 3, 2, act=None)
-        self.right1 = ConvBNReLU(128, 128, 3, act=None)
-        self.right2 = nn.SequentialCell([ConvBNReLU(128, 128, 3, groups=128, act=None), conv2d(128, 128)])
-        self.conv = ConvBNReLU(128, 128, 3)
+        self.left1 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
+        self.left2 = conv_bn_relu(128, 128, 3, 2, act=None)
+        self.right1 = conv_bn_relu(128, 128, 3, act=None)
+        self.right2 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
+        self.conv = conv_bn_relu(128, 128, 3)
 
     def construct(self, detail: Tensor, semantic: Tensor) -> Tensor:
         left = self.left1(detail)
@@ -166,10 +170,10 @@ class SegmentHead(nn.Cell):
                  name: str, eps: float, bilinear: bool) -> None:
         super().__init__()
         self.bilinear = bilinear
-        self.conv = ConvBNReLU(in_channels, channels, 3, eps=eps)
+        self.conv = conv_bn_relu(in_channels, channels, 3, eps=eps)
         self.dropout = Dropout(dropout, name)
-        self.up = ConvBNReLU(channels, auxiliary_channels, 3, eps=eps) if auxiliary_channels else None
-        self.conv_out = conv2d(auxiliary_channels or channels, num_classes, bias=True)
+        self.up = conv_bn_relu(channels, auxiliary_channels, 3, eps=eps) if auxiliary_channels else None
+        self.conv_out = he_conv2d(auxiliary_channels or channels, num_classes, bias=True)
 
     def construct(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         x = self.dropout(self.conv(x))

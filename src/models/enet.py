@@ -13,6 +13,7 @@ from src.errors import UserError
 from src.models.layers import (
     Dropout,
     PReLU,
+    TransposedConv,
     batch_norm,
     conv2d,
     crop,
@@ -83,7 +84,7 @@ class RegularBottleneck(nn.Cell):
         inner = channels // 4
         self.conv1 = ConvBNAct(conv2d(channels, inner), inner, style.act(inner, prelu))
         if asymmetric:
-            tall, wide = conv2d(inner, inner, (5, 1), 1, (2, 2, 0, 0)), conv2d(inner, inner, (1, 5), 1, (0, 0, 2, 2))
+            tall, wide = (conv2d(inner, inner, kernel, padding="same") for kernel in ((5, 1), (1, 5)))
             first, second = (wide, tall) if style.seed else (tall, wide)
             self.conv2 = nn.SequentialCell([ConvBNAct(first, inner, style.act(inner, prelu)),
                                             ConvBNAct(second, inner, style.act(inner, prelu))])
@@ -130,7 +131,7 @@ class UpsamplingBottleneck(nn.Cell):
         self.max_unpool = style.max_unpool
         self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels)
         self.conv1 = ConvBNAct(conv2d(in_channels, inner), inner, nn.ReLU())
-        self.deconv = ConvBNAct(nn.Conv2dTranspose(inner, inner, 2, 2, pad_mode="valid"), inner, nn.ReLU())
+        self.deconv = ConvBNAct(TransposedConv(inner, inner, 2, 2), inner, nn.ReLU())
         self.conv2 = ConvBNAct(conv2d(inner, out_channels), out_channels)
         self.dropout = style.drop(0.1, name)
         self.corners = "low" if style.seed else False
@@ -178,14 +179,12 @@ class Decoder(nn.Cell):
         self.stage4 = nn.SequentialCell([RegularBottleneck(64, style, f"stage4.{i}", prelu=False) for i in range(2)])
         self.upsample5_0 = UpsamplingBottleneck(64, 16, style, "upsample5_0")
         self.stage5 = RegularBottleneck(16, style, "stage5", prelu=False)
-        self.fullconv = nn.Conv2dTranspose(16, num_classes, 3, 2, pad_mode="valid")
-        self.offset = 0 if style.seed else 1
+        # Of twice the size and one more, PyTorch's padding drops the first row and column, the seed's "same" the last.
+        self.fullconv = TransposedConv(16, num_classes, 3, 2, offset=0 if style.seed else 1)
 
     def construct(self, x: Tensor, mask1: Tensor, mask2: Tensor) -> Tensor:
         x = self.stage4(self.upsample4_0(x, mask2))
-        x = self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
-        # Twice the size and one more: PyTorch's padding drops the first row and column, the seed's "same" the last.
-        return x[:, :, self.offset:x.shape[2] - 1 + self.offset, self.offset:x.shape[3] - 1 + self.offset]
+        return self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
 
 
 class ENet(nn.Cell):

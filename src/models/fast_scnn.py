@@ -40,7 +40,7 @@ class DSConv(nn.Cell):
 class LearningToDownsample(nn.Cell):
     """Image to 64 channels at stride 8. The first convolution pads nothing (one side only in the seed variant)."""
 
-    def __init__(self, stem_padding: int | tuple[int, int, int, int] = 0) -> None:
+    def __init__(self, stem_padding: int | str = 0) -> None:
         super().__init__()
         self.conv = ConvBNReLU(3, 32, 3, 2, padding=stem_padding)
         self.dsconv1 = DSConv(32, 48, 2)
@@ -176,7 +176,7 @@ class FastSCNN(nn.Cell):
             raise UserError(f"fast_scnn: aux_heads {aux_heads!r} must be 1 or 2; aux=false leaves them out")
         segmentron = variant == "segmentron"
         self.aux_heads = aux_heads if aux else 0
-        self.learning_to_downsample = LearningToDownsample((0, 1, 0, 1) if variant == "seed" else 0)
+        self.learning_to_downsample = LearningToDownsample("same" if variant == "seed" else 0)
         self.global_feature_extractor = GlobalFeatureExtractor("relu6" if segmentron else "relu", ppm_kernel)
         self.feature_fusion = FeatureFusionModule(depthwise=not segmentron)
         self.classifier = Classifier(num_classes, dropout, segmentron)

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn
 from mindspore.common.initializer import XavierUniform
 
 from src.errors import UserError
-from src.models.layers import ConvBNReLU, conv2d, crop, pad_to_multiple
+from src.models.layers import ConvBNReLU, TransposedConv, conv2d, crop, pad_to_multiple
 
 DECONV_INITS = ("bilinear", "xavier")
 
@@ -83,10 +83,9 @@ class FCN8s(nn.Cell):
         self.upscore8 = self._deconv(num_classes, 16, 8, deconv_init)
 
     @staticmethod
-    def _deconv(channels: int, kernel: int, stride: int, init: str) -> nn.Conv2dTranspose:
+    def _deconv(channels: int, kernel: int, stride: int, init: str) -> TransposedConv:
         weight = bilinear_kernel(channels, kernel) if init == "bilinear" else XavierUniform()
-        return nn.Conv2dTranspose(channels, channels, kernel, stride, pad_mode="pad", padding=(kernel - stride) // 2,
-                                  weight_init=weight)
+        return TransposedConv(channels, channels, kernel, stride, (kernel - stride) // 2, weight)
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         height, width = x.shape[2], x.shape[3]

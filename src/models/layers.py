@@ -12,7 +12,7 @@ import numpy as np
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import HeNormal
+from mindspore.common.initializer import HeNormal, Initializer
 from mindspore.ops import constexpr
 
 from src.errors import UserError
@@ -21,22 +21,27 @@ MIN_SIZE = 32
 
 
 def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 1, stride: int = 1,
-           padding: int | tuple[int, int, int, int] = 0, dilation: int = 1, groups: int = 1,
-           bias: bool = False, he_init: bool = False) -> nn.Conv2d:
-    """A convolution with explicit zero padding (PyTorch's rule; MindSpore's default ``same`` differs at stride 2).
+           padding: int | str = 0, dilation: int = 1, groups: int = 1, bias: bool = False,
+           he_init: bool = False) -> nn.Conv2d:
+    """A convolution with the same zero padding on all sides (PyTorch's rule), or MindSpore's ``"same"``.
+
+    ``"same"`` pads only the bottom and right at stride 2, and keeps the size of oblong kernels at stride 1. Four
+    numbers would do both, but MindSpore's ONNX exporter writes them in the wrong order.
 
     Weights start as PyTorch's do, uniform in +-1/sqrt(fan_in), the start that the measured recipes used. ``he_init``
     takes He's normal distribution over the fan-out instead (fan-in for grouped kernels, whose fan-out says little), as
     in "Delving Deep into Rectifiers" (arXiv 1502.01852), with biases of 0.
     """
     init = HeNormal(mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu") if he_init else None
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=padding, dilation=dilation,
-                     group=groups, has_bias=bias, weight_init=init, bias_init="zeros" if he_init else None)
+    same = padding == "same"
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="same" if same else "pad",
+                     padding=0 if same else padding, dilation=dilation, group=groups, has_bias=bias, weight_init=init,
+                     bias_init="zeros" if he_init else None)
 
 
-def batch_norm(channels: int, eps: float = 1e-5) -> nn.Cell:
+def batch_norm(channels: int, eps: float = 1e-5, gamma: str = "ones") -> nn.Cell:
     """The only place that creates a BatchNorm; MindSpore's momentum 0.9 is PyTorch's 0.1."""
-    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9)
+    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9, gamma_init=gamma)
 
 
 def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.Cell]) -> int:
@@ -78,11 +83,11 @@ class ConvBNReLU(nn.Cell):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
-                 padding: int | tuple[int, int, int, int] | None = None, groups: int = 1, act: str | None = "relu",
-                 bias: bool = False, eps: float = 1e-5) -> None:
+                 padding: int | str | None = None, groups: int = 1, act: str | None = "relu", bias: bool = False,
+                 eps: float = 1e-5, he_init: bool = False) -> None:
         super().__init__()
         padding = kernel // 2 if padding is None else padding
-        self.conv = conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+        self.conv = conv2d(in_channels, out_channels, kernel, stride, padding, 1, groups, bias, he_init)
         self.bn = batch_norm(out_channels, eps)
         self.act = activation(act)
 
@@ -104,6 +109,51 @@ class PReLU(nn.Cell):
         if self.channels > 1:
             slope = ops.reshape(slope, (1, -1, 1, 1))
         return ops.relu(x) - slope * ops.relu(-x)
+
+
+class TransposedConv(nn.Conv2dTranspose):
+    """Transposed convolution without bias whose output is exactly ``stride`` times the input.
+
+    Training runs MindSpore's operator. Evaluation computes the same as one ordinary convolution that gives all
+    stride x stride phases as channels: MindSpore's ONNX exporter writes transposed convolutions that no runtime reads.
+
+    Args:
+        offset: Rows and columns dropped at the top and left of the full result; PyTorch's ``padding``.
+        init: Initial weights (in, out, kernel, kernel) or an initializer; None is MindSpore's own.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, offset: int = 0,
+                 init: Tensor | Initializer | None = None) -> None:
+        symmetric = 2 * offset == kernel - stride
+        super().__init__(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=offset if symmetric else 0,
+                         weight_init=init)
+        self.cut = None if symmetric else offset
+        self.factor = stride
+        # Row u of the full result, counted from the offset, is phase u mod stride of the input row u div stride away.
+        reach = [(k - offset) // stride for k in range(kernel)]
+        before, after = max(reach), -min(reach)
+        if not 0 <= after - before <= 1:  # all that "same" padding can do
+            before = after = max(before, after)
+        self.taps = before + after + 1
+        select = np.zeros((self.taps, stride, kernel), np.float32)
+        for k in range(kernel):
+            select[before - reach[k], (k - offset) % stride, k] = 1
+        self.select = Tensor(select.reshape(-1, kernel))
+        self.select_transposed = Tensor(np.ascontiguousarray(select.reshape(-1, kernel).T))
+        self.phases = ops.Conv2D(out_channels * stride**2, (self.taps, self.taps), pad_mode="same")
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.training:
+            y = super().construct(x)
+            if self.cut is None:
+                return y
+            return y[:, :, self.cut:self.cut + self.factor * x.shape[2], self.cut:self.cut + self.factor * x.shape[3]]
+        s, taps, inputs, outputs = self.factor, self.taps, self.in_channels, self.out_channels
+        weight = ops.matmul(ops.matmul(self.select, self.weight), self.select_transposed)
+        weight = ops.transpose(ops.reshape(weight, (inputs, outputs, taps, s, taps, s)), (1, 3, 5, 0, 2, 4))
+        y = self.phases(x, ops.reshape(weight, (outputs * s * s, inputs, taps, taps)))
+        y = ops.transpose(ops.reshape(y, (-1, outputs, s, s, x.shape[2], x.shape[3])), (0, 1, 4, 2, 5, 3))
+        return ops.reshape(y, (-1, outputs, s * x.shape[2], s * x.shape[3]))
 
 
 @constexpr
@@ -180,9 +230,9 @@ def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
 
 def resize_nearest(x: Tensor, factor: int) -> Tensor:
     """Repeats every pixel of (N, C, H, W) ``factor`` times in both directions."""
-    n, c, h, w = x.shape
-    x = ops.tile(ops.reshape(x, (n, c, h, 1, w, 1)), (1, 1, 1, factor, 1, factor))
-    return ops.reshape(x, (n, c, h * factor, w * factor))
+    _, c, h, w = x.shape
+    x = ops.tile(ops.reshape(x, (-1, c, h, 1, w, 1)), (1, 1, 1, factor, 1, factor))
+    return ops.reshape(x, (-1, c, h * factor, w * factor))
 
 
 def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
@@ -215,17 +265,17 @@ def first_max_mask(x: Tensor, pooled: Tensor) -> Tensor:
     Returns:
         A constant (N, C, h, 2, w, 2) of x's type.
     """
-    n, c, h, w = pooled.shape
-    equal = ops.cast(ops.reshape(x, (n, c, h, 2, w, 2)) == ops.reshape(pooled, (n, c, h, 1, w, 1)), x.dtype)
+    _, c, h, w = pooled.shape
+    equal = ops.cast(ops.reshape(x, (-1, c, h, 2, w, 2)) == ops.reshape(pooled, (-1, c, h, 1, w, 1)), x.dtype)
     rank = equal * Tensor(np.array([4, 3, 2, 1], np.float32).reshape(1, 1, 1, 2, 1, 2))
-    best = ops.MaxPool(2, 2)(ops.reshape(rank, (n, c, 2 * h, 2 * w)))
-    return ops.stop_gradient(ops.cast(rank == ops.reshape(best, (n, c, h, 1, w, 1)), x.dtype))
+    best = ops.MaxPool(2, 2)(ops.reshape(rank, (-1, c, 2 * h, 2 * w)))
+    return ops.stop_gradient(ops.cast(rank == ops.reshape(best, (-1, c, h, 1, w, 1)), x.dtype))
 
 
 def unpool(x: Tensor, mask: Tensor) -> Tensor:
     """Max-unpooling: puts each value of (N, C, h, w) at the place marked in its 2x2 window, zeros elsewhere."""
-    n, c, h, w = x.shape
-    return ops.reshape(ops.reshape(x, (n, c, h, 1, w, 1)) * mask, (n, c, 2 * h, 2 * w))
+    _, c, h, w = x.shape
+    return ops.reshape(ops.reshape(x, (-1, c, h, 1, w, 1)) * mask, (-1, c, 2 * h, 2 * w))
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
