@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.engine.runlog import write_json  # noqa: E402
-from src.errors import UserError, run_main  # noqa: E402
+from src.engine.runlog import write_json
+from src.errors import UserError, run_main
 
 EXAMPLES = """example:
   python tools/quickstart_summary.py --output outputs/quickstart --train_seconds 300
