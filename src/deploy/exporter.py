@@ -34,7 +34,7 @@ from src.deploy.manifest import (
     write_text,
 )
 from src.engine.checkpoint import load_network
-from src.errors import ConfigError, UserError
+from src.errors import ConfigError, UserError, first_line
 
 FORMATS = ("MINDIR", "ONNX", "AIR")
 REPORT_NAME = "export.json"
@@ -340,7 +340,7 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, options: ExportOptions, pa
     onnx_graph.rename_tensors(model, {model.graph.input[0].name: INPUT_NAME, model.graph.output[0].name: OUTPUT_NAME})
     onnx_graph.repair_transposed_convs(model)
     folds = {"constants": onnx_graph.fold_constants(model), "batch_norms": onnx_graph.fold_batch_norm(model),
-             "paddings": onnx_graph.rewrite_zero_concat(model)}
+             "paddings": onnx_graph.rewrite_constant_concat(model), "prelus": onnx_graph.rewrite_prelu(model)}
     if options.resize_op == "resize":
         folds["resizes"] = onnx_graph.rewrite_resize(model)
     model = onnx_graph.convert_opset(model, options.opset)
@@ -363,8 +363,12 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, options: ExportOptions, pa
 
 
 def _run_onnx(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {INPUT_NAME: feed})[0]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(None, {INPUT_NAME: feed})[0]
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise UserError(f"onnxruntime cannot run the exported graph on a batch of {len(feed)} ({first_line(error)}); "
+                        "try a fixed export.batch_size or another export.opset") from error
 
 
 def _compare(what: str, answer: np.ndarray, reference: np.ndarray, manifest: Manifest) -> dict[str, Any]:

@@ -120,10 +120,10 @@ def _fold_one(graph: onnx.GraphProto, conv: NodeProto, norm: NodeProto, tensors:
     conv.input[:] = [conv.input[0], *names]
 
 
-def rewrite_zero_concat(model: ModelProto) -> int:
-    """Replaces a Concat of one tensor with constant zeros before or behind it by one Pad.
+def rewrite_constant_concat(model: ModelProto) -> int:
+    """Replaces a Concat of one tensor with blocks of one constant number before or behind it by one Pad.
 
-    The networks pad by concatenation, because MindSpore's exporter has no Pad; the zeros are then constants of the
+    The networks pad by concatenation, because MindSpore's exporter has no Pad; the blocks are then constants of the
     traced batch size, which would pin a dynamic batch.
 
     Returns:
@@ -136,21 +136,77 @@ def rewrite_zero_concat(model: ModelProto) -> int:
         tensors = [name for name in node.input if name not in constants]
         if node.op_type != "Concat" or len(tensors) != 1 or len(node.input) == 1:
             continue
-        zeros = {i: numpy_helper.to_array(constants[name]) for i, name in enumerate(node.input) if name in constants}
-        rank = next(iter(zeros.values())).ndim
+        blocks = {i: numpy_helper.to_array(constants[name]) for i, name in enumerate(node.input) if name in constants}
+        numbers = np.unique(np.concatenate([block.ravel() for block in blocks.values()]))
+        rank = next(iter(blocks.values())).ndim
         axis = int(_attribute(node, "axis", 0)) % rank
-        if axis == 0 or any(array.any() for array in zeros.values()):
+        if axis == 0 or numbers.size != 1:
             continue
         pads = np.zeros(2 * rank, np.int64)
-        for i, array in zeros.items():
-            pads[axis if i < list(node.input).index(tensors[0]) else rank + axis] += array.shape[axis]
-        name = f"{node.output[0]}.pads"
-        graph.initializer.append(numpy_helper.from_array(pads, name))
-        graph.node[index].CopyFrom(helper.make_node("Pad", [tensors[0], name], list(node.output), mode="constant",
+        for i, block in blocks.items():
+            pads[axis if i < list(node.input).index(tensors[0]) else rank + axis] += block.shape[axis]
+        names = [f"{node.output[0]}.pads", f"{node.output[0]}.value"]
+        graph.initializer.extend([numpy_helper.from_array(pads, names[0]),
+                                  numpy_helper.from_array(numbers.reshape(()), names[1])])
+        graph.node[index].CopyFrom(helper.make_node("Pad", [tensors[0], *names], list(node.output), mode="constant",
                                                     name=f"{node.name or node.output[0]}.pad"))
         replaced += 1
     drop_unused_initializers(model)
     return replaced
+
+
+def rewrite_prelu(model: ModelProto) -> int:
+    """Replaces ``relu(x) - slope * relu(-x)`` by one PRelu.
+
+    The networks write it out because MindSpore's own PReLU is slow on the CPU; runtimes fuse the operator, not the
+    formula.
+
+    Returns:
+        Number of PRelu nodes made.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(value.name for value in graph.output)
+
+    def made_by(name: str, operator: str) -> NodeProto | None:
+        node = producers.get(name)
+        return node if node is not None and node.op_type == operator else None
+
+    replaced = 0
+    for index, sub in enumerate(list(graph.node)):
+        positive = made_by(sub.input[0], "Relu") if sub.op_type == "Sub" else None
+        product = made_by(sub.input[1], "Mul") if positive is not None else None
+        if product is None:
+            continue
+        slope, name = sorted(product.input, key=lambda item: item not in constants)
+        negative = made_by(name, "Relu")
+        minus = made_by(negative.input[0], "Neg") if negative is not None else None
+        chain = (positive, product, negative, minus)
+        if minus is None or slope not in constants or minus.input[0] != positive.input[0] or any(
+                uses[node.output[0]] != 1 for node in chain):
+            continue
+        # The nodes that lost their reader are dropped below; the list keeps its order for the others.
+        graph.node[index].CopyFrom(helper.make_node("PRelu", [positive.input[0], slope], list(sub.output),
+                                                    name=f"{sub.name or sub.output[0]}.prelu"))
+        replaced += 1
+    if replaced:
+        drop_unused_nodes(model)
+    return replaced
+
+
+def drop_unused_nodes(model: ModelProto) -> ModelProto:
+    """Removes nodes whose results nobody reads, and constants that only they read."""
+    needed = {value.name for value in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    return drop_unused_initializers(model)
 
 
 def rewrite_resize(model: ModelProto) -> int:

@@ -143,6 +143,17 @@ def test_ids_in_the_graph_equal_ids_from_logits(tiny, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("fcn8s", {"fc_channels": 64}), ("enet", {}), ("bisenetv2", {})])
+def test_every_network_with_a_dynamic_batch_and_an_odd_size(tmp_path, name, options):
+    network = make_network(name, **options)
+    manifest = export(network, tmp_path, f"model.name={name}", "export.batch_size=0", size=(65, 97))
+    images = random_images(8, 3, (65, 97))
+    logits = network_logits(network, images)
+    for fmt in ("onnx", "mindir"):
+        assert_ids(open_session(manifest, fmt)(images), logits)
+
+
+@pytest.mark.slow
 def test_full_size(network, tmp_path):
     manifest = export(network, tmp_path, "export.normalize_in_graph=true", size=(1024, 2048))
     report = json.loads((tmp_path / "export.json").read_text())

@@ -120,22 +120,52 @@ def test_other_matrices_are_not_taken_for_a_resize():
     assert ops_of(model) == ["MatMul", "MatMul"]
 
 
-def test_concatenated_zeros_become_padding_and_free_the_batch():
+def test_concatenated_constants_become_padding_and_free_the_batch():
     nodes = [helper.make_node("Concat", ["x", "rows"], ["t"], axis=2),
              helper.make_node("Concat", ["left", "t", "right"], ["y"], axis=-1)]
-    constants = {"rows": np.zeros((1, 2, 3, 4), np.float32), "left": np.zeros((1, 2, 8, 1), np.float32),
+    constants = {"rows": np.full((1, 2, 3, 4), -1e30, np.float32), "left": np.zeros((1, 2, 8, 1), np.float32),
                  "right": np.zeros((1, 2, 8, 5), np.float32)}
     model = make_model(nodes, constants, [1, 2, 5, 4], [1, 2, 8, 10])
-    assert onnx_graph.rewrite_zero_concat(model) == 2
+    assert onnx_graph.rewrite_constant_concat(model) == 2
     model = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
     x = np.random.default_rng(5).normal(size=(3, 2, 5, 4)).astype(np.float32)
-    np.testing.assert_array_equal(run(model, x), np.pad(x, ((0, 0), (0, 0), (0, 3), (1, 5))))
+    rows = np.pad(x, ((0, 0), (0, 0), (0, 3), (0, 0)), constant_values=np.float32(-1e30))
+    np.testing.assert_array_equal(run(model, x), np.pad(rows, ((0, 0), (0, 0), (0, 0), (1, 5))))
 
 
-def test_a_concatenation_with_other_numbers_stays():
-    node = helper.make_node("Concat", ["x", "rows"], ["y"], axis=2)
-    model = make_model([node], {"rows": np.ones((1, 2, 3, 4), np.float32)}, [1, 2, 5, 4], [1, 2, 8, 4])
-    assert onnx_graph.rewrite_zero_concat(model) == 0
+def prelu_nodes(subtrahend="p", slope_first=True):
+    return [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["m"]),
+            helper.make_node("Relu", ["m"], ["b"]),
+            helper.make_node("Mul", ["s", "b"] if slope_first else ["b", "s"], ["p"]),
+            helper.make_node("Sub", ["a", subtrahend], ["y"])]
+
+
+@pytest.mark.parametrize("slope_first", [True, False])
+def test_the_written_out_prelu_becomes_one_operator(slope_first):
+    slope = np.random.default_rng(6).uniform(0, 1, (1, 3, 1, 1)).astype(np.float32)
+    model = make_model(prelu_nodes(slope_first=slope_first), {"s": slope}, [2, 3, 4, 5], [2, 3, 4, 5])
+    assert onnx_graph.rewrite_prelu(model) == 1
+    assert ops_of(onnx_graph.check_graph(model)) == ["PRelu"]
+    x = np.random.default_rng(7).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(run(model, x), np.where(x > 0, x, slope * x), atol=1e-7)
+
+
+def test_what_only_looks_like_prelu_stays():
+    slope = {"s": np.full((1, 3, 1, 1), 0.25, np.float32)}
+    other = make_model(prelu_nodes(subtrahend="b"), slope, [1, 3, 4, 5], [1, 3, 4, 5])
+    assert onnx_graph.rewrite_prelu(other) == 0
+    nodes = [*prelu_nodes()[:4], helper.make_node("Sub", ["a", "p"], ["d"]), helper.make_node("Add", ["d", "b"], ["y"])]
+    shared = make_model(nodes, slope, [1, 3, 4, 5], [1, 3, 4, 5])
+    assert onnx_graph.rewrite_prelu(shared) == 0
+    assert len(shared.graph.node) == 6
+
+
+@pytest.mark.parametrize("axis", [2, 0])
+def test_a_concatenation_with_several_numbers_or_along_the_batch_stays(axis):
+    block = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4) if axis else np.zeros((1, 2, 5, 4), np.float32)
+    node = helper.make_node("Concat", ["x", "rows"], ["y"], axis=axis)
+    model = make_model([node], {"rows": block}, [1, 2, 5, 4], [1, 2, 8, 4] if axis else [2, 2, 5, 4])
+    assert onnx_graph.rewrite_constant_concat(model) == 0
 
 
 def test_a_constant_reshape_follows_a_dynamic_batch():
