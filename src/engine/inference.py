@@ -52,8 +52,10 @@ class Forward(nn.Cell):
         x = self.normalize(image)
         if rows is not None:
             x = x * rows * columns      # padding is zero after normalisation, as it is inside the networks
-        logits = self.net(x)[:, :self.num_classes]
-        return ops.cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else ops.cast(logits, mstype.float32)
+        logits = self.net(x)
+        if logits.shape[1] != self.num_classes:     # a slice of everything would still be a copy
+            logits = logits[:, :self.num_classes]
+        return ops.cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else logits.astype(mstype.float32)
 
 
 class Segmenter:
