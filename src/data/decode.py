@@ -124,7 +124,7 @@ def _ranges(values: list[int]) -> str:
 def _png_kind(data: np.ndarray, name: str) -> tuple[str, int]:
     """Colour type and bit depth of a PNG, ``("", 0)`` for other formats; refuses empty and cut-off files."""
     if data.size == 0:
-        raise DataError(f"{name}: the file is empty; restore it")
+        raise DataError(f"{name}: the file is empty or unreadable; restore it")
     raw = data[:32].tobytes()
     # Not every OpenCV refuses a file that ends early: some return the rows they got and leave the rest grey.
     if raw.startswith(_PNG):

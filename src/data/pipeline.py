@@ -80,13 +80,12 @@ class RecordSource:
 
 
 def _read_bytes(path: Path) -> np.ndarray:
-    """The file as a uint8 vector. One that cannot be read comes back as a single 0, which the decoder refuses:
-    MindSpore has no rows of length 0, and an exception here would end the pipeline before its turn."""
+    """The file as a uint8 vector, empty if it cannot be read: the decoder reports it when its turn comes, whereas an
+    exception here would end the pipeline at once."""
     try:
-        data = np.fromfile(path, np.uint8)
+        return np.fromfile(path, np.uint8)
     except OSError:
-        data = np.zeros(0, np.uint8)
-    return data if data.size else np.zeros(1, np.uint8)
+        return np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True)

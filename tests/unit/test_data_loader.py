@@ -227,7 +227,7 @@ BROKEN = {
     "empty": lambda path: path.write_bytes(b""),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-30]),
     "no image file": lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
-    "cannot be decoded": lambda path: path.unlink(),
+    "unreadable": lambda path: path.unlink(),
     "same size": lambda path: write(path, cv2.imread(str(path), -1)[:-1]),
     "16-bit": lambda path: write(path, cv2.imread(str(path), -1).astype(np.uint16)),
 }
@@ -239,8 +239,6 @@ def test_broken_files_are_named(tmp_path, rng, folder, words):
     make_camvid(tmp_path, rng, 4)
     loader = train_loader("camvid", tmp_path)
     BROKEN[words](tmp_path / folder / "f002.png")
-    if words == "empty":
-        words = "(empty|cannot be decoded)"
     with pytest.raises(DataError, match=rf"f002\.png: [^\n]*{words}[^\n]*$"):
         list(loader.epoch(0))
 

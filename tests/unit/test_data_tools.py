@@ -1,0 +1,201 @@
+"""check_dataset, class_weights and build_trainaug, run as a user runs them, against counts made by hand."""
+import math
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from src.data.datasets import CITYSCAPES, VOC, list_samples, train_id_table
+from src.data.pipeline import FolderSource, open_source
+from src.data.survey import class_weights, count_classes, summarize
+from src.errors import DataError
+from tests.data_support import BASE, blocks, config, make_camvid, make_cityscapes, picture, write, write_palette
+from tools import build_trainaug, check_dataset
+
+CAMVID = BASE / "camvid.yaml"
+
+
+def check(run_cli, root, *words, base="camvid"):
+    return run_cli("tools/check_dataset.py", "--config", BASE / f"{base}.yaml", "--set", f"data.root={root}", *words)
+
+
+def test_good_set_passes(tmp_path, rng, run_cli):
+    make_camvid(tmp_path / "a b", rng, 5)
+    make_camvid(tmp_path / "a b", rng, 3, "val", (40, 56))
+    done = check(run_cli, tmp_path / "a b")
+    assert done.returncode == 0, done.stderr
+    for words in ("train: 5 samples", "5 of 64x48", "eval: 3 samples", "3 of 56x40", "pedestrian", "(ignored)",
+                  "no errors", "mean ["):
+        assert words in done.stdout
+
+
+def test_every_kind_of_error_is_reported_in_one_run(tmp_path, rng, run_cli):
+    make_camvid(tmp_path, rng, 9)
+    make_camvid(tmp_path, rng, 2, "val")
+    shutil.copy(tmp_path / "train" / "f001.png", tmp_path / "val" / "f001.png")
+    train, labels = tmp_path / "train", tmp_path / "trainannot"
+    label = cv2.imread(str(labels / "f000.png"), -1)
+    label[:2] = 99
+    write(labels / "f000.png", label)
+    (labels / "f002.png").unlink()
+    (train / "f003.png").unlink()
+    (train / "f004.png").write_bytes(b"")
+    data = (labels / "f005.png").read_bytes()
+    (labels / "f005.png").write_bytes(data[:len(data) // 2])
+    write(train / "f006.png", picture(rng, 50, 64))
+    write(labels / "f007.png", picture(rng, 48, 64))
+    done = check(run_cli, tmp_path, "--shown", "20")
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.splitlines() if line.startswith("  error: ")]
+    for number, words in ((0, "label value 99 on 4.17 %"), (2, "no label"), (3, "label without an image"), (4, "empty"),
+                          (5, "cut off"), (6, "64x50 but its label is 64x48"), (7, "label is colour")):
+        assert sum(f"f00{number}" in line and words in line for line in lines) == 1, (number, words, lines)
+    assert len(lines) == 7
+    assert "7 errors" in done.stdout
+    assert "   99  NOT A LABEL" in done.stdout
+    assert "f001 (train)" in done.stdout                # the image that stands in both splits
+
+
+def test_missing_split_is_an_error(tmp_path, capsys):
+    found, errors = check_dataset.check_split(config("camvid", tmp_path), "val", 5)
+    assert found is None
+    assert "split 'val' is empty: searched" in errors[0]
+    assert "val: cannot be read" in capsys.readouterr().out
+
+
+def test_summary_equals_counting_by_hand(tmp_path, rng):
+    make_cityscapes(tmp_path, rng, 4)
+    data = {"name": "cityscapes", "root": str(tmp_path)}
+    samples = list_samples(data, "train")
+    found = summarize(FolderSource(samples), CITYSCAPES.label_table())
+    labels = np.stack([cv2.imread(str(s.label), -1) for s in samples])
+    images = np.stack([cv2.imread(str(s.image)) for s in samples]).astype(float)[..., ::-1]
+    assert np.array_equal(found.values, np.bincount(labels.ravel(), minlength=256))
+    assert found.images_with[7] == sum((label == 7).any() for label in labels)
+    assert found.sizes == {(128, 64): 4}
+    mean, std = found.mean_std
+    assert mean == pytest.approx(images.reshape(-1, 3).mean(0), abs=1e-9)
+    assert std == pytest.approx(images.reshape(-1, 3).std(0), abs=1e-6)
+    void = {name: share for share, name in found.void}
+    assert void[samples[0].name] == pytest.approx((CITYSCAPES.id_to_train[cv2.imread(str(samples[0].label), -1)]
+                                                   == 255).mean())
+
+
+def test_weights_by_hand():
+    # Three images of 100 pixels: class 0 in all (90, 90, 60), class 1 in two (10, 40), class 2 in one (10), 3 absent.
+    pixels = np.array([240, 50, 10, 0])
+    image_pixels = np.array([300, 200, 100, 0])
+    enet = class_weights(pixels, image_pixels, "enet")
+    assert enet == pytest.approx([1 / math.log(1.02 + p / 300) for p in (240, 50, 10, 0)])
+    assert class_weights(pixels, image_pixels, "enet", 1.1)[3] == pytest.approx(1 / math.log(1.1))
+    # Shares 0.8, 0.25, 0.1: the median is 0.25.
+    assert class_weights(pixels, image_pixels, "median") == pytest.approx([0.25 / 0.8, 1, 2.5, 0])
+    assert class_weights(pixels, image_pixels, "inverse") == pytest.approx([300 / 960, 300 / 200, 300 / 40, 0])
+    with pytest.raises(DataError, match="no labelled pixel"):
+        class_weights(np.zeros(3), np.zeros(3), "enet")
+    with pytest.raises(DataError, match="c = 1"):
+        class_weights(pixels, image_pixels, "enet", 1.0)
+
+
+def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
+    make_camvid(tmp_path / "d", rng, 6)
+    samples = list_samples({"name": "list", "root": str(tmp_path / "d")}, "train")
+    labels = [cv2.imread(str(s.label), -1) for s in samples]
+    pixels = np.array([sum((label == c).sum() for label in labels) for c in range(11)])
+    expected = [f"{1 / math.log(1.02 + p / pixels.sum()):.4f}" for p in pixels]
+    built = run_cli("tools/build_mindrecord.py", "--config", CAMVID, "--root", tmp_path / "d", "--output",
+                    tmp_path / "x.mindrecord", "--num_shards", 2)
+    assert built.returncode == 0, built.stderr
+    done = run_cli("tools/class_weights.py", "--config", CAMVID, "--set", f"data.root={tmp_path / 'd'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"class_weights: [{', '.join(expected)}]"
+    cfg = config("camvid", tmp_path, f"data.mindrecord={tmp_path / 'x.mindrecord'}")
+    counted, _ = count_classes(open_source(cfg.data, "train"), train_id_table(11, 11), 11)
+    assert np.array_equal(counted, pixels)
+    found, errors = check_dataset.check_split(cfg, "train", 5)
+    assert (found.samples, errors) == (6, [])
+    assert np.array_equal(found.values[:11], pixels)
+
+
+def test_weights_refuse_a_bad_label(tmp_path, rng):
+    make_camvid(tmp_path, rng, 2)
+    write(tmp_path / "trainannot" / "f001.png", np.full((48, 64), 50, np.uint8))
+    source = FolderSource(list_samples({"name": "list", "root": str(tmp_path)}, "train"))
+    with pytest.raises(DataError, match=r"f001.*label value 50 on 100 %"):
+        count_classes(source, train_id_table(11, 11), 11)
+
+
+def make_voc_and_sbd(folder, rng):
+    """Toy trees: VOC train a, b; VOC val c, d; SBD train b, c, e and val d, f. Lists with CRLF and no last line end."""
+    voc, sbd = folder / "VOC2012", folder / "benchmark_RELEASE"
+    for name in "abcdef":
+        write(voc / "JPEGImages" / f"{name}.jpg", picture(rng, 24, 32))
+    for name in "abcd":
+        write_palette(voc / "SegmentationClass" / f"{name}.png", blocks(rng, 24, 32, [0, 5, 255]))
+    lists = voc / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes(b"a\nb\n")
+    (lists / "val.txt").write_bytes(b"c\r\nd")
+    (sbd / "dataset" / "cls").mkdir(parents=True)
+    (sbd / "dataset" / "train.txt").write_bytes(b"b\r\nc\r\ne")
+    (sbd / "dataset" / "val.txt").write_bytes(b"d\nf  \n\n")
+    labels = {}
+    for name in "bcdef":
+        labels[name] = blocks(rng, 24, 32, list(range(21)))
+        scipy.io.savemat(str(sbd / "dataset" / "cls" / f"{name}.mat"),
+                         {"GTcls": {"Boundaries": np.zeros(3), "Segmentation": labels[name]}})
+    return voc, sbd, labels
+
+
+def test_trainaug_leaks_no_validation_image(tmp_path, rng, run_cli):
+    voc, sbd, labels = make_voc_and_sbd(tmp_path, rng)
+    done = run_cli("tools/build_trainaug.py", "--voc", voc, "--sbd", sbd)
+    assert done.returncode == 0, done.stderr
+    assert "4 samples, 2 of VOC train and 2 of SBD; 2 SBD images left out" in done.stdout
+    for root in (voc, tmp_path):
+        data = {"name": "voc", "root": str(root), "train_split": "trainaug"}
+        samples = {s.name: s for s in list_samples(data, "train")}
+        assert sorted(samples) == ["a", "b", "e", "f"]
+    assert samples["b"].label == voc / "SegmentationClass" / "b.png"        # VOC's own, with its border
+    for name in "ef":
+        written = Image.open(samples[name].label)
+        assert np.array_equal(np.array(written), labels[name])
+        assert tuple(written.getpalette()[15:18]) == VOC.palette[5]
+    again = run_cli("tools/build_trainaug.py", "--voc", voc, "--sbd", sbd)
+    assert again.returncode == 1
+    assert "--overwrite" in again.stderr
+
+
+def test_trainaug_list_elsewhere(tmp_path, rng, run_cli):
+    voc, sbd, _ = make_voc_and_sbd(tmp_path, rng)
+    (voc / "JPEGImages" / "e.jpg").rename(tmp_path / "e.jpg")
+    write(sbd / "dataset" / "img" / "e.jpg", picture(rng, 24, 32))          # only SBD has it
+    output = tmp_path / "lists" / "aug.txt"
+    done = run_cli("tools/build_trainaug.py", "--voc", voc, "--sbd", sbd / "dataset", "--output", output)
+    assert done.returncode == 0, done.stderr
+    samples = list_samples({"name": "voc", "root": str(voc), "train_list": str(output)}, "train")
+    assert [s.name for s in samples] == ["a", "b", "e", "f"]
+    assert samples[2].image.samefile(sbd / "dataset" / "img" / "e.jpg")
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    (lambda voc, sbd: (sbd / "dataset" / "cls" / "e.mat").write_bytes(b"nothing"), "e.mat: no SBD label"),
+    (lambda voc, sbd: (sbd / "dataset" / "cls" / "e.mat").unlink(), "e.mat: no such file"),
+    (lambda voc, sbd: (voc / "JPEGImages" / "f.jpg").unlink(), "f.jpg: no such image"),
+    (lambda voc, sbd: shutil.rmtree(sbd / "dataset" / "cls"), "no folder cls/"),
+    (lambda voc, sbd: (voc / "ImageSets/Segmentation/val.txt").unlink(), "val.txt: no such list"),
+    (lambda voc, sbd: (voc / "ImageSets/Segmentation/val.txt").write_bytes(b"a"), "'a' stands in train.txt and in"),
+    (lambda voc, sbd: scipy.io.savemat(str(sbd / "dataset/cls/e.mat"),
+                                       {"GTcls": {"Segmentation": np.full((4, 4), 21)}}), "values 21..21"),
+])
+def test_trainaug_bad_input(tmp_path, rng, damage, words):
+    voc, sbd, _ = make_voc_and_sbd(tmp_path, rng)
+    damage(voc, sbd)
+    output = tmp_path / "aug.txt"
+    with pytest.raises(DataError) as caught:
+        build_trainaug.build(voc, build_trainaug.sbd_folder(sbd), output, tmp_path / "labels")
+    assert words in str(caught.value)
+    assert not output.exists()
