@@ -92,7 +92,10 @@ def synchronise_batch_norm(net: nn.Cell, wish: str, device_target: str, size: in
             return SyncBatchNorm(old.num_features, old.eps, 1.0 - old.momentum, size)
         return nn.SyncBatchNorm(old.num_features, eps=old.eps, momentum=1.0 - old.momentum)
 
+    names = [(param, param.name) for param in net.get_parameters()]
     replace_batch_norm(net, make)
+    for param, name in names:       # MindSpore renames parameters that move to another cell
+        param.name = name
     return True
 
 

@@ -125,7 +125,7 @@ class TrainStep(nn.Cell):
             loss, stop = sums[0] * factor, sums[2]
             grads = _scale_all(grads, factor / self.loss_scale if self.scaled else factor)
             if self.options.size > 1:
-                # After the scaling: MindSpore rewrites all_reduce(g) * f + decay * w as if f were 1 over the devices, and
+                # After the scaling: MindSpore rewrites all_reduce(g) * f + decay * w as if f were 1 / size, and
                 # would scale the weight decay too.
                 grads = self.reduce(grads)
         elif self.scaled:

@@ -173,10 +173,12 @@ def test_frozen_statistics_stay(batch):
     ("auto", 1, 2, False), ("auto", 2, 8, False), ("auto", 2, 7, True), ("never", 2, 2, False), ("always", 2, 16, True),
     ("always", 1, 2, False)])
 def test_when_batch_norm_is_synchronised(wish, size, part, expected):
-    net = Net(norm=True)
+    net = nn.SequentialCell([Net(norm=True), Net(norm=True)])
+    names = {p.name for p in net.get_parameters()}
     assert synchronise_batch_norm(net, wish, "CPU", size, part) is expected
-    assert isinstance(net.norm, nn.BatchNorm2d) is not expected
-    assert {p.name for p in net.get_parameters()} == {p.name for p in Net(norm=True).get_parameters()}
+    assert isinstance(net[0].norm, nn.BatchNorm2d) is not expected
+    assert len(names) == 12
+    assert {p.name for p in net.get_parameters()} == names
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adam", "adamw"])

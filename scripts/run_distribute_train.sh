@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Usage: bash scripts/run_distribute_train.sh CONFIG DEVICE_NUM [DATASET] [--set section.key=value …]
+#
+# Trains on DEVICE_NUM devices with msrun, one process each. DATASET is the root folder of the data set (data.root);
+# further options go to train.py. The console shows rank 0; every process has its own log in LOG_DIR.
+# Environment:
+#   DEVICE_TARGET   auto, CPU, Ascend or GPU; on the CPU the processes share the cores
+#   DEVICE_IDS      which devices of this host, as 0,1,4,5 (default: the first ones)
+#   NODE_NUM        hosts of the job (1); DEVICE_NUM counts the devices of all of them
+#   NODE_RANK       this host, 0 to NODE_NUM - 1 (0)
+#   MASTER_ADDR     address of host 0 (127.0.0.1)
+#   MASTER_PORT     a free port on host 0 (8118)
+#   LOG_DIR         folder of the processes' logs (outputs/msrun/<date and time>)
+# SIGTERM and Ctrl-C let every process finish its step and save; the command that continues is printed.
+#
+# Example: DEVICE_IDS=0,1,2,3 bash scripts/run_distribute_train.sh configs/enet/enet_cityscapes.yaml 4 /data/cityscapes
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+split_arguments "$@"
+((${#POSITIONAL[@]} >= 2 && ${#POSITIONAL[@]} <= 3)) || usage
+require_file "${POSITIONAL[0]}"
+devices="${POSITIONAL[1]}" nodes="${NODE_NUM:-1}"
+require_number DEVICE_NUM "$devices"
+require_number NODE_NUM "$nodes"
+((devices >= 1 && nodes >= 1 && devices % nodes == 0)) ||
+  fail "DEVICE_NUM = $devices cannot be divided over NODE_NUM = $nodes hosts"
+local_devices=$((devices / nodes))
+command -v msrun >/dev/null || fail "msrun is not on the PATH; it comes with MindSpore: bash scripts/setup.sh"
+remember_command "$@"
+
+if [[ -n "${DEVICE_IDS:-}" ]]; then
+  IFS=, read -r -a ids <<<"$DEVICE_IDS"
+  ((${#ids[@]} == local_devices)) ||
+    fail "DEVICE_IDS = $DEVICE_IDS names ${#ids[@]} devices, $local_devices are needed on this host"
+  export ASCEND_RT_VISIBLE_DEVICES="$DEVICE_IDS" CUDA_VISIBLE_DEVICES="$DEVICE_IDS"
+fi
+if [[ -n "${RANK_TABLE_FILE:-}" ]]; then
+  echo "warning: RANK_TABLE_FILE is not needed by msrun and is left out" >&2
+  unset RANK_TABLE_FILE
+fi
+
+logs="${LOG_DIR:-outputs/msrun/$(date +%Y%m%d-%H%M%S)}"
+mkdir -p "$logs"
+words=(--config "${POSITIONAL[0]}")
+if ((${#POSITIONAL[@]} == 3)); then
+  words+=(--set "data.root=${POSITIONAL[2]}")
+fi
+
+# In a session of its own: msrun answers Ctrl-C by killing its workers, which could not save then.
+setsid msrun --worker_num="$devices" --local_worker_num="$local_devices" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+  --master_port="${MASTER_PORT:-8118}" --node_rank="${NODE_RANK:-0}" --log_dir="$logs" --join=True \
+  --cluster_time_out="${CLUSTER_TIME_OUT:-300}" --tail_worker_log=0 \
+  "$ROOT/train.py" "${words[@]}" "${OPTIONS[@]}" 2>"$logs/msrun.log" &
+msrun=$!
+
+# shellcheck disable=SC2329 # called by the trap
+stop_workers() {
+  echo "stopping after the current step" >&2
+  for pid in $(pgrep -P "$msrun"); do
+    if grep -qz '^MS_ROLE=MS_WORKER' "/proc/$pid/environ" && grep -qz 'train\.py$' "/proc/$pid/cmdline"; then
+      kill -TERM "$pid"
+    fi
+  done
+}
+trap stop_workers TERM INT
+
+status=0
+wait "$msrun" || status=$?
+while kill -0 "$msrun" 2>/dev/null; do # a signal ends wait early
+  status=0
+  wait "$msrun" || status=$?
+done
+if ((status)); then
+  echo "error: the job failed; logs are in $logs:" >&2
+  grep -H -m 1 -E '^(error:|[A-Za-z]*Error:)' "$logs"/worker_*.log | cut -c 1-400 >&2 ||
+    grep -h -E 'Worker process .* exit' "$logs/msrun.log" | tail -n 5 >&2
+fi
+exit "$status"
