@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from src.data.datasets import CITYSCAPES, voc_palette
-from src.data.synthetic_objects import BUS, CAR, MOTORCYCLE, TRAIN, TRUCK
+from src.data.synthetic_objects import BUS, CAR, TRAIN, TRUCK
 from src.data.synthetic_street import make_city, paint_street, to_ids
 from src.data.synthetic_voc import paint_voc
 from src.errors import DataError
@@ -26,7 +26,7 @@ CITIES = {
 _VOID_COLOURS = {5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140), 14: (180, 165, 180),
                  15: (150, 100, 100), 16: (150, 120, 90), 18: (153, 153, 153), 29: (0, 0, 90), 30: (0, 0, 110)}
 MIN_HEIGHT, MIN_WIDTH = 64, 128
-_MUST = (("bus", BUS), ("truck", TRUCK), ("motorcycle", MOTORCYCLE), ("truck", TRUCK), ("bus", BUS), ("car", CAR))
+_MUST = (("bus", BUS), ("truck", TRUCK), ("car", CAR))
 
 
 @dataclass(frozen=True)

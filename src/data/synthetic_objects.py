@@ -246,8 +246,9 @@ def draw_car(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
     pen.begin(CAR)
     tall = rng.uniform(1.4, 1.75)
     half, wide = rng.uniform(1.95, 2.4), 0.9
-    grey = rng.random() < 0.45
-    body = hsv(rng.random(), 0.05 if grey else rng.uniform(0.45, 0.9), rng.uniform(0.15, 0.95))
+    grey = rng.random() < 0.6
+    body = hsv(pick(rng, (0.0, 0.58, 0.64)) + rng.uniform(-0.02, 0.02), 0.05 if grey else rng.uniform(0.35, 0.7),
+               rng.uniform(0.2, 0.95) if grey else rng.uniform(0.25, 0.6))
     Box(frame, (-half * 0.94, half * 0.94), (-wide, wide), (0.02, 0.4)).paint(pen, DARK)
     lower = Box(frame, (-half, half), (-wide, wide), (0.3, 0.9))
     lower.paint(pen, body)
@@ -287,9 +288,9 @@ def draw_truck(pen: Pen, rng: np.random.Generator, frame: Frame) -> None:
     """A box lorry: coloured cab in front, a blind cargo box behind, several wheels."""
     pen.begin(TRUCK)
     half, wide, tall = rng.uniform(3.2, 4.2), 1.25, rng.uniform(3.3, 3.9)
-    cab_colour = hsv(rng.random(), rng.uniform(0.5, 0.9), rng.uniform(0.35, 0.85))
+    cab_colour = hsv(pick(rng, (0.07, 0.6)) + rng.uniform(-0.02, 0.02), rng.uniform(0.6, 0.9), rng.uniform(0.5, 0.85))
     plain = rng.random() < 0.6
-    cargo_colour = hsv(rng.random(), 0.06 if plain else 0.35, rng.uniform(0.62, 0.95))
+    cargo_colour = hsv(rng.random(), rng.uniform(0.0, 0.1), rng.uniform(0.78, 0.95))
     chassis = Box(frame, (-half, half), (-wide * 0.9, wide * 0.9), (0.35, 1.0))
     cargo = Box(frame, (-half, half - 2.0), (-wide, wide), (0.95, tall))
     cab = Box(frame, (half - 1.85, half), (-wide * 0.96, wide * 0.96), (0.5, 2.8))
@@ -402,8 +403,16 @@ def skin(rng: np.random.Generator) -> Colour:
 
 
 def cloth(rng: np.random.Generator) -> Colour:
-    """A colour of clothing."""
-    return hsv(rng.random(), rng.uniform(0.1, 0.9), rng.uniform(0.18, 0.9))
+    """A colour of everyday clothing: mostly blue, violet or crimson, seldom anything else."""
+    hue = rng.uniform(0.55, 1.0) if rng.random() < 0.85 else rng.random()
+    return hsv(hue, rng.uniform(0.2, 0.85), rng.uniform(0.2, 0.75))
+
+
+def safety_cloth(rng: np.random.Generator) -> Colour:
+    """A colour of clothing that is worn to be seen: orange, yellow or lime; sometimes everyday clothing."""
+    if rng.random() < 0.15:
+        return cloth(rng)
+    return hsv(rng.uniform(0.05, 0.24), rng.uniform(0.75, 1.0), rng.uniform(0.8, 1.0))
 
 
 def limb(a0: float, y0: float, a1: float, y1: float, width: float) -> tuple[np.ndarray, np.ndarray]:
@@ -458,24 +467,32 @@ class Sheet:
         points = self.frame.world(0.0, np.asarray(a, float) * self.stretch, np.asarray(y, float))
         self.pen.stroke(points, colour, width, mark, closed)
 
-    def only_code(self, a, y) -> None:
-        """Writes the annotation without touching the picture: the open parts of a wheel belong to the bicycle."""
-        pixels = self.pen.camera.project(self.frame.world(0.0, np.asarray(a) * self.stretch, y))
+    def veil(self, a, y, colour: Colour, alpha: float) -> None:
+        """Covers a polygon lightly: the open parts of a wheel belong to the bicycle, but one sees through them."""
+        points = self.frame.world(0.0, np.asarray(a) * self.stretch, y)
+        pixels = self.pen.camera.project(points)
         cv2.fillPoly(self.pen.codes, [pixels], self.pen.code)
+        x, y, width, height = cv2.boundingRect(pixels)
+        left, top = max(x, 0), max(y, 0)
+        patch = self.pen.image[top:max(y + height, 0), left:max(x + width, 0)]
+        if patch.size:
+            covered = patch.copy()
+            tone = self.pen.tone(colour, self.light, float(points[..., 2].mean()))
+            cv2.fillPoly(covered, [pixels - (left, top)], tone)
+            patch[:] = cv2.addWeighted(patch, 1.0 - alpha, covered, alpha, 0.0)
 
 
 def draw_bicycle(sheet: Sheet, rng: np.random.Generator, group: bool = False) -> None:
     """A bicycle from the side: two spoked wheels, diamond frame, saddle, handlebar."""
     sheet.pen.begin(BICYCLE, group)
-    colour = hsv(rng.random(), rng.uniform(0.6, 1.0), rng.uniform(0.4, 0.95))
+    colour = hsv(rng.uniform(0.32, 0.58), rng.uniform(0.65, 1.0), rng.uniform(0.6, 0.95))
     for a in (-0.55, 0.55):
-        wheel = disc(a, 0.36, 0.36, 0.36)
-        sheet.only_code(*wheel)
+        sheet.veil(*disc(a, 0.36, 0.36, 0.36), STEEL, 0.45)  # the spokes, blurred
         sheet.line(*disc(a, 0.36, 0.33, 0.34), RUBBER, 0.075, closed=True)
         for t in (0.3, 1.35, 2.4):
             sheet.line([a - 0.3 * np.cos(t), a + 0.3 * np.cos(t)], [0.36 - 0.3 * np.sin(t), 0.36 + 0.3 * np.sin(t)],
                        STEEL, 0.015, False)
-    sheet.only_code([-0.5, 0.1, 0.5, 0.38, -0.2], [0.36, 0.3, 0.4, 0.85, 0.88])
+    sheet.veil([-0.5, 0.1, 0.5, 0.38, -0.2], [0.36, 0.3, 0.4, 0.85, 0.88], STEEL, 0.25)
     sheet.line([-0.55, -0.05, 0.38, -0.2, -0.55], [0.36, 0.3, 0.8, 0.82, 0.36], colour, 0.075)
     sheet.line([-0.05, -0.24], [0.3, 0.95], colour, 0.075)
     sheet.line([0.55, 0.36, 0.34, 0.5], [0.36, 0.82, 1.02, 1.05], colour * 0.8, 0.07)
@@ -485,7 +502,7 @@ def draw_bicycle(sheet: Sheet, rng: np.random.Generator, group: bool = False) ->
 def draw_motorcycle(sheet: Sheet, rng: np.random.Generator) -> None:
     """A motorcycle from the side: fat wheels, tank, engine block, seat."""
     sheet.pen.begin(MOTORCYCLE)
-    colour = hsv(rng.random(), rng.uniform(0.6, 1.0), rng.uniform(0.3, 0.9))
+    colour = hsv(rng.uniform(0.94, 1.03), rng.uniform(0.75, 1.0), rng.uniform(0.45, 0.9))
     for a in (-0.72, 0.74):
         sheet.fill(*disc(a, 0.34, 0.35, 0.35), RUBBER)
         sheet.fill(*disc(a, 0.34, 0.16, 0.16, 8), STEEL, False)
@@ -502,9 +519,9 @@ def draw_motorcycle(sheet: Sheet, rng: np.random.Generator) -> None:
 def draw_rider(sheet: Sheet, rng: np.random.Generator, motor: bool) -> None:
     """A cyclist's or motorcyclist's body, sitting on what was drawn before."""
     sheet.pen.begin(RIDER)
-    top, legs, tone = cloth(rng), cloth(rng) * 0.7, skin(rng)
+    top, legs, tone = safety_cloth(rng), cloth(rng) * 0.6, skin(rng)
     seat, pedal = (-0.4, 0.28) if motor else (-0.24, 0.22)
-    helmet = hsv(rng.random(), rng.uniform(0.3, 1.0), rng.uniform(0.3, 0.95))
+    helmet = safety_cloth(rng) if rng.random() < 0.5 else hsv(0.6, 0.05, rng.uniform(0.75, 0.95))
     knee = rng.uniform(0.55, 0.72)
     lean = rng.uniform(0.12, 0.34)
     sheet.fill(*limb(seat, 0.95, 0.22, knee + 0.08, 0.21), legs)
@@ -543,7 +560,7 @@ def draw_pole(pen: Pen, frame: Frame, colour: Colour, radius: float, tall: float
 
 def draw_street_lamp(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> None:
     """A lamp post with an arm over the road."""
-    radius, tall = rng.uniform(0.12, 0.17), rng.uniform(5.0, 7.5)
+    radius, tall = rng.uniform(0.16, 0.22), rng.uniform(5.0, 7.5)
     double = rng.random() < 0.12
     draw_pole(pen, frame, city.pole, radius * (2.2 if double else 1.0), tall, POLEGROUP if double else POLE)
     reach = -1.6 if frame.d > 0 else 1.6
@@ -555,7 +572,7 @@ def draw_street_lamp(pen: Pen, rng: np.random.Generator, frame: Frame, city: Cit
 def draw_traffic_light(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> None:
     """Signal heads on a mast, beside it or on an arm over the lane."""
     tall = rng.uniform(3.0, 3.8)
-    draw_pole(pen, frame, city.pole * 0.9, rng.uniform(0.12, 0.17), tall + 0.2)
+    draw_pole(pen, frame, city.pole * 0.9, rng.uniform(0.16, 0.21), tall + 0.2)
     inward = -1.0 if frame.d > 0 else 1.0
     heads = [(0.0, tall - 1.2)]
     if rng.random() < 0.55:
@@ -583,7 +600,7 @@ RED, BLUE, YELLOW, WHITE = np.array([(205.0, 24.0, 30.0), (20.0, 70.0, 185.0), (
 def draw_sign(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> None:
     """One or two traffic signs on a post: round, triangular, diamond, octagonal or rectangular."""
     tall = rng.uniform(2.6, 3.4)
-    draw_pole(pen, frame, city.pole, rng.uniform(0.08, 0.11), tall)
+    draw_pole(pen, frame, city.pole, rng.uniform(0.11, 0.15), tall)
     pen.begin(SIGN)
     y = tall
     for _ in range(int(rng.integers(1, 3))):
@@ -652,7 +669,7 @@ def draw_tree(pen: Pen, rng: np.random.Generator, frame: Frame, city: City) -> N
     pen.begin(VEGETATION)
     tall, radius = rng.uniform(3.2, 5.5), rng.uniform(1.3, 2.4)
     trunk = rng.uniform(0.13, 0.24)
-    pen.fill(frame.world(0.0, *rect(-trunk, trunk, 0.0, tall)), hsv(0.07, 0.35, 0.32), pen.weather.ambient)
+    pen.fill(frame.world(0.0, *rect(-trunk, trunk, 0.0, tall)), hsv(0.07, 0.5, 0.4), pen.weather.ambient)
     draw_crown(pen, rng, frame, city, tall + radius * 0.4, radius)
 
 
@@ -668,7 +685,7 @@ def draw_hedge(pen: Pen, rng: np.random.Generator, frame: Frame, city: City, len
 def facade_colour(rng: np.random.Generator, city: City) -> Colour:
     """A facade colour of this city."""
     hue = pick(rng, city.facade_hues) + rng.uniform(-0.02, 0.02)
-    return hsv(hue, city.facade_saturation * rng.uniform(0.4, 1.2), rng.uniform(0.42, 0.82))
+    return hsv(hue, city.facade_saturation * rng.uniform(0.4, 1.2), rng.uniform(0.5, 0.82))
 
 
 def draw_building(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
@@ -710,7 +727,7 @@ def draw_wall(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
     """A garden or retaining wall: courses of stones with mortar lines and a coping."""
     pen.begin(WALL)
     tall = box.y[1]
-    colour = hsv(city.wall_hue + rng.uniform(-0.015, 0.015), rng.uniform(0.2, 0.5), rng.uniform(0.42, 0.66))
+    colour = hsv(city.wall_hue + rng.uniform(-0.01, 0.01), rng.uniform(0.42, 0.65), rng.uniform(0.42, 0.62))
     box.paint(pen, colour)
     course, stone = 0.34, 0.9
     mortar = colour * (0.62 if rng.random() < 0.6 else 1.35)
@@ -729,16 +746,15 @@ def draw_wall(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
 
 
 def draw_fence(pen: Pen, rng: np.random.Generator, box: Box, city: City) -> None:
-    """A picket, bar or mesh fence; its annotation covers the gaps too, as in the original data set."""
+    """A wooden or white picket fence; its annotation covers the gaps too, as in the original data set."""
     pen.begin(FENCE)
     if box.side is None:
         return
     tall = box.y[1]
-    wood = rng.random() < 0.4
-    value = rng.uniform(0.55, 0.9) if wood else rng.uniform(0.12, 0.5)
-    colour = hsv(city.fence_hue, 0.45 if wood else 0.3, value)
+    wood = rng.random() < 0.5
+    colour = hsv(city.fence_hue, rng.uniform(0.3, 0.5) if wood else 0.06, rng.uniform(0.75, 0.97))
     a0, a1 = box.u
-    gap, bar = (0.42, 0.26) if wood else (0.34, 0.11)
+    gap, bar = (0.46, 0.34) if wood else (0.4, 0.22)
     posts = np.arange(a0, a1, gap)
     u, y = rect(a0, a1, 0.0, tall)
     cv2.fillPoly(pen.codes, [pen.camera.project(box.frame.world(u, box.side, y))], pen.code)

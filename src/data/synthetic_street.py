@@ -23,21 +23,23 @@ _GRAIN[so.SKY] = 0.006
 
 def make_city(rng: np.random.Generator) -> City:
     """Draws what the streets of one city have in common."""
-    palette = rng.uniform(0.0, 0.14, 3)
+    palette = rng.uniform(0.07, 0.15, 3)
     if rng.random() < 0.35:
         palette[0] = rng.uniform(0.5, 0.62)
-    warm = rng.uniform(0.0, 0.12)
+    warm = rng.uniform(0.06, 0.2)
     return City(
-        facade_hues=palette, facade_saturation=rng.uniform(0.12, 0.42),
-        road_grey=rng.uniform(0.26, 0.4), road_warmth=rng.uniform(-0.06, 0.08),
-        paving=hsv(rng.uniform(0.03, 0.13), warm, rng.uniform(0.52, 0.72)), paving_size=rng.uniform(0.7, 1.3),
-        leaf_hue=rng.uniform(0.23, 0.36), grass_hue=rng.uniform(0.17, 0.25),
-        bus=hsv(pick(rng, (0.0, 0.02, 0.12, 0.58, 0.62, 0.9)), rng.uniform(0.75, 0.95), rng.uniform(0.6, 0.9)),
-        tram=hsv(pick(rng, (0.0, 0.13, 0.35, 0.47, 0.78)), rng.uniform(0.6, 0.9), rng.uniform(0.45, 0.75)),
+        facade_hues=palette, facade_saturation=rng.uniform(0.08, 0.28),
+        road_grey=rng.uniform(0.25, 0.36), road_warmth=rng.uniform(-0.06, 0.05),
+        paving=hsv(rng.uniform(0.0, 0.09), warm, rng.uniform(0.64, 0.8)), paving_size=rng.uniform(0.7, 1.3),
+        leaf_hue=rng.uniform(0.28, 0.38), grass_hue=rng.uniform(0.18, 0.23),
+        bus=hsv(pick(rng, (0.0, 0.12, 0.14)) + rng.uniform(-0.02, 0.02), rng.uniform(0.75, 0.95),
+                rng.uniform(0.65, 0.9)),
+        tram=hsv(pick(rng, (0.36, 0.47, 0.76)) + rng.uniform(-0.03, 0.03), rng.uniform(0.6, 0.9),
+                 rng.uniform(0.45, 0.75)),
         tram_top=hsv(0.12, rng.uniform(0.02, 0.2), rng.uniform(0.8, 0.95)),
-        pole=hsv(rng.uniform(0.3, 0.6), rng.uniform(0.02, 0.18), rng.uniform(0.32, 0.62)),
-        signal=hsv(pick(rng, (0.13, 0.35, 0.6)), rng.uniform(0.0, 0.7), rng.uniform(0.12, 0.5)),
-        wall_hue=rng.uniform(0.0, 0.1), fence_hue=rng.uniform(0.05, 0.6))
+        pole=hsv(rng.uniform(0.3, 0.6), rng.uniform(0.02, 0.18), rng.uniform(0.2, 0.36)),
+        signal=hsv(0.13, rng.uniform(0.7, 0.95), rng.uniform(0.7, 0.95)),
+        wall_hue=rng.uniform(0.0, 0.035), fence_hue=rng.uniform(0.08, 0.13))
 
 
 def make_weather(rng: np.random.Generator) -> Weather:
@@ -45,20 +47,20 @@ def make_weather(rng: np.random.Generator) -> Weather:
     kind = pick(rng, ("clear", "clear", "overcast", "haze", "low sun", "wet"))
     azimuth = rng.uniform(0, 2 * np.pi)
     sun = np.array([np.sin(azimuth), np.cos(azimuth)])
-    tint = 1.0 + rng.uniform(-0.07, 0.07, 3)
-    ambient, diffuse, shadow, cloud, wet = 0.66, 0.42, 0.45, 0.35, 0.0
+    tint = 1.0 + rng.uniform(-0.04, 0.04, 3)
+    ambient, diffuse, shadow, cloud, wet = 0.7, 0.36, 0.34, 0.35, 0.0
     top, low = hsv(rng.uniform(0.54, 0.62), rng.uniform(0.4, 0.7), rng.uniform(0.65, 0.95)), hsv(0.56, 0.14, 0.93)
-    depth = rng.uniform(140, 320)
+    depth = rng.uniform(180, 360)
     if kind in ("overcast", "wet"):
         ambient, diffuse, shadow, cloud = 0.8, 0.1, 0.16, 0.8
         top, low = hsv(0.6, 0.07, rng.uniform(0.6, 0.8)), hsv(0.58, 0.05, rng.uniform(0.8, 0.95))
         wet = rng.uniform(0.5, 1.0) if kind == "wet" else 0.0
     elif kind == "haze":
-        ambient, diffuse, shadow, depth = 0.78, 0.18, 0.2, rng.uniform(60, 120)
+        ambient, diffuse, shadow, depth = 0.78, 0.18, 0.18, rng.uniform(90, 160)
         top, low = hsv(0.58, 0.18, 0.82), hsv(0.1, 0.06, 0.92)
     elif kind == "low sun":
-        ambient, diffuse, shadow = 0.52, 0.55, 0.55
-        tint = tint * np.array([1.1, 0.98, 0.84])
+        ambient, diffuse, shadow = 0.6, 0.45, 0.42
+        tint = tint * np.array([1.07, 0.99, 0.9])
         top, low = hsv(0.6, rng.uniform(0.3, 0.5), 0.7), hsv(0.09, rng.uniform(0.2, 0.45), 0.97)
     return Weather(ambient, diffuse, sun, tint, top, low, low * 0.92, depth, cloud, wet, shadow)
 
@@ -99,13 +101,13 @@ class Layout:
 
 def make_layout(rng: np.random.Generator, tram: bool) -> Layout:
     """Draws the cross-section of the street."""
-    kerb_lane = pick(rng, ("traffic", "parking", "none"))
-    strip = tuple(rng.uniform(1.6, 3.6) if rng.random() < 0.7 else 0.0 for _ in range(2))
+    kerb_lane = pick(rng, ("traffic", "parking", "none", "none"))
+    strip = tuple(rng.uniform(1.8, 3.4) if rng.random() < 0.65 else 0.0 for _ in range(2))
     verge = ("wall", "fence") if rng.random() < 0.5 else ("fence", "wall")
     verge = tuple(v if rng.random() < 0.92 else pick(rng, ("hedge", "guard rail", "none")) for v in verge)
     return Layout(shift=rng.uniform(-0.5, 0.5), left=-9.0 if tram else -5.4, tram=tram,
                   right={"traffic": 5.4, "parking": 4.3, "none": 2.1}[kerb_lane], track_is_road=rng.random() < 0.5,
-                  kerb_lane=kerb_lane, walk=tuple(rng.uniform(1.9, 3.6, 2)), strip=strip,
+                  kerb_lane=kerb_lane, walk=tuple(rng.uniform(2.0, 3.0, 2)), strip=strip,
                   strip_first=tuple(rng.random(2) < 0.5), verge=verge)
 
 
@@ -149,7 +151,7 @@ def ribbon(pen: Pen, d0: float, d1: float, colour: so.Colour, label: int | None,
 def paint_ground(pen: Pen, rng: np.random.Generator, city: City, layout: Layout) -> None:
     """Grass or paved ground, sidewalks with slabs and kerbs, road, tram bed, parking strip, lane markings."""
     s, light = layout.shift, pen.weather.ambient + 0.5 * pen.weather.diffuse
-    grass = hsv(city.grass_hue, rng.uniform(0.42, 0.62), rng.uniform(0.46, 0.66)) * light
+    grass = hsv(city.grass_hue, rng.uniform(0.55, 0.75), rng.uniform(0.6, 0.76)) * light
     paving = city.paving * rng.uniform(0.92, 1.08) * light
     dark = 0.8 if pen.weather.wet else 1.0
     road = hsv(0.1 if city.road_warmth > 0 else 0.62, abs(city.road_warmth), city.road_grey * dark) * light
@@ -260,25 +262,25 @@ class Scene:
     def add_traffic(self, must: str) -> None:
         """Fills the lanes. The three leading vehicles are dealt from a shuffled deck, so large ones are common."""
         rng, layout = self.rng, self.layout
-        deck = ["bus", "truck", "motorcycle", "car", "car"]
+        deck = ["bus", "truck", "car", "car"]
         rng.shuffle(deck)
         deck = [must] + [kind for kind in deck if kind != must]
-        lanes = [(-3.6, False, rng.uniform(7.0, 14.0)), (0.0, True, rng.uniform(8.0, 17.0))]
+        lanes = [(-3.6, False, rng.uniform(9.0, 14.0)), (0.0, True, rng.uniform(12.0, 17.0))]
         if layout.kerb_lane != "none":
-            lanes.append((3.6 if layout.kerb_lane == "traffic" else 3.2, True, rng.uniform(8.0, 13.0)))
+            lanes.append((3.6 if layout.kerb_lane == "traffic" else 3.2, True, rng.uniform(9.0, 13.0)))
         order = rng.permutation(len(lanes))
         for kind, k in zip(deck, order, strict=False):
             d, away, z = lanes[k]
-            while z < 70.0:
+            while z < 42.0:
                 if rng.random() < 0.9 or kind == must:
                     z = self.add_vehicle(kind, d + rng.normal(0.0, 0.12), z, away)
-                z += rng.uniform(2.5, 14.0) if k != 1 else rng.uniform(5.0, 20.0)
+                z += rng.uniform(3.0, 12.0)
                 kind = pick(rng, ("car", "car", "car", "car", "truck", "bus", "motorcycle", "caravan", "trailer"))
                 if kind in ("caravan", "trailer") and rng.random() < 0.6:
                     kind = "car"
-        for _ in range(int(rng.integers(0, 3))):
+        if rng.random() < 0.4:
             yaw = np.pi * (rng.integers(2) - 0.5)
-            self.add(rng.uniform(-8, 8), rng.uniform(20.0, 45.0), (2.2, 1.9, 1.5), so.draw_car, yaw)
+            self.add(rng.uniform(-8, 8), rng.uniform(26.0, 45.0), (2.2, 1.9, 1.5), so.draw_car, yaw)
 
     def add_tram(self) -> None:
         """A tram on its bed on the left."""
@@ -292,36 +294,37 @@ class Scene:
         for side in (-1, 1):
             k = (side + 1) // 2
             kerb, walk = layout.walk_start(side), layout.walk[k]
-            for _ in range(int(rng.integers(1, 5))):
+            for _ in range(int(rng.integers(1, 4))):
                 d = side * (kerb + rng.uniform(0.4, walk))
-                self.add(d, rng.uniform(1.25 * abs(d), 1.25 * abs(d) + 13.0), (0.4, 0.3, 1.75), so.draw_person)
-            for motor in (False, False, True):
-                if rng.random() < (0.4 if not motor else 0.35):
+                self.add(d, max(5.0, 1.2 * abs(d)) + rng.uniform(0.0, 7.0), (0.4, 0.3, 1.75), so.draw_person)
+            for motor in (False, True):
+                if rng.random() < 0.4:
                     d = side * (kerb + rng.uniform(0.5, 0.5 * walk + 0.4))
-                    self.add(d, rng.uniform(1.25 * abs(d), 1.25 * abs(d) + 6.0), (0.9, 0.3, 1.1),
+                    self.add(d, max(5.0, 1.2 * abs(d)) + rng.uniform(0.0, 4.0), (0.9, 0.3, 1.1),
                              lambda p, r, f, m=motor: so.draw_two_wheeler(p, r, f, motor=m, ridden=False))
-            if rng.random() < 0.35:
+            if rng.random() < 0.25:
                 d = side * (kerb + rng.uniform(0.4, walk))
                 self.add(d, 1.3 * abs(d) + rng.uniform(1.0, 10.0), (0.5, 0.5, 1.0),
                          so.draw_stroller if rng.random() < 0.4 else so.draw_bin)
-        for _ in range(int(rng.integers(0, 4))):
-            d, z = rng.uniform(-5.0, layout.right - 0.3), rng.uniform(8.0, 20.0)
-            if self.is_free(d, z, 0.4):
+        # In front of the vehicles, one road user to a slot: each is large, and none hides another.
+        slots = np.arange(-4.4, layout.right, 2.2)
+        users = ["motorcycle", "bicycle", "person", "motorcycle" if rng.random() < 0.5 else "bicycle", "person"]
+        for kind, slot in zip(users, rng.permutation(slots), strict=False):
+            d, z = slot + rng.uniform(-0.4, 0.4), max(5.5, 1.3 * abs(slot)) + rng.uniform(0.0, 4.5)
+            if not self.is_free(d, z, 0.6):
+                continue
+            if kind == "person":
                 self.add(d, z, (0.4, 0.3, 1.75), so.draw_person)
-        riders = int(rng.integers(1, 3))
-        for _ in range(6):
-            d = pick(rng, (layout.right - rng.uniform(0.1, 0.7), rng.uniform(-2.4, 2.0), -5.2))
-            z = rng.uniform(max(5.5, 1.35 * abs(d)), 13.0)
-            if riders > 0 and self.is_free(d, z, 0.7):
-                self.add(d, z, (0.9, 0.3, 1.8), lambda p, r, f: so.draw_two_wheeler(p, r, f, motor=False, ridden=True))
-                riders -= 1
+            else:
+                self.add(d, z, (0.9, 0.3, 1.8), lambda p, r, f, m=kind == "motorcycle": so.draw_two_wheeler(
+                    p, r, f, motor=m, ridden=True))
 
     # -- furniture, greenery, houses
     def add_furniture(self) -> None:
         """Traffic lights, signs and street lamps near the kerbs."""
         rng, layout, city = self.rng, self.layout, self.city
         kinds = (("light", 1, 0.9, 3.0), ("light", -1, 0.6, 6.0), ("sign", 1, 0.9, 5.0), ("sign", -1, 0.75, 6.0),
-                 ("lamp", 1, 0.9, 12.0), ("lamp", -1, 0.9, 12.0), ("lamp", 1, 0.5, 25.0), ("lamp", -1, 0.5, 25.0))
+                 ("lamp", 1, 0.8, 7.0), ("lamp", -1, 0.8, 7.0))
         draws = {"light": so.draw_traffic_light, "sign": so.draw_sign, "lamp": so.draw_street_lamp}
         for kind, side, chance, reach in kinds:
             if rng.random() < chance:
@@ -336,12 +339,12 @@ class Scene:
         k = (side + 1) // 2
         d = side * (layout.outer(side) + 0.2)
         z0 = max(2.0, 0.8 * abs(d) + rng.uniform(-3.0, 3.0))
-        z1 = z0 + rng.uniform(26.0, 55.0)
+        z1 = z0 + rng.uniform(30.0, 60.0)
         kind = layout.verge[k]
         if kind == "wall":
-            self.add_row(d, z0, z1, rng.uniform(2.2, 3.6), lambda p, r, b: so.draw_wall(p, r, b, city))
+            self.add_row(d, z0, z1, rng.uniform(2.6, 4.2), lambda p, r, b: so.draw_wall(p, r, b, city))
         elif kind == "fence":
-            self.add_row(d, z0, z1, rng.uniform(1.7, 2.7), lambda p, r, b: so.draw_fence(p, r, b, city))
+            self.add_row(d, z0, z1, rng.uniform(2.0, 3.0), lambda p, r, b: so.draw_fence(p, r, b, city))
         elif kind == "guard rail":
             self.add_row(d, z0, z1, 0.8, lambda p, r, b: so.draw_guard_rail(p, b))
         elif kind == "hedge":
@@ -351,14 +354,14 @@ class Scene:
         if rng.random() < 0.75:
             line = side * (layout.strip_start(side) + 0.5 * layout.strip[k])
             z = 1.3 * abs(line) + rng.uniform(0.0, 12.0)
-            for _ in range(int(rng.integers(1, 5))):
+            for _ in range(int(rng.integers(1, 4))):
                 self.add(line, z, (0.5, 0.5, 6.0), lambda p, r, f: so.draw_tree(p, r, f, city))
                 z += rng.uniform(6.0, 14.0)
 
     def add_houses(self, side: int) -> None:
         """A row of houses with gaps, or a park with trees."""
         rng, layout, city = self.rng, self.layout, self.city
-        line = layout.outer(side) + rng.uniform(1.0, 4.0)
+        line = layout.outer(side) + rng.uniform(2.0, 6.0)
         park = rng.random() < 0.2
         z = rng.uniform(-2.0, 6.0)
         while z < 105.0:
@@ -475,15 +478,15 @@ def finish(pen: Pen, rng: np.random.Generator) -> np.ndarray:
     gain += cv2.LUT(ids, _SOIL) * ground_noise(rng, pen.camera)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    contrast, pivot = rng.uniform(0.88, 1.1), 118.0
-    exposure, vignette = rng.uniform(0.86, 1.12), np.float32(rng.uniform(0.0, 0.14))
+    contrast, pivot = rng.uniform(0.94, 1.08), 118.0
+    exposure, vignette = rng.uniform(0.92, 1.12), np.float32(rng.uniform(0.0, 0.1))
     gain *= np.float32(exposure * contrast) * (1.0 - vignette * y * y - vignette * x * x)
     image = cv2.multiply(pen.image, cv2.merge([gain, gain, gain]), dtype=cv2.CV_32F)
     if pen.weather.wet > 0:
         reflect(image, ids, pen)
     sigma = rng.uniform(0.35, 0.75) * max(0.8, width / 1024)
     cv2.GaussianBlur(image, (0, 0), sigma, dst=image)
-    noise, cast = rng.uniform(1.0, 4.5), pivot * (1.0 - contrast) + rng.uniform(-6, 6, 3)
+    noise, cast = rng.uniform(1.0, 4.5), pivot * (1.0 - contrast) + rng.uniform(-4, 4, 3)
     tile = rng.standard_normal((min(height, 192), min(width, 192), 3), dtype=np.float32) * np.float32(noise)
     tile += cast.astype(np.float32)
     image += np.tile(tile, (-(-height // len(tile)), -(-width // tile.shape[1]), 1))[:height, :width]
@@ -534,7 +537,7 @@ def paint_street(rng: np.random.Generator, city: City, height: int, width: int,
         height: Rows.
         width: Columns.
         tram: Whether the street has a tram.
-        must: A vehicle that leads one of the lanes: "bus", "truck", "motorcycle" or "car".
+        must: A vehicle that leads one of the lanes: "bus", "truck" or "car".
 
     Returns:
         The picture, uint8 RGB (height, width, 3), and the annotation, uint16 (height, width): label id, or
@@ -542,7 +545,7 @@ def paint_street(rng: np.random.Generator, city: City, height: int, width: int,
     """
     span = max(width, 1.6 * height)
     camera = Camera(height, width, focal=span * rng.uniform(0.56, 0.68), horizon=height * rng.uniform(0.4, 0.5),
-                    eye=rng.uniform(1.6, 2.2), bend=rng.normal(0.0, 0.0013), roll=rng.normal(0.0, 0.008))
+                    eye=rng.uniform(1.9, 2.6), bend=rng.normal(0.0, 0.0013), roll=rng.normal(0.0, 0.008))
     pen = Pen(camera, make_weather(rng), np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint16))
     layout = make_layout(rng, tram)
     scene = Scene(pen, rng, city, layout)
