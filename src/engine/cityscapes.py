@@ -38,7 +38,10 @@ def instance_reader(samples: Sequence[Sample]) -> Callable[[str], np.ndarray] | 
         return None
 
     def read(name: str) -> np.ndarray:
-        path = paths[name]
+        path = paths.get(name)
+        if path is None:    # a MindRecord file of other images than the folder's
+            raise DataError(f"sample '{name}' is not among the images of data.root, so its instance ids are unknown; "
+                            "correct data.root or set eval.instance_iou=false")
         ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if ids is None or ids.ndim != 2:
             raise DataError(f"{path}: no readable instance ids, needed for iIoU; restore it or set "
