@@ -5,12 +5,14 @@ Ratios are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
 import io
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,14 +21,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
+from src.config import load_config
 from src.data.datasets import CITYSCAPES, Sample
-from src.data.loader import Loader
+from src.data.loader import Loader, train_transform
 from src.data.mindrecord import CODECS, Packing, as_bytes, build_records
 from src.data.pipeline import FolderSource, Plan, RecordSource
-from src.data.transforms import PHOTOMETRIC, ScaleCrop, TrainTransform
+from src.data.transforms import TrainTransform
 from src.errors import run_main
 
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 EXAMPLES = """examples:
   python benchmarks/dataloader.py
   python benchmarks/dataloader.py --codec webp --seconds 20
@@ -87,44 +90,56 @@ def make_samples(folder: Path, count: int, distinct: int = 8) -> list[Sample]:
     return samples
 
 
-def recipe(crop: tuple[int, int]) -> TrainTransform:
+def recipe() -> TrainTransform:
     """The augmentation of the Fast-SCNN recipe."""
-    return TrainTransform(ScaleCrop(crop, (0.5, 2.0), cat_max_ratio=0.75), CITYSCAPES.label_table(), (104, 116, 124),
-                          flip_prob=0.5, jitters=(PHOTOMETRIC,))
+    return train_transform(load_config(RECIPE).data, CITYSCAPES.label_table())
 
 
-def decode_rate(pairs: list[tuple[np.ndarray, np.ndarray]], seconds: float) -> float:
-    """Images per second of all cores running only ``cv2.imdecode`` on these (image, label) bytes."""
+@dataclass
+class Speed:
+    """Images per second, and processor time of one image in ms (which other work on the machine hardly changes)."""
+    rate: float
+    cpu: float
+
+
+class Clock:
+    """Counts images from now on."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def speed(self, images: int) -> Speed:
+        return Speed(images / (time.perf_counter() - self.wall), 1000 * (time.process_time() - self.cpu) / images)
+
+
+def decode_speed(pairs: list[tuple[np.ndarray, np.ndarray]], seconds: float) -> Speed:
+    """All cores running only ``cv2.imdecode`` on these (image, label) bytes."""
     workers = os.cpu_count() or 1
-    start = time.perf_counter()
+    clock = Clock()
 
     def work(first: int) -> int:
         done = 0
-        while time.perf_counter() - start < seconds:
+        while time.perf_counter() - clock.wall < seconds:
             for data in pairs[(first + done) % len(pairs)]:
                 cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
             done += 1
         return done
 
     with ThreadPoolExecutor(workers) as pool:
-        total = sum(pool.map(work, range(workers)))
-    return total / (time.perf_counter() - start)
+        return clock.speed(sum(pool.map(work, range(workers))))
 
 
-def loader_rate(loader: Loader, seconds: float) -> float:
-    """Images per second in the steady state: the first batches only warm up."""
-    count, start, epoch = 0, 0.0, 0
-    batches = 0
-    while True:
-        for batch in loader.epoch(epoch):
+def loader_speed(loader: Loader, seconds: float) -> Speed:
+    """The loader in its steady state: what the queues hold at first is not counted."""
+    warm_up, batches, clock = 2 * loader.plan.prefetch, 0, Clock()
+    for epoch in itertools.count():
+        for _ in loader.epoch(epoch):
             batches += 1
-            if batches == 8:
-                start = time.perf_counter()
-            elif batches > 8:
-                count += len(batch["names"])
-                if time.perf_counter() - start > seconds:
-                    return count / (time.perf_counter() - start)
-        epoch += 1
+            if batches == warm_up:
+                clock = Clock()
+            elif batches > warm_up and time.perf_counter() - clock.wall > seconds:
+                return clock.speed((batches - warm_up) * loader.plan.batch_size)
+    raise AssertionError("epochs never end")
 
 
 def measure(codec: str, samples: list[Sample], folder: Path, args: argparse.Namespace) -> None:
@@ -134,29 +149,32 @@ def measure(codec: str, samples: list[Sample], folder: Path, args: argparse.Name
         source = FolderSource(samples)
     else:
         output = folder / f"{codec}.mindrecord"
-        build_records(samples, output, CITYSCAPES, table, Packing(codec), {})
+        packing = Packing(codec.removesuffix("+"), fast_labels=codec.endswith("+"))
+        build_records(samples, output, CITYSCAPES, table, packing, {})
         source = RecordSource(output)
     rows = source.rows(range(8)).create_dict_iterator(num_epochs=1, output_numpy=True)
     pairs = [(as_bytes(row["data"]).copy(), as_bytes(row["label"]).copy()) for row in rows]
     plan = Plan(args.batch_size, num_workers=args.num_workers, prefetch=args.prefetch)
-    loader = Loader(source, CITYSCAPES, table, recipe(tuple(args.crop_size)), plan)
+    loader = Loader(source, CITYSCAPES, table, recipe(), plan)
     # Measured in turns, because other work on the machine slows both.
-    limits, rates = [], []
+    limits, speeds = [], []
     for _ in range(args.rounds):
-        limits.append(decode_rate(pairs, args.seconds))
-        rates.append(loader_rate(loader, args.seconds))
-    ratios = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
-    size = np.mean([p[0].size for p in pairs]) / 1e6, np.mean([p[1].size for p in pairs]) / 1e6
-    print(f"{codec:<7} {size[0]:5.2f} MB + {size[1]:4.2f} MB   limit {np.median(limits):6.1f}/s   "
-          f"loader {np.median(rates):6.1f}/s   ratio {np.median(ratios):.2f}  "
-          f"({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+        limits.append(decode_speed(pairs, args.seconds))
+        speeds.append(loader_speed(loader, args.seconds))
+    ratios = [speed.rate / limit.rate for speed, limit in zip(speeds, limits, strict=True)]
+    sizes = [np.mean([p[i].size for p in pairs]) / 1e6 for i in (0, 1)]
+    cpu = [float(np.median([speed.cpu for speed in column])) for column in (limits, speeds)]
+    print(f"{codec:<7} {sizes[0]:4.2f} + {sizes[1]:4.2f} MB   limit {np.median([s.rate for s in limits]):6.1f}/s   "
+          f"loader {np.median([s.rate for s in speeds]):6.1f}/s   ratio {np.median(ratios):.2f} "
+          f"({min(ratios):.2f} to {max(ratios):.2f})   CPU {cpu[0]:5.1f} and {cpu[1]:5.1f} ms, {cpu[0] / cpu[1]:.2f}",
+          flush=True)
 
 
 def peak_memory(count: int, batches: int) -> None:
     """Child process: runs a folder loader over ``count`` samples and prints its memory after every quarter."""
     with tempfile.TemporaryDirectory() as folder:
         source = FolderSource(make_samples(Path(folder), count))
-        loader = Loader(source, CITYSCAPES, CITYSCAPES.label_table(), recipe((512, 1024)), Plan(4))
+        loader = Loader(source, CITYSCAPES, CITYSCAPES.label_table(), recipe(), Plan(4))
         marks, done, epoch = [], 0, 0
         while done < batches:
             for _ in loader.epoch(epoch):
@@ -182,12 +200,13 @@ def main() -> None:
     """Runs the comparison, or the memory measurement."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--codec", nargs="*", default=[*CODECS, "folder"], choices=[*CODECS, "folder"])
+    choices = [*CODECS, *(f"{codec}+" for codec in CODECS), "folder"]
+    parser.add_argument("--codec", nargs="*", default=choices, choices=choices, metavar="CODEC",
+                        help=f"of {' '.join(choices)}; + means --fast_labels (default: all)")
     parser.add_argument("--samples", type=int, default=128, help="samples in the data set (default: 128)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement (default: 6)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of limit and loader in turn (default: 3)")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--crop_size", type=int, nargs=2, default=[512, 1024])
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--prefetch", type=int, default=4)
     parser.add_argument("--memory", action="store_true", help="measure memory for 20, 200 and 2000 images instead")
@@ -199,7 +218,7 @@ def main() -> None:
         for count in (20, 200, 2000):
             subprocess.run([sys.executable, __file__, "--memory_child", str(count)], check=True)
         return None
-    print(f"{os.cpu_count()} cores, OpenCV {cv2.__version__}; 1024x2048, crop {args.crop_size}, "
+    print(f"{os.cpu_count()} cores, OpenCV {cv2.__version__}; 1024x2048, crop {recipe().geometry.size}, "
           f"batch {args.batch_size}, {args.num_workers} workers")
     with tempfile.TemporaryDirectory() as folder:
         samples = make_samples(Path(folder), args.samples)
