@@ -21,6 +21,9 @@ struct ImageSource {
 // `aachen_000000_000019_leftImg8bit.png` -> `aachen_000000_000019`; otherwise the file name without its ending.
 std::string SampleName(const std::filesystem::path& path);
 
+// The items of a files.txt, whose content is `text`. Throws UserError for a name that would lead out of the folder.
+std::vector<InputItem> ParseNames(const std::string& text, const std::filesystem::path& list);
+
 // Lists without opening any image. Throws UserError: nothing found, two items of one name, a bad files.txt.
 ImageSource ListInputs(const std::filesystem::path& input);
 

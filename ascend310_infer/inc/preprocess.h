@@ -15,6 +15,11 @@ namespace segment {
 // Decodes to 8-bit BGR of any size. Throws ItemError for a file that is no image, is truncated or is damaged.
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path);
 
+// A preprocessed .bin -> tensor. `input` describes the file; `model_dtype` is float16 where the model takes that
+// instead of the file's float32. Throws ItemError for a file of another size.
+void CopyBin(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, const InputSpec& input,
+             DType model_dtype, uint8_t* tensor);
+
 // Writes one image's tensor. Safe to use from several threads at once.
 class Preprocessor {
  public:

@@ -66,19 +66,7 @@ void CheckUnique(const fs::path& input, const std::vector<InputItem>& items) {
 std::vector<InputItem> ReadNames(const fs::path& list) {
   constexpr size_t kLargestList = size_t{1} << 28;
   const std::vector<uint8_t> bytes = ReadFile(list, kLargestList);
-  std::istringstream stream(std::string(bytes.begin(), bytes.end()));
-  std::vector<InputItem> items;
-  std::string line;
-  for (int number = 1; std::getline(stream, line); ++number) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (line.empty()) continue;
-    if (line.find('/') != std::string::npos || line.find('\0') != std::string::npos || line.front() == '.') {
-      throw UserError(list.string() + ":" + std::to_string(number) + ": '" + line +
-                      "' is not a sample name; run preprocess.py again");
-    }
-    items.push_back({line, list.parent_path() / (line + ".bin")});
-  }
-  return items;
+  return ParseNames(std::string(bytes.begin(), bytes.end()), list);
 }
 
 std::vector<InputItem> NameAll(std::vector<fs::path> files) {
@@ -124,6 +112,22 @@ std::string SampleName(const fs::path& path) {
     return stem.substr(0, stem.size() + 1 - sizeof(kCityscapesSuffix));
   }
   return stem;
+}
+
+std::vector<InputItem> ParseNames(const std::string& text, const fs::path& list) {
+  std::istringstream stream(text);
+  std::vector<InputItem> items;
+  std::string line;
+  for (int number = 1; std::getline(stream, line); ++number) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty()) continue;
+    if (line.find('/') != std::string::npos || line.find('\0') != std::string::npos || line.front() == '.') {
+      throw UserError(list.string() + ":" + std::to_string(number) + ": '" + line +
+                      "' is not a sample name; run preprocess.py again");
+    }
+    items.push_back({line, list.parent_path() / (line + ".bin")});
+  }
+  return items;
 }
 
 ImageSource ListInputs(const fs::path& input) {

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
-#include <cstring>
 #include <exception>
 #include <functional>
 #include <iostream>
@@ -237,7 +236,7 @@ class Pipeline {
     constexpr size_t kLargestImageFile = size_t{1} << 30;
     Clock::time_point start = Clock::now();
     if (source_.bins) {
-      ReadBin(item, tensor);
+      CopyBin(ReadFile(item.path, size_t{1} << 34), item.path, manifest_.input, info_.input.dtype, tensor);
       records_.Time(&PipelineResult::decode_ms, start);
       return;
     }
@@ -246,26 +245,6 @@ class Pipeline {
     start = Clock::now();
     preprocessor_.Run(bgr, item.path, tensor);
     records_.Time(&PipelineResult::preprocess_ms, start);
-  }
-
-  void ReadBin(const InputItem& item, uint8_t* tensor) const {
-    const size_t expected = manifest_.input.BytesPerImage();
-    const std::vector<uint8_t> bytes = ReadFile(item.path, size_t{1} << 34);
-    if (bytes.size() != expected) {
-      throw ItemError(item.path.string() + ": has " + std::to_string(bytes.size()) + " bytes, the manifest's input " +
-                      ShapeName(manifest_.input.Shape(1)) + " " + DTypeName(manifest_.input.dtype) + " takes " +
-                      std::to_string(expected) + "; run preprocess.py with this manifest");
-    }
-    if (info_.input.dtype == manifest_.input.dtype) {
-      std::memcpy(tensor, bytes.data(), expected);
-      return;
-    }
-    for (size_t i = 0; i < manifest_.input.ElementsPerImage(); ++i) {  // the model takes float16
-      float value;
-      std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
-      const uint16_t half = FloatToHalf(value);
-      std::memcpy(tensor + i * sizeof(half), &half, sizeof(half));
-    }
   }
 
   void InferLoop(int slot) {
@@ -370,6 +349,7 @@ PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, 
         backend->Info().model_file +
         " normalises pixels itself (AIPP) and cannot take normalised bins; give --input a folder of images");
   }
+  cv::setNumThreads(1);  // images are prepared side by side; threads within one would only fight the inference
   const size_t cores = std::max(1u, std::thread::hardware_concurrency());
   const size_t decoders = threads > 0 ? static_cast<size_t>(threads) : std::max<size_t>(1, cores / 2);
   Pipeline pipeline(source, manifest, backend, output);

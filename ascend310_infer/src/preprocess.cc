@@ -1,5 +1,9 @@
 #include "inc/preprocess.h"
 
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <new>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
@@ -7,6 +11,17 @@
 
 namespace segment {
 namespace {
+
+// The formats that image_source lists. OpenCV would try a dozen others, which nobody feeds it on purpose.
+bool HasKnownSignature(const std::vector<uint8_t>& bytes) {
+  const auto starts = [&bytes](std::initializer_list<int> signature) {
+    return bytes.size() >= signature.size() && std::equal(signature.begin(), signature.end(), bytes.begin());
+  };
+  const bool webp = starts({'R', 'I', 'F', 'F'}) && bytes.size() > 12 && std::memcmp(&bytes[8], "WEBP", 4) == 0;
+  const bool pnm = bytes.size() > 2 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6';
+  return webp || pnm || starts({0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'}) || starts({0xff, 0xd8, 0xff}) ||
+         starts({'B', 'M'}) || starts({'I', 'I', 42, 0}) || starts({'M', 'M', 0, 42});
+}
 
 // The JPEG decoder fills the missing part of a truncated file with grey and reports success, so look for the end.
 bool IsTruncatedJpeg(const std::vector<uint8_t>& bytes) {
@@ -83,15 +98,37 @@ void FillTensor(const cv::Mat& bgr, const InputSpec& input, const std::array<std
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path) {
   cv::Mat bgr;
   try {
-    if (!bytes.empty() && !IsTruncatedJpeg(bytes)) bgr = cv::imdecode(bytes, cv::IMREAD_COLOR);
+    if (HasKnownSignature(bytes) && !IsTruncatedJpeg(bytes)) bgr = cv::imdecode(bytes, cv::IMREAD_COLOR);
   } catch (const cv::Exception& error) {
     throw ItemError(path.string() + ": cannot decode: " + error.err);
+  } catch (const std::bad_alloc&) {
+    throw ItemError(path.string() + ": cannot decode: it claims a size that does not fit into memory");
   }
   if (bgr.empty()) {
     throw ItemError(path.string() + ": not a whole image (" + std::to_string(bytes.size()) +
                     " bytes: truncated, damaged or another format); replace the file");
   }
   return bgr;
+}
+
+void CopyBin(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, const InputSpec& input,
+             DType model_dtype, uint8_t* tensor) {
+  const size_t expected = input.BytesPerImage();
+  if (bytes.size() != expected) {
+    throw ItemError(path.string() + ": has " + std::to_string(bytes.size()) + " bytes, the manifest's input " +
+                    ShapeName(input.Shape(1)) + " " + DTypeName(input.dtype) + " takes " + std::to_string(expected) +
+                    "; run preprocess.py with this manifest");
+  }
+  if (model_dtype == input.dtype) {
+    std::memcpy(tensor, bytes.data(), expected);
+    return;
+  }
+  for (size_t i = 0; i < input.ElementsPerImage(); ++i) {
+    float value;
+    std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
+    const uint16_t half = FloatToHalf(value);
+    std::memcpy(tensor + i * sizeof(half), &half, sizeof(half));
+  }
 }
 
 Preprocessor::Preprocessor(const InputSpec& input) : input_(input) {

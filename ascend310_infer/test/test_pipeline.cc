@@ -1,0 +1,196 @@
+// The pipeline with a backend made up here, which needs no vendor library and can be told to misbehave. Also what runs
+// under the thread sanitizer.
+#include <atomic>
+#include <csignal>
+#include <cstring>
+#include <opencv2/imgcodecs.hpp>
+#include <thread>
+
+#include "inc/error.h"
+#include "inc/files.h"
+#include "inc/pipeline.h"
+#include "test/check.h"
+#include "test/temporary_folder.h"
+
+namespace segment {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kHeight = 6;
+constexpr int kWidth = 8;
+
+Manifest SmallManifest(int64_t batch, bool logits) {
+  Manifest manifest;
+  manifest.path = "deploy.yaml";
+  manifest.input.batch = batch;
+  manifest.input.height = kHeight;
+  manifest.input.width = kWidth;
+  manifest.input.layout = Layout::kNhwc;
+  manifest.input.dtype = DType::kUint8;
+  manifest.input.normalize_on_host = false;
+  manifest.output.batch = batch;
+  manifest.output.logits = logits;
+  manifest.output.height = kHeight;
+  manifest.output.width = kWidth;
+  return manifest;
+}
+
+// Class id of a pixel = its red value + 1; padding must never reach the results.
+class PlainBackend : public Backend {
+ public:
+  PlainBackend(const Manifest& manifest, int64_t batch, int slots) {
+    info_.batch = batch;
+    info_.slots = slots;
+    info_.input = manifest.input;
+    info_.output_dtype = manifest.output.logits ? DType::kFloat32 : DType::kUint8;
+    busy_ = std::vector<std::atomic<bool>>(static_cast<size_t>(slots));
+  }
+
+  const BackendInfo& Info() const override { return info_; }
+
+  void Infer(int slot, int64_t count, const uint8_t* input, uint8_t* output) override {
+    if (busy_[static_cast<size_t>(slot)].exchange(true))
+      throw std::logic_error("a slot was used by two threads at once");
+    if (count < 1 || count > info_.batch) throw std::logic_error("count");
+    if (++calls == fail_at) throw UserError("the device burnt down");
+    if (calls == signal_at) std::raise(SIGTERM);
+    const size_t pixels = static_cast<size_t>(info_.batch) * kHeight * kWidth;
+    for (size_t i = 0; i < pixels; ++i) {
+      if (info_.output_dtype == DType::kUint8) {
+        output[i] = static_cast<uint8_t>(input[3 * i] + 1);
+      } else {
+        reinterpret_cast<float*>(output)[i] = static_cast<float>(input[3 * i]) + 1;
+      }
+    }
+    busy_[static_cast<size_t>(slot)] = false;
+  }
+
+  std::atomic<int> calls{0};
+  int fail_at = 0;
+  int signal_at = 0;
+
+ private:
+  BackendInfo info_;
+  std::vector<std::atomic<bool>> busy_;
+};
+
+ImageSource MakeImages(const TemporaryFolder& folder, int count) {
+  for (int i = 0; i < count; ++i) {
+    const cv::Mat image(kHeight, kWidth, CV_8UC3, cv::Scalar(0, 0, i % 200));  // BGR
+    std::vector<uint8_t> png;
+    cv::imencode(".png", image, png);
+    char name[32];
+    std::snprintf(name, sizeof(name), "in/%04d.png", i);
+    folder.Write(name, std::string(png.begin(), png.end()));
+  }
+  return ListInputs(folder.path() / "in");
+}
+
+int ResultOf(const fs::path& path) {
+  const cv::Mat ids = cv::imread(path.string(), cv::IMREAD_UNCHANGED);
+  if (ids.rows != kHeight || ids.cols != kWidth || ids.type() != CV_8UC1) return -1;
+  for (int i = 0; i < kHeight * kWidth; ++i) {
+    if (ids.data[i] != ids.data[0]) return -1;
+  }
+  return ids.data[0];
+}
+
+TEST(EveryImageGetsItsOwnResult) {
+  for (const int64_t batch : {1, 3, 4, 7}) {
+    for (const int slots : {1, 3}) {
+      for (const int threads : {1, 4}) {
+        const TemporaryFolder folder;
+        const ImageSource source = MakeImages(folder, 26);
+        const Manifest manifest = SmallManifest(batch, false);
+        PlainBackend backend(manifest, batch, slots);
+        MakeOutputFolder(folder.path() / "out");
+        const PipelineResult result = RunPipeline(source, manifest, &backend, folder.path() / "out", threads);
+        CHECK_EQ(result.images, int64_t{26});
+        CHECK(result.failed.empty());
+        CHECK_EQ(result.write_ms.size(), size_t{26});
+        CHECK_EQ(int64_t{backend.calls}, (26 + batch - 1) / batch);
+        for (int i = 0; i < 26; ++i) {
+          CHECK_EQ(ResultOf(folder.path() / "out" / (source.items[static_cast<size_t>(i)].name + ".png")), i + 1);
+        }
+      }
+    }
+  }
+}
+
+TEST(FailuresKeepTheInputsOrder) {
+  const TemporaryFolder folder;
+  MakeImages(folder, 40);
+  for (const char* name : {"in/0003.png", "in/0004.png", "in/0005.png", "in/0017.png", "in/0039.png"}) {
+    folder.Write(name, "broken");
+  }
+  const ImageSource source = ListInputs(folder.path() / "in");
+  const Manifest manifest = SmallManifest(3, true);
+  PlainBackend backend(manifest, 3, 2);
+  MakeOutputFolder(folder.path() / "out");
+  const PipelineResult result = RunPipeline(source, manifest, &backend, folder.path() / "out", 3);
+  CHECK_EQ(result.failed.size(), size_t{5});
+  CHECK_EQ(fs::path(result.failed[0].file).filename(), "0003.png");
+  CHECK_EQ(fs::path(result.failed[4].file).filename(), "0039.png");
+  CHECK_EQ(backend.calls, 12);  // of 14: nothing to infer in that of 3, 4 and 5, and in that of 39
+  CHECK_EQ(result.write_ms.size(), size_t{35});
+  float value = 0;
+  std::memcpy(&value, ReadFile(folder.path() / "out" / "0016.bin", 1000).data(), sizeof(value));
+  CHECK_EQ(value, 17.0f);
+}
+
+TEST(AFailingBackendEndsTheRun) {
+  for (const int fail_at : {1, 5}) {
+    const TemporaryFolder folder;
+    const ImageSource source = MakeImages(folder, 60);
+    const Manifest manifest = SmallManifest(2, false);
+    PlainBackend backend(manifest, 2, 2);
+    backend.fail_at = fail_at;
+    MakeOutputFolder(folder.path() / "out");
+    CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, folder.path() / "out", 2), "burnt down");
+    CHECK(backend.calls < 30);
+  }
+}
+
+TEST(AnOutputFolderThatVanishesEndsTheRun) {
+  const TemporaryFolder folder;
+  const ImageSource source = MakeImages(folder, 30);
+  const Manifest manifest = SmallManifest(4, false);
+  PlainBackend backend(manifest, 4, 2);
+  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, folder.path() / "gone", 2), "cannot write",
+               "--output");
+}
+
+TEST(BinsOfAModelThatNormalisesItselfAreRefused) {
+  Manifest manifest = SmallManifest(1, false);
+  PlainBackend backend(manifest, 1, 1);
+  manifest.input.normalize_on_host = true;
+  ImageSource source;
+  source.bins = true;
+  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, ".", 1), "AIPP");
+}
+
+// Last, because the signal is remembered for good.
+TEST(SignalsFinishWhatWasBegun) {
+  const TemporaryFolder folder;
+  const ImageSource source = MakeImages(folder, 200);
+  const Manifest manifest = SmallManifest(3, false);
+  PlainBackend backend(manifest, 3, 2);
+  backend.signal_at = 7;
+  MakeOutputFolder(folder.path() / "out");
+  StopOnSignals();
+  const PipelineResult result = RunPipeline(source, manifest, &backend, folder.path() / "out", 2);
+  CHECK(result.interrupted);
+  CHECK_EQ(CaughtSignal(), SIGTERM);
+  CHECK(result.images >= 19 && result.images < 200);
+  CHECK_EQ(static_cast<int64_t>(result.write_ms.size()), result.images);
+  for (int64_t i = 0; i < result.images; ++i) {
+    const std::string name = source.items[static_cast<size_t>(i)].name + ".png";
+    CHECK_EQ(ResultOf(folder.path() / "out" / name), static_cast<int>(i % 200) + 1);
+  }
+}
+
+}  // namespace
+}  // namespace segment
+
+int main() { return check::RunAll(); }
