@@ -145,6 +145,9 @@ def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats:
             print(f"{output / path.name}: {_format_figures(figures)}", flush=True)
         manifest = replace(manifest, models=(*entries, *_earlier_models(manifest, entries)))
         _publish(staging, output, [entry.file for entry in entries])
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror}); free space or choose another folder"
+                        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     write_text(output / REPORT_NAME, json.dumps(_report(manifest, options, report), indent=2) + "\n")
@@ -322,7 +325,11 @@ def _write_mindspore(network: nn.Cell, manifest: Manifest, options: ExportOption
 def _export_aside(cell: nn.Cell, example: Tensor, path: Path, fmt: str) -> None:
     """``mindspore.export`` to the system's temporary folder, then moved: it refuses paths with spaces or accents."""
     with tempfile.TemporaryDirectory() as folder:
-        ms.export(cell, example, file_name=str(Path(folder) / "model"), file_format=fmt)
+        try:
+            ms.export(cell, example, file_name=str(Path(folder) / "model"), file_format=fmt)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"MindSpore {ms.__version__} cannot export this network as {fmt} ({first_line(error)}); "
+                            "export another format, and report the network") from error
         written = Path(folder) / f"model.{fmt.lower()}"
         written.chmod(0o644)  # MindSpore writes 0400
         shutil.move(written, path)

@@ -1,4 +1,5 @@
 """Export: what is written is complete, checked, equal to the network in other programs, and never half there."""
+import errno
 import json
 import os
 import subprocess
@@ -218,6 +219,23 @@ def test_a_failure_leaves_the_earlier_export_as_it_was(tiny, tmp_path, monkeypat
     with pytest.raises(UserError):
         export(tiny, tmp_path, formats=["ONNX"])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_and_an_operator_that_cannot_be_exported_are_one_line(tiny, tmp_path, monkeypatch):
+    def full(model, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def unknown(*args, **kwargs):
+        raise RuntimeError("\n-----\nno such operator\n-----\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter.onnx, "save", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            export(tiny, tmp_path, formats=["ONNX"])
+    monkeypatch.setattr(exporter.ms, "export", unknown)
+    with pytest.raises(UserError, match=r"cannot export this network as MINDIR \(no such operator"):
+        export(tiny, tmp_path, formats=["MINDIR"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
