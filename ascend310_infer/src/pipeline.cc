@@ -25,7 +25,9 @@
 namespace segment {
 namespace {
 
-volatile std::sig_atomic_t g_signal = 0;
+// Set by a signal handler and read by all threads: lock-free atomics are safe for both.
+std::atomic<int> g_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
 
 void OnSignal(int number) { g_signal = number; }
 

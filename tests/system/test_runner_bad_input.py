@@ -37,8 +37,9 @@ def leftovers(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".") or ".tmp" in path.name]
 
 
-def test_unit_tests_pass():
-    done = run_program(build_folder() / "test" / "test_core")
+@pytest.mark.parametrize("name", ["test_core", "test_pipeline"])
+def test_unit_tests_pass(name):
+    done = run_program(build_folder() / "test" / name)
     assert done.returncode == 0, done.stdout
 
 
