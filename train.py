@@ -9,7 +9,7 @@ from src.config import Config, dump_config, load_config
 from src.engine.runlog import create_run_dir
 from src.engine.training import Start, train
 from src.errors import UserError, run_main
-from src.runtime import setup_runtime
+from src.runtime import modelarts, modelarts_arguments, setup_runtime
 
 EXAMPLES = """examples:
   python train.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --set data.root=/data/cityscapes --run_eval
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", metavar="RUN_DIR|CKPT|auto",
                         help="continue a run; auto: the newest of this config, or a new one if there is none")
     parser.add_argument("--run_eval", action="store_true", help="evaluate while training")
-    return parser.parse_args()
+    return parser.parse_args(modelarts_arguments(sys.argv[1:]))
 
 
 def main() -> None:
@@ -42,10 +42,14 @@ def main() -> None:
         return
     run_dir = resumed or create_run_dir(cfg, args.config, runtime)
     start = Start(Path(args.pretrained)) if args.pretrained else Start()
-    for stage_cfg, folder in stages(cfg, args, run_dir):
-        if not train(stage_cfg, folder, runtime, start, resume_command(run_dir)):
-            break
-        start = Start(folder / "ckpt" / "last.ckpt")
+    with modelarts(cfg, run_dir, runtime) as checkpoint:
+        start = Start(checkpoint) if checkpoint else start
+        for stage_cfg, folder in stages(cfg, args, run_dir):
+            if cfg.runtime.modelarts:
+                stage_cfg.data.root = cfg.data.root
+            if not train(stage_cfg, folder, runtime, start, resume_command(run_dir)):
+                break
+            start = Start(folder / "ckpt" / "last.ckpt")
 
 
 def stages(cfg: Config, args: argparse.Namespace, run_dir: Path) -> list[tuple[Config, Path]]:

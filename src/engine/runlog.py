@@ -131,6 +131,9 @@ class MetricsFile:
         with open(self.path, "a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, COLUMNS, restval="").writerow(values)
 
+    def close(self) -> None:
+        """Nothing is kept open between rows."""
+
 
 class EventFile:
     """TensorBoard's event file with the numbers of ``metrics.csv``; what it held after ``step`` is hidden."""
@@ -149,3 +152,7 @@ class EventFile:
             if isinstance(value, float):
                 self.writer.add_scalar(f"{phase}/{name}", value, step)
         self.writer.flush()
+
+    def close(self) -> None:
+        """Writes what is left; ``flush`` alone leaves the last row to a thread."""
+        self.writer.close()

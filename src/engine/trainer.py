@@ -126,6 +126,9 @@ class Trainer:
         except OSError as error:
             raise UserError(f"{self.job.run_dir}: cannot write there ({error.strerror}); free space, then continue "
                             f"with: {self.job.command}") from None
+        finally:
+            for record in self.records:
+                record.close()
         return self.progress
 
     def _open_records(self) -> None:
@@ -170,7 +173,7 @@ class Trainer:
         self.progress = replace(self.progress, step=step, epoch=step // self.loader.steps_per_epoch)
         if not np.isfinite(loss):
             self._stop_not_finite(batch["names"], loss)
-        self.stopped = stops > 0
+        self.stopped = bool(stops > 0)
         return float(loss)
 
     def _after_step(self) -> None:

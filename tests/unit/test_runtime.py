@@ -1,0 +1,178 @@
+"""Launchers, devices and ModelArts, without any of them."""
+import os
+import shutil
+import sys
+import types
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from src import runtime as module
+from src.config import Config, load_config
+from src.errors import UserError
+from src.runtime import Runtime, environment, from_main, modelarts, modelarts_arguments, setup_runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("MS_", "OMPI_", "RANK_", "DEVICE_")):
+            monkeypatch.delenv(name)
+
+
+def test_one_process_on_the_cpu():
+    runtime = setup_runtime(Config(RUNTIME))
+    assert (runtime.device_target, runtime.rank, runtime.size, runtime.is_main) == ("CPU", 0, 1, True)
+    assert from_main(1234, runtime.size) == 1234
+    facts = environment(runtime)
+    assert facts["mindspore"]
+    assert facts["device_target"] == "CPU"
+    assert facts["onednn_max_cpu_isa"] == os.environ["ONEDNN_MAX_CPU_ISA"]
+
+
+def test_environment_chooses_the_device(monkeypatch):
+    monkeypatch.setenv("DEVICE_TARGET", "TPU")
+    with pytest.raises(UserError, match="DEVICE_TARGET = TPU is not one of auto, CPU, Ascend, GPU"):
+        setup_runtime(Config(RUNTIME))
+
+
+@pytest.mark.skipif(Path("/dev/davinci_manager").exists(), reason="there is an Ascend device here")
+def test_an_absent_device_is_one_line():
+    with pytest.raises(UserError, match=r"= Ascend: device 0 cannot be used .*set runtime\.device_target="):
+        setup_runtime(Config({**RUNTIME, "device_target": "Ascend"}))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_mpirun_is_translated(rank, monkeypatch):
+    started = []
+    monkeypatch.setattr(module.subprocess, "Popen", lambda command, **options: started.append((command, options)))
+    for name, value in {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank), "PMIX_RANK": "0",
+                        "MS_SCHED_PORT": "9000"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    try:
+        assert module._adopt_launcher("CPU")
+        assert not [name for name in os.environ if name.startswith(("OMPI_", "PMIX_"))]
+        assert (os.environ["MS_ROLE"], os.environ["MS_NODE_ID"]) == ("MS_WORKER", str(rank))
+        assert (os.environ["MS_WORKER_NUM"], os.environ["MS_SCHED_PORT"]) == ("2", "9000")
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert [options["env"]["MS_ROLE"] for _, options in started] == (["MS_SCHED"] if rank == 0 else [])
+
+
+def test_mpirun_with_one_process_is_nothing_special(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert not module._adopt_launcher("CPU")
+
+
+def test_a_rank_table_that_is_not_read_is_mentioned_once(monkeypatch, capsys):
+    monkeypatch.setenv("RANK_TABLE_FILE", "/x/rank_table.json")
+    assert not module._adopt_launcher("CPU")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_rank_table_is_left_to_the_versions_that_read_it(monkeypatch):
+    monkeypatch.setenv("RANK_TABLE_FILE", "/x/rank_table.json")
+    monkeypatch.setenv("RANK_SIZE", "8")
+    monkeypatch.setattr(module.ms, "__version__", "2.7.0")
+    assert module._adopt_launcher("Ascend")
+    monkeypatch.setattr(module.ms, "__version__", "2.10.0")
+    assert not module._adopt_launcher("Ascend")
+
+
+def test_flags_of_modelarts_become_one_setting():
+    words = ["--config", "c.yaml", "--data_url", "s3://a b/d", "--train_url=s3://out/", "--use_modelarts", "1",
+             "--run_eval"]
+    assert modelarts_arguments(words) == [
+        "--config", "c.yaml", "--run_eval", "--set",
+        'runtime.modelarts={data_url: "s3://a b/d", train_url: "s3://out/"}']
+    assert modelarts_arguments(["--config", "x"]) == ["--config", "x"]
+    cfg = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml", [modelarts_arguments(words)[-1]])
+    assert cfg.runtime.modelarts == {"data_url": "s3://a b/d", "train_url": "s3://out/"}
+
+
+@pytest.fixture
+def moxing(monkeypatch, tmp_path):
+    """A stand-in that copies between folders; it remembers its calls."""
+    calls = []
+
+    def copy_parallel(source, target):
+        calls.append((source, target))
+        if "missing" in source:
+            raise OSError("no such bucket")
+        shutil.copytree(source, target, dirs_exist_ok=True)
+
+    def copy(source, target):
+        calls.append((source, target))
+        shutil.copyfile(source, target)
+
+    package = types.ModuleType("moxing")
+    package.file = types.SimpleNamespace(copy_parallel=copy_parallel, copy=copy)
+    package.calls = calls
+    monkeypatch.setitem(sys.modules, "moxing", package)
+    monkeypatch.setenv("MODELARTS_CACHE", str(tmp_path / "cache"))
+    return package
+
+
+def settings(**urls):
+    return Config.from_dict({"data": {"root": "elsewhere"}, "runtime": {"modelarts": urls}})
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    for name in ("data", "out"):
+        (tmp_path / "obs" / name).mkdir(parents=True)
+    (tmp_path / "obs" / "data" / "a.png").write_bytes(b"pixels")
+    (tmp_path / "obs" / "start.ckpt").write_bytes(b"weights")
+    return tmp_path / "obs"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_data_come_in_before_and_results_go_out_after(moxing, bucket, tmp_path, fails):
+    cfg = settings(data_url=str(bucket / "data"), train_url=str(bucket / "out"),
+                   checkpoint_url=str(bucket / "start.ckpt"))
+    run_dir = tmp_path / "outputs" / "fast_scnn" / "20260101-000000"
+    expected = pytest.raises(UserError, match="training failed") if fails else nullcontext()
+    with expected, modelarts(cfg, run_dir, Runtime("CPU", 0)) as checkpoint:
+        assert (Path(cfg.data.root) / "a.png").read_bytes() == b"pixels"
+        assert checkpoint.read_bytes() == b"weights"
+        run_dir.mkdir(parents=True)
+        (run_dir / "train.log").write_text("lines")
+        if fails:
+            raise UserError("training failed")
+    assert (bucket / "out" / "fast_scnn" / "20260101-000000" / "train.log").read_text() == "lines"
+
+
+def test_one_process_of_a_host_copies_and_rank_0_brings_out(moxing, bucket, tmp_path):
+    run_dir = tmp_path / "run" / "1"
+    run_dir.mkdir(parents=True)
+    for rank in (1, 0):
+        with modelarts(settings(data_url=str(bucket / "data"), outer_path=str(bucket / "out")), run_dir,
+                       Runtime("CPU", 0, rank, 2)):
+            pass
+        assert len(moxing.calls) == (1 if rank == 1 else 2)
+
+
+def test_without_the_settings_nothing_happens(tmp_path):
+    cfg = Config.from_dict({"data": {"root": "here"}, "runtime": {"modelarts": None}})
+    with modelarts(cfg, tmp_path, Runtime("CPU", 0)) as checkpoint:
+        assert checkpoint is None
+    assert cfg.data.root == "here"
+
+
+def test_errors_name_the_address_or_the_package(moxing, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"missing: cannot be copied .*no such bucket"), \
+            modelarts(settings(data_url="s3://missing"), tmp_path, Runtime("CPU", 0)):
+        pass
+    with pytest.raises(UserError, match="no key 'data_uri'"), \
+            modelarts(settings(data_uri="x"), tmp_path, Runtime("CPU", 0)):
+        pass
+    monkeypatch.setitem(sys.modules, "moxing", None)
+    with pytest.raises(UserError, match="needs the package moxing"), \
+            modelarts(settings(data_url="s3://new"), tmp_path, Runtime("CPU", 0)):
+        pass

@@ -1,0 +1,234 @@
+"""The loop around the compiled step, with a step of two lines in its place."""
+import re
+import signal
+
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Parameter, Tensor
+
+from src.config import load_config
+from src.engine.checkpoint import read_checkpoint
+from src.engine.runlog import setup_logging
+from src.engine.trainer import Job, Trainer
+from src.errors import UserError
+from src.runtime import Runtime
+from tests.system.train_support import ROOT, metrics
+
+PER_EPOCH = 5
+
+
+class FakeStep:
+    """The sum of all samples seen, so that leaving one out or seeing it twice shows; the loss is the step's number."""
+
+    def __init__(self, hooks=None) -> None:
+        self.total = Parameter(Tensor(0.0, ms.float32), name="total")
+        self.moment = Parameter(Tensor(np.zeros(3, np.float32)), name="moments.total")
+        self.hooks = hooks or {}
+        self.training = True
+        self.calls = 0
+
+    def parameters_and_names(self):
+        return [("total", self.total), ("moments.total", self.moment)]
+
+    def set_train(self, mode=True):
+        self.training = mode
+
+    def swap_averages(self):
+        pass
+
+    def __call__(self, image, label, stop, last):
+        assert self.training
+        self.total.set_data(Tensor(float(self.total.asnumpy()) * 1.01 + float(image.asnumpy().sum()), ms.float32))
+        self.calls += 1
+        loss = self.hooks.get(self.calls, lambda: 1.0 / self.calls)()
+        return Tensor([loss, float(stop.asnumpy())], ms.float32)
+
+
+class FakeLoader:
+    """Five batches of two samples; their numbers differ by epoch and place."""
+    steps_per_epoch = PER_EPOCH
+
+    def epoch(self, epoch, start_step=0):
+        for i in range(start_step, PER_EPOCH):
+            yield {"image": np.full((2, 1), 100 * epoch + i, np.float32), "label": np.zeros((2, 1), np.uint8),
+                   "names": [f"image_{epoch}_{i}_a", f"image_{epoch}_{i}_b"]}
+
+
+@pytest.fixture
+def make(tmp_path):
+    def build(folder="run", step=None, evaluate=None, accumulation=1, total=None, **changes):
+        overrides = [f"train.{key}={value}" for key, value in changes.items()]
+        cfg = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml", ["train.epochs=4", *overrides])
+        run_dir = tmp_path / folder
+        (run_dir / "ckpt").mkdir(parents=True, exist_ok=True)
+        setup_logging(run_dir)
+        rates = np.linspace(1, 0.1, total or 4 * PER_EPOCH)
+        job = Job(cfg, run_dir, Runtime("CPU", 0), rates, accumulation, "python train.py --resume RUN")
+        return Trainer(job, step or FakeStep(), FakeLoader(), evaluate)
+    return build
+
+
+def files(trainer):
+    return sorted(path.name for path in (trainer.job.run_dir / "ckpt").iterdir())
+
+
+def test_every_batch_once_and_the_log_says_so(make):
+    trainer = make(log_interval=2)
+    progress = trainer.fit()
+    assert (progress.epoch, progress.step) == (4, 20)
+    assert trainer.step.calls == 20
+    rows = metrics(trainer.job.run_dir)
+    assert [int(row["step"]) for row in rows] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert float(rows[1]["loss"]) == pytest.approx((1 / 3 + 1 / 4) / 2, rel=1e-4)
+    assert float(rows[-1]["lr"]) == pytest.approx(0.1)
+    line = (trainer.job.run_dir / "train.log").read_text().splitlines()[0]
+    assert re.search(r"epoch 1/4 step 2/20 loss \d+\.\d{4} lr \d\.\d{6} data [\d.]+ ms step [\d.]+ ms [\d.]+ images/s "
+                     r"eta \d+:\d\d:\d\d$", line)
+
+
+def test_steps_end_a_run_within_an_epoch(make):
+    trainer = make(total=7)
+    assert (trainer.fit().step, files(trainer)) == (7, ["last.ckpt", "step5.ckpt", "step7.ckpt"])
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({"save_interval_epochs": 1, "keep_checkpoint_max": 2}, [15, 20]),
+    ({"save_interval_epochs": 1, "keep_checkpoint_max": 0}, [5, 10, 15, 20]),
+    ({"save_interval_epochs": 3, "keep_checkpoint_max": 9}, [15, 20]),
+    ({"save_interval_epochs": 9, "save_interval_steps": 7, "keep_checkpoint_max": 0}, [7, 14, 20])])
+def test_periodic_checkpoints(make, changes, expected):
+    trainer = make(**changes)
+    trainer.fit()
+    assert files(trainer) == sorted(["last.ckpt", *(f"step{n}.ckpt" for n in expected)])
+    arrays, extras = read_checkpoint(trainer.job.run_dir / "ckpt" / "last.ckpt")
+    assert extras["step"] == 20
+    assert arrays["total"] == trainer.step.total.asnumpy()
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({"eval_start": 1, "eval_interval": 1}, [5, 10, 15, 20]), ({"eval_start": 2, "eval_interval": 2}, [10, 20]),
+    ({"eval_start": 3, "eval_interval": 5}, [15, 20]), ({"eval_interval_steps": 8}, [8, 16, 20])])
+def test_evaluations_and_the_best(make, changes, expected):
+    scores = iter([0.5, 0.7, 0.6, 0.65])
+    trainer = make(evaluate=lambda check: {"miou": next(scores), "pixel_accuracy": 0.9}, **changes)
+    progress = trainer.fit()
+    rows = [row for row in metrics(trainer.job.run_dir) if row["phase"] == "eval"]
+    assert [int(row["step"]) for row in rows] == expected
+    assert progress.best_miou == pytest.approx(0.7)
+    assert read_checkpoint(trainer.job.run_dir / "ckpt" / "best.ckpt")[1]["step"] == expected[1]
+
+
+def send(name):
+    def hook():
+        signal.raise_signal(getattr(signal, name))
+        return 0.5
+    return hook
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("moment", [1, 4, 5, 13, 19, 20])
+def test_a_stopped_run_continues_exactly(make, name, moment):
+    def evaluate(check):
+        return {"miou": 0.25, "pixel_accuracy": 0.5}
+
+    whole = make("whole", evaluate=evaluate, log_interval=1, eval_start=1, eval_interval=2)
+    whole.fit()
+    before = signal.getsignal(signal.SIGTERM)
+    first = make(step=FakeStep({moment: send(name)}), evaluate=evaluate, log_interval=1, eval_start=1, eval_interval=2)
+    stopped = first.fit()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert first.stopped is (moment < 20)
+    assert stopped.step == min(moment + 1, 20)      # the flag goes into the step after the signal
+    text = (first.job.run_dir / "train.log").read_text()
+    assert ("to continue: python train.py --resume RUN" in text) is (moment < 20)
+    second = make(evaluate=evaluate, log_interval=1, eval_start=1, eval_interval=2)
+    second.restore(second.job.run_dir / "ckpt" / "last.ckpt")
+    assert second.fit() == whole.progress
+    assert second.step.total.asnumpy() == whole.step.total.asnumpy()
+    one, other = (metrics(trainer.job.run_dir) for trainer in (whole, second))
+    assert [(r["phase"], r["step"], r["lr"]) for r in one] == [(r["phase"], r["step"], r["lr"]) for r in other]
+
+
+def test_a_signal_leaves_an_evaluation_which_is_made_up_for(make):
+    def interrupted(check):
+        signal.raise_signal(signal.SIGTERM)
+        check()
+        raise AssertionError("not reached")
+
+    first = make(evaluate=interrupted, eval_start=1, eval_interval=2)
+    assert first.fit().step == 5
+    second = make(evaluate=lambda check: {"miou": 0.4, "pixel_accuracy": 0.5}, eval_start=1, eval_interval=2)
+    second.restore(second.job.run_dir / "ckpt" / "last.ckpt")
+    second.fit()
+    rows = metrics(second.job.run_dir)
+    assert [int(r["step"]) for r in rows if r["phase"] == "eval"] == [5, 15, 20]
+
+
+def test_rows_of_a_lost_part_are_removed(make):
+    first = make(log_interval=1, save_interval_epochs=2, total=15)
+    first.fit()
+    second = make(log_interval=1, save_interval_epochs=2)
+    second.restore(second.job.run_dir / "ckpt" / "step10.ckpt")
+    second.fit()
+    assert [int(row["step"]) for row in metrics(second.job.run_dir)] == list(range(1, 21))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_samples(make):
+    trainer = make(step=FakeStep({8: lambda: float("nan")}))
+    with pytest.raises(UserError, match=r"loss is nan at step 8; .*image_1_2_a, image_1_2_b .*not_finite\.ckpt"):
+        trainer.fit()
+    assert files(trainer) == ["last.ckpt", "not_finite.ckpt", "step5.ckpt"]
+    assert read_checkpoint(trainer.job.run_dir / "ckpt" / "last.ckpt")[1]["step"] == 5
+
+
+def test_micro_batches_share_a_step(make):
+    trainer = make(accumulation=2)
+    assert trainer.fit().step == 20
+    assert trainer.step.calls == 40
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(make):
+    trainer = make()
+    trainer.fit()
+    path = trainer.job.run_dir / "ckpt" / "last.ckpt"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:len(data) // 2])
+    with pytest.raises(UserError, match=r"last\.ckpt: damaged.*the one before it: --resume .*step20\.ckpt"):
+        make().restore(path)
+
+
+def test_a_checkpoint_of_another_network_is_named(make, tmp_path):
+    trainer = make()
+    trainer.fit()
+    other = make("other")
+    other.cfg.model.name = "enet"
+    other.step.total.name = "encoder.total"
+    with pytest.raises(UserError, match=r"cannot be resumed .it holds a model with name fast_scnn instead of enet"):
+        other.restore(trainer.job.run_dir / "ckpt" / "last.ckpt")
+
+
+def test_changed_settings_are_mentioned(make):
+    make(log_interval=3).fit()
+    trainer = make(log_interval=4)
+    trainer.restore(trainer.job.run_dir / "ckpt" / "last.ckpt")
+    assert "resumed with another value: train.log_interval 3 -> 4" in (trainer.job.run_dir / "train.log").read_text()
+
+
+def test_event_files_hold_the_same_numbers(make):
+    pytest.importorskip("tensorboardX")
+    trainer = make(tensorboard="true", log_interval=5)
+    trainer.fit()
+    (events,) = (trainer.job.run_dir / "tensorboard").iterdir()
+    text = events.read_bytes()
+    assert text.count(b"train/loss") == 4
+    assert b"train/images_per_s" in text
+
+
+def test_a_folder_that_vanishes_is_one_line(make):
+    import shutil
+    trainer = make(step=FakeStep({3: lambda: shutil.rmtree(trainer.job.run_dir) or 0.5}), log_interval=1)
+    with pytest.raises(UserError, match="cannot write there"):
+        trainer.fit()
