@@ -114,18 +114,21 @@ def loop(args: argparse.Namespace) -> None:
         image = make_street(3, "val", 0, args.height, args.width).image[None]
         segment(image, image.shape[1:3])     # compiles
         loader = create_dataset(cfg, "eval")
+        started = time.process_time()
         scores = evaluate(segment, loader, loader.info).scores
+        used = time.process_time() - started
     pixels = Tensor(image)
-    bare = []
+    bare, bare_used = [], median_ms(lambda: segment._to_ids(pixels).asnumpy()) / 1000
     for _ in range(7):
         started = time.perf_counter()
         segment._to_ids(pixels).asnumpy()
         bare.append(time.perf_counter() - started)
-    bare_seconds = args.images * float(np.median(bare))
-    outside = 1 - scores["model_seconds"] / scores["seconds"]
-    print(f"evaluating {args.images} images of {args.height}x{args.width} with {args.model}: {scores['seconds']:.1f} s,"
-          f" {100 * outside:.1f} % of it outside the calls of the network; the bare network, nothing else running: "
-          f"{bare_seconds:.1f} s")
+    seconds, bare_seconds = scores["seconds"], args.images * float(np.median(bare))
+    print(f"evaluating {args.images} images of {args.height}x{args.width} with {args.model}: {seconds:.1f} s, "
+          f"{100 * (1 - scores['model_seconds'] / seconds):.1f} % of it outside the calls of the network; "
+          f"the bare network, nothing else running: {bare_seconds:.1f} s")
+    other = 1 - args.images * bare_used / used
+    print(f"in processor time: {used:.1f} s, {100 * other:.1f} % of it not the network's")
 
 
 def copy_street(root: Path, source: int, target: int) -> None:
