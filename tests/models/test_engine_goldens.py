@@ -1,0 +1,60 @@
+"""The engine's own training step against float64 runs of public PyTorch implementations: losses of five steps."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Tensor
+
+from src.config import Config
+from src.engine.train_step import Normalize, StepOptions, TrainStep
+from src.losses import CrossEntropyLoss, MultiHeadLoss
+from src.models import create_model
+from src.models.weights import convert_state_dict
+from src.optim import create_optimizer
+from tests.goldens import rule
+from tests.unit.test_optim import config
+
+FOLDER = Path(__file__).resolve().parents[1] / "goldens"
+NETWORKS = {"fast_scnn_paper": ("fast_scnn", {}), "fast_scnn_segmentron": ("fast_scnn", {"variant": "segmentron"}),
+            "enet": ("enet", {}), "bisenetv2": ("bisenetv2", {}), "fcn8s": ("fcn8s", {})}
+
+
+def options_of(name: str, spec: dict) -> dict:
+    """What the fixture's network was built with: no dropout, and a narrow classifier where it was."""
+    if name == "fcn8s":
+        kernels = [shape for _, shape in spec["state"] if len(shape) == 4]
+        return {"fc_channels": next(shape[0] for shape in kernels if shape[2] == 7)}
+    return NETWORKS[name][1] | {"dropout": 0.0}
+
+
+@pytest.mark.parametrize("accumulation", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_five_training_losses(name, accumulation):
+    """A micro-batch of 1 changes BatchNorm, so with accumulation only the sum over equal micro-batches is compared."""
+    spec = json.loads((FOLDER / f"{name}.json").read_text())
+    golden = np.load(FOLDER / f"{name}.npz")
+    options = options_of(name, spec)
+    network = create_model(NETWORKS[name][0], spec["num_classes"], **options)
+    state = rule.state_dict(FOLDER / name)
+    for key, value in convert_state_dict(NETWORKS[name][0], state, **options).items():
+        {p.name: p for p in network.get_parameters()}[key].set_data(Tensor(value))
+    optim: Config = config(lr=0.01, momentum=0.9, weight_decay=1e-4, decay_norm_bias=True, schedule="constant",
+                           warmup_steps=0)
+    step = TrainStep(network, MultiHeadLoss(CrossEntropyLoss(255), spec["loss_weights"]),
+                     create_optimizer(optim, network, spec["steps"], spec["steps"]),
+                     Normalize([0.0] * 3, [1.0] * 3), StepOptions(accumulation=accumulation))
+    batch, _, height, width = spec["train_shape"]
+    image = rule.image(spec["seed"], tuple(spec["train_shape"])).transpose(0, 2, 3, 1)
+    label = rule.label(spec["seed"], (batch, height, width), spec["num_classes"]).astype(np.uint8)
+    losses = []
+    for _ in range(spec["steps"]):
+        for i in range(accumulation):       # the same whole batch again: its mean must not change
+            result = step(Tensor(np.ascontiguousarray(image)), Tensor(label), Tensor(0.0, ms.float32),
+                          i + 1 == accumulation)
+        losses.append(float(result.asnumpy()[0]))
+    print(name, np.abs(np.array(losses) / golden["train_losses"] - 1))
+    assert losses[0] == pytest.approx(golden["train_losses"][0], rel=1e-5)
+    np.testing.assert_allclose(losses, golden["train_losses"], rtol=1e-3)

@@ -1,0 +1,59 @@
+"""Fast-SCNN: Tramac's, SegmenTron's and the older MindSpore variant."""
+import numpy as np
+import pytest
+
+from mindspore import Tensor
+
+from src.errors import UserError
+from src.models import create_model
+from tests.models.base import GoldenTests, ModelTests
+
+
+class TestPaperGolden(GoldenTests):
+    model = "fast_scnn"
+    golden = "fast_scnn_paper"
+    options = {"dropout": 0.0}
+
+
+class TestSegmentronGolden(GoldenTests):
+    model = "fast_scnn"
+    golden = "fast_scnn_segmentron"
+    options = {"variant": "segmentron", "dropout": 0.0}
+
+
+class TestPaper(ModelTests):
+    model = "fast_scnn"
+    heads = 2
+    no_gradient = ("_res.conv.bias",)
+
+
+class TestSeedWithPyramidKernel(ModelTests):
+    model = "fast_scnn"
+    options = {"variant": "seed", "ppm_kernel": 3}
+    heads = 3
+    no_gradient = ("_res.conv.bias",)
+
+
+@pytest.mark.parametrize(("options", "millions"), [
+    ({"aux": False}, 1.138), ({"aux": False, "ppm_kernel": 3}, 1.400), ({"aux_heads": 2}, 1.195)])
+def test_parameter_counts(options, millions):
+    network = create_model("fast_scnn", 19, **options)
+    assert round(sum(p.size for p in network.trainable_params()) / 1e6, 3) == millions
+
+
+def test_training_batch_of_one_is_refused():
+    network = create_model("fast_scnn", 7).set_train()
+    with pytest.raises(UserError, match=r"pyramid pooling.* batch of 2 or more"):
+        network(Tensor(np.zeros((1, 3, 64, 64), np.float32)))
+
+
+def test_small_images_are_refused():
+    network = create_model("fast_scnn", 7).set_train(False)
+    with pytest.raises(UserError, match="31x64 pixels is too small"):
+        network(Tensor(np.zeros((1, 3, 31, 64), np.float32)))
+
+
+@pytest.mark.parametrize("options", [{"variant": "none"}, {"ppm_kernel": 2}, {"aux_heads": 3}, {"dropout": 1.0}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(UserError, match=str(next(iter(options.values())))):
+        create_model("fast_scnn", 7, **options)
