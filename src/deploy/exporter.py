@@ -172,13 +172,9 @@ def resolve_options(cfg: dict, output_type: str | None = None) -> ExportOptions:
         raise ConfigError(f"export.height, export.width = {list(size)} must be at least 32")
     batch = e.batch_size if e.batch_size > 0 else -1
     suffix = {1: "", -1: "_dynamic"}.get(batch, f"_bs{batch}")
-    output_type = output_type or e.get("output_type") or "argmax"
-    resize_op = e.get("resize_op") or "matmul"
-    if output_type not in ("argmax", "logits") or resize_op not in ("matmul", "resize"):
-        raise ConfigError(f"export.output_type = {output_type} must be argmax or logits, and export.resize_op = "
-                          f"{resize_op} matmul or resize")
     return ExportOptions(size=tuple(size), batch=batch, stem=e.file_name or f"{cfg.model.name}{suffix}", opset=e.opset,
-                         normalize_in_graph=e.normalize_in_graph, output_type=output_type, resize_op=resize_op)
+                         normalize_in_graph=e.normalize_in_graph, output_type=output_type or e.output_type,
+                         resize_op=e.resize_op)
 
 
 def _evaluation_size(cfg: dict) -> Sequence[int]:
