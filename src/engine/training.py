@@ -6,7 +6,7 @@ from pathlib import Path
 from mindspore import nn
 
 from src.config import Config
-from src.data.loader import Loader, create_dataset
+from src.data.loader import create_dataset
 from src.engine.checkpoint import build_network
 from src.engine.evaluator import evaluate
 from src.engine.inference import Segmenter
@@ -90,7 +90,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     last = start.checkpoint if start.resumed else find_checkpoint(run_dir, runtime)
     if start.checkpoint and not last:
         load_pretrained(net, cfg, start.checkpoint)
-    step = build_step(cfg, net, runtime, batches, steps, train_set)
+    step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
     job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command)
     trainer = Trainer(job, step, train_set, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
     if last:
@@ -109,8 +109,8 @@ def find_checkpoint(run_dir: Path, runtime: Runtime) -> Path | None:
     return next((folder / "last.ckpt" for folder in folders if (folder / "last.ckpt").is_file()), None)
 
 
-def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, steps: int,
-               train_set: Loader) -> TrainStep:
+def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, steps: int, steps_per_epoch: int,
+               ignore_id: int) -> TrainStep:
     """Puts network, loss and optimizer together as the configuration wants them."""
     t, o = cfg.train, cfg.optim
     if t.amp_dtype == "bfloat16" and t.amp_level != "O0" and runtime.device_target == "CPU":
@@ -129,8 +129,8 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
                           drop_overflow=o.drop_overflow, ema_decay=t.ema_decay,
                           share_statistics=not synchronised and not t.frozen_bn)
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
-    optimizer = create_optimizer(o, net, steps, train_set.steps_per_epoch)
-    return TrainStep(net, create_loss(cfg.loss, train_set.info.ignore_id), optimizer, normalize, options)
+    optimizer = create_optimizer(o, net, steps, steps_per_epoch)
+    return TrainStep(net, create_loss(cfg.loss, ignore_id), optimizer, normalize, options)
 
 
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:

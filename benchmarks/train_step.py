@@ -1,0 +1,129 @@
+"""Times training steps: each network alone, or (--engine) what the training loop adds between two steps.
+
+Ratios and times are printed, nothing is asserted: absolute numbers belong to the machine.
+"""
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from mindspore import Tensor
+from mindspore import dtype as mstype
+
+import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
+from src.config import Config, load_config
+from src.data.loader import create_dataset
+from src.data.synthetic import write_street
+from src.engine.checkpoint import build_network
+from src.engine.runlog import setup_logging
+from src.engine.train_step import TrainStep
+from src.engine.trainer import Job, Trainer
+from src.engine.training import Batches, build_step
+from src.errors import run_main
+from src.runtime import Runtime, setup_runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {"fast_scnn": "fast_scnn/fast_scnn_cityscapes_softmax", "enet": "enet/enet_cityscapes",
+           "bisenetv2": "bisenetv2/bisenetv2_cityscapes", "fcn8s": "fcn8s/fcn8s_cityscapes"}
+EXAMPLES = """examples:
+  python benchmarks/train_step.py --models fast_scnn enet --height 256 --width 512
+  python benchmarks/train_step.py --engine --steps 30"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=CONFIGS, default=["fast_scnn"], help="networks (fast_scnn)")
+    parser.add_argument("--engine", action="store_true", help="run the training loop on street images instead")
+    parser.add_argument("--height", type=int, default=512, help="rows of a crop (%(default)s)")
+    parser.add_argument("--width", type=int, default=1024, help="columns of a crop (%(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="samples a step (%(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps (%(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    for name in args.models:
+        cfg = load_config(ROOT / "configs" / f"{CONFIGS[name]}.yaml", [
+            f"data.crop_size=[{args.height},{args.width}]", f"train.global_batch={args.batch}", "train.log_interval=10",
+            f"train.steps={args.steps + 10}", "runtime.device_target=CPU", "optim.warmup_steps=0", "optim.lr=0.001"])
+        runtime = setup_runtime(cfg.runtime)
+        if args.engine:
+            measure_engine(cfg, runtime, args.steps)
+        else:
+            measure_step(cfg, runtime, args.steps)
+
+
+def measure_step(cfg: Config, runtime: Runtime, steps: int) -> None:
+    """Prints the time of the first step, which compiles the graph, and the median of the later ones."""
+    rng = np.random.default_rng(0)
+    size = (cfg.train.global_batch, *cfg.data.crop_size)
+    image = Tensor(rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+    label = Tensor(rng.integers(0, 19, size).astype(np.uint8))
+    step, stop, times = make_step(cfg, runtime), Tensor(0.0, mstype.float32), []
+    for _ in range(steps + 1):
+        started = time.perf_counter()
+        step(image, label, stop, True).asnumpy()
+        times.append(time.perf_counter() - started)
+    print(f"{cfg.model.name} {size[1]}x{size[2]} batch {size[0]}: first step {times[0]:.1f} s, then median "
+          f"{1000 * np.median(times[1:]):.0f} ms, fastest {1000 * min(times[1:]):.0f} ms")
+
+
+def measure_engine(cfg: Config, runtime: Runtime, steps: int) -> None:
+    """Prints how much of the time from step to step the loop spends outside the compiled step.
+
+    Inside counts from handing the batch to the graph until its result is there; outside are waiting for data, reading
+    and checking the loss, log lines and metrics.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root, run_dir = Path(folder) / "streets", Path(folder) / "run"
+        for i in range(16):
+            write_street(root, 0, "train", i, 512, 1024)
+        (run_dir / "ckpt").mkdir(parents=True)
+        cfg.data.root = str(root)
+        cfg.train.save_interval_epochs = 10**6
+        setup_logging(run_dir, rank=1)      # into files only
+        loader = create_dataset(cfg, "train")
+        timed = TimedStep(make_step(cfg, runtime))
+        job = Job(cfg, run_dir, runtime, np.ones(steps + 10, np.float32))
+        trainer = Trainer(job, timed, loader)
+        trainer.fit()
+    spans = np.array(timed.spans[10:])      # the first steps compile the graph and fill the queues
+    inside, between = spans[:, 1] - spans[:, 0], spans[1:, 0] - spans[:-1, 1]
+    share = between.sum() / (between.sum() + inside[1:].sum())
+    print(f"{cfg.model.name} {cfg.data.crop_size[0]}x{cfg.data.crop_size[1]} batch {cfg.train.global_batch}: step "
+          f"{1000 * np.median(inside):.0f} ms, between steps {1000 * np.median(between):.2f} ms (median), "
+          f"{100 * share:.2f} % of the time over {len(spans)} steps")
+
+
+class TimedStep:
+    """Notes when each step starts and when its result is there."""
+
+    def __init__(self, step: TrainStep) -> None:
+        self.step = step
+        self.spans: list[tuple[float, float]] = []
+
+    def __call__(self, *inputs) -> Tensor:
+        started = time.perf_counter()
+        result = self.step(*inputs)
+        result.asnumpy()
+        self.spans.append((started, time.perf_counter()))
+        return result
+
+    def __getattr__(self, name: str):
+        return getattr(self.step, name)
+
+
+def make_step(cfg: Config, runtime: Runtime) -> TrainStep:
+    """The step that training with this configuration uses."""
+    return build_step(cfg, build_network(cfg), runtime, Batches(cfg.train.global_batch, 1), cfg.train.steps, 8, 255)
+
+
+if __name__ == "__main__":
+    run_main(main)
