@@ -288,9 +288,33 @@ def check_rules(cfg: Config, origin: str) -> None:
     if weights is not None and len(weights) != cfg.model.num_classes:
         raise ConfigError(f"{origin}: loss.class_weights has {len(weights)} numbers for "
                           f"model.num_classes = {cfg.model.num_classes}")
+    _check_training(cfg, origin)
     _check_eval(cfg, origin)
     if not 11 <= cfg.export.opset <= 17:
         raise ConfigError(f"{origin}: export.opset = {cfg.export.opset} must be 11 to 17")
+
+
+def _check_training(cfg: Config, origin: str) -> None:
+    """Rules of the sections loss, optim and train."""
+    d, o, t = cfg.data, cfg.optim, cfg.train
+    at_least = {"train.steps": (t.steps, 1), "train.device_batch": (t.device_batch, 1),
+                "train.eval_interval_steps": (t.eval_interval_steps, 1), "train.ema_decay": (t.ema_decay, 0),
+                "train.save_interval_steps": (t.save_interval_steps, 1), "optim.clip_norm": (o.clip_norm, 0),
+                "train.keep_checkpoint_max": (t.keep_checkpoint_max, 0), "optim.warmup_steps": (o.warmup_steps, 0),
+                "optim.schedule_start": (o.schedule_start, 0), "loss.label_stride": (cfg.loss.label_stride, 1)}
+    for name, (value, low) in at_least.items():
+        if value is not None and value < low:
+            raise ConfigError(f"{origin}: {name} = {value} must be at least {low}")
+    if t.ema_decay >= 1:
+        raise ConfigError(f"{origin}: train.ema_decay = {t.ema_decay} must be below 1, such as 0.999")
+    if o.loss_scale != "dynamic" and o.loss_scale <= 0:
+        raise ConfigError(f"{origin}: optim.loss_scale = {o.loss_scale} must be greater than 0, or dynamic")
+    if o.warmup == "exponential" and o.warmup_factor <= 0:
+        raise ConfigError(f"{origin}: optim.warmup_factor = {o.warmup_factor} must be greater than 0 if the "
+                          "warm-up is exponential")
+    size = d.resize or d.crop_size
+    if any(side % cfg.loss.label_stride for side in size):
+        raise ConfigError(f"{origin}: loss.label_stride = {cfg.loss.label_stride} must divide the training size {size}")
 
 
 def _check_eval(cfg: Config, origin: str) -> None:

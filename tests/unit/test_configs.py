@@ -11,6 +11,7 @@ from mindspore import Tensor
 from src.config import load_config
 from src.engine.checkpoint import build_network
 from src.engine.training import divide_batch
+from src.errors import ConfigError
 from src.losses import create_loss
 from src.optim import group_parameters
 from src.schedules import create_schedule
@@ -83,3 +84,23 @@ def test_learning_rate_and_batch_name_their_source(path):
 def test_the_table_of_the_readme_lists_every_configuration():
     table = (FOLDER / "README.md").read_text()
     assert [path.stem for path in CONFIGS if f"`{path.stem}`" not in table] == []
+
+
+@pytest.mark.parametrize("override", [
+    "train.steps=0", "train.device_batch=0", "train.eval_interval_steps=-1", "train.save_interval_steps=0",
+    "train.keep_checkpoint_max=-1", "train.ema_decay=1.0", "train.ema_decay=-0.1", "optim.loss_scale=0",
+    "optim.loss_scale=sometimes", "optim.clip_norm=-1", "optim.warmup_steps=-5", "optim.schedule_start=-1",
+    "loss.label_stride=7", "loss.label_stride=0"])
+def test_values_out_of_range_are_refused(override):
+    with pytest.raises(ConfigError, match=re.escape(override.split("=")[0])):
+        load_config(CONFIGS[0], [override])
+
+
+def test_an_exponential_warm_up_needs_a_start():
+    with pytest.raises(ConfigError, match=r"optim\.warmup_factor = 0"):
+        load_config(CONFIGS[0], ["optim.warmup=exponential", "optim.warmup_factor=0"])
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1024", 1024.0), ("dynamic", "dynamic")])
+def test_a_loss_scale_is_a_number_or_dynamic(value, expected):
+    assert load_config(CONFIGS[0], [f"optim.loss_scale={value}"]).optim.loss_scale == expected
