@@ -1,6 +1,7 @@
 """Checkpoints: one file with weights, optimizer state, position and configuration, written whole or not at all."""
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
         os.replace(tmp, path)
         _sync(path.parent)
     except (OSError, RuntimeError, ValueError) as error:
-        tmp.unlink(missing_ok=True)
+        with suppress(OSError):
+            tmp.unlink()
         raise UserError(f"{path}: cannot write the checkpoint ({first_line(error)}); free space or choose another "
                         "runtime.output_dir") from None
 

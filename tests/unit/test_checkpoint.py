@@ -1,0 +1,174 @@
+"""Checkpoint files: whole or not at all, refused by name when damaged, and weights taken out of them."""
+import errno
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from mindspore import Parameter, Tensor
+
+from src.config import load_config
+from src.engine import checkpoint as module
+from src.engine.checkpoint import (
+    Progress,
+    build_network,
+    keep_copy,
+    load_network,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.engine.pretrained import load_pretrained
+from src.errors import UserError
+from tests.system.train_support import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import publish_weights
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml")
+
+
+@pytest.fixture
+def parameters(rng):
+    return [Parameter(Tensor(rng.normal(size=(3, 2)).astype(np.float32)), name="a.weight"),
+            Parameter(Tensor(7, dtype=None), name="global_step")]
+
+
+@pytest.fixture
+def saved(tmp_path, parameters, cfg):
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, parameters, Progress(3, 44, 0.625, 40), cfg)
+    return path
+
+
+def test_round_trip(saved, parameters, cfg):
+    arrays, extras = read_checkpoint(saved)
+    assert list(arrays) == ["a.weight", "global_step"]
+    np.testing.assert_array_equal(arrays["a.weight"], parameters[0].asnumpy())
+    config = extras.pop("config")
+    assert extras == {"epoch": 3, "step": 44, "best_miou": 0.625, "eval_step": 40}
+    assert "name: fast_scnn" in config
+    assert [path.name for path in saved.parent.iterdir()] == ["last.ckpt"]
+    assert os.stat(saved).st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda data: b"", "the checkpoint is empty"),
+    (lambda data: data[:len(data) // 2], "damaged"),
+    (lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:], "damaged"),
+    (lambda data: b"something else" * 20, "damaged")])
+def test_damaged_files_are_refused_in_one_line(saved, damage, message):
+    saved.write_bytes(damage(saved.read_bytes()))
+    with pytest.raises(UserError, match=message) as caught:
+        read_checkpoint(saved)
+    assert str(saved) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.ckpt: no such checkpoint file"):
+        read_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_a_full_disk_keeps_the_old_file(saved, parameters, cfg, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_sync", full)
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot write the checkpoint .*No space left.*free space"):
+        save_checkpoint(saved, parameters, Progress(4, 55), cfg)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, parameters, cfg):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the checkpoint"):
+        save_checkpoint(tmp_path / "file" / "last.ckpt", parameters, Progress(), cfg)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_copies_are_kept_up_to_the_limit(saved, links, monkeypatch):
+    if not links:
+        def refuse(*_):
+            raise OSError(errno.EPERM, "no links here")
+        monkeypatch.setattr(module.os, "link", refuse)
+    for step in (9, 10, 100, 11):
+        keep_copy(saved, step, 2)
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["last.ckpt", "step100.ckpt", "step11.ckpt"]
+    assert (saved.parent / "step100.ckpt").read_bytes() == saved.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def network_file(cfg, tmp_path_factory):
+    """A run's checkpoint: network, optimizer state and a moving average."""
+    net = build_network(cfg)
+    averages = [Parameter(Tensor(p.asnumpy() + 1), name=f"ema.{p.name}") for p in net.trainable_params()[:1]]
+    moments = [Parameter(Tensor(p.asnumpy()), name=f"moments.{p.name}") for p in net.trainable_params()]
+    path = tmp_path_factory.mktemp("run") / "best.ckpt"
+    save_checkpoint(path, [*net.get_parameters(), *moments, *averages], Progress(2, 20, 0.5, 20), cfg)
+    return path, {p.name: p.asnumpy() for p in net.get_parameters()}, averages[0].name.removeprefix("ema.")
+
+
+def test_a_network_takes_the_moving_average(cfg, network_file):
+    path, values, averaged = network_file
+    net = load_network(cfg, path)
+    for param in net.get_parameters():
+        np.testing.assert_array_equal(param.asnumpy(), values[param.name] + (param.name == averaged))
+    assert not net.training
+
+
+def test_wrong_weights_are_refused(cfg, network_file):
+    path, values, _ = network_file
+    other = load_config(ROOT / "configs" / "enet" / "enet_camvid.yaml")
+    with pytest.raises(UserError, match=r"parameters of this network are not in the checkpoint .*check model\.name"):
+        load_network(other, path)
+    wider = {name: np.zeros((2, *value.shape)) if name == "classifier.conv.weight" else value
+             for name, value in values.items()}
+    with pytest.raises(UserError, match=r"classifier\.conv\.weight has shape .*check model\.num_classes"):
+        load_weights(build_network(cfg), wider, "x.ckpt")
+
+
+def test_starting_weights_for_other_classes(cfg, network_file):
+    path, values, averaged = network_file
+    target = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml",
+                         ["model.ppm_kernel=1", "model.aux_heads=1"])
+    with pytest.raises(UserError, match=str(path)):
+        load_pretrained(build_network(target), target, path)
+    target.model.pretrained_part = "backbone"
+    net = build_network(target)
+    before = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+    load_pretrained(net, target, path)
+    for param in net.get_parameters():
+        if param.name.startswith(("learning_to_downsample.", "global_feature_extractor.")):
+            np.testing.assert_array_equal(param.asnumpy(), values[param.name] + (param.name == averaged))
+        elif param.name.startswith("classifier.conv."):
+            np.testing.assert_array_equal(param.asnumpy(), before[param.name])
+
+
+def test_published_weights_are_small_named_by_content_and_work(cfg, network_file, tmp_path, monkeypatch, capsys):
+    path, values, averaged = network_file
+    config = str(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml")
+    for _ in range(2):      # the second time replaces the row
+        monkeypatch.setattr(sys, "argv", ["publish_weights.py", "--config", config, "--ckpt_path", str(path), "--data",
+                                          "CamVid", "--score", "50 %", "--output", str(tmp_path)])
+        publish_weights.main()
+    (published,) = tmp_path.glob("*.ckpt")
+    import hashlib
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    assert published.name == f"fast_scnn_camvid-{digest[:8]}.ckpt"
+    assert published.stat().st_size < path.stat().st_size * 0.6
+    arrays, extras = read_checkpoint(published)
+    assert not [name for name in arrays if name.startswith(("aux", "moments", "ema"))]
+    assert (extras["epoch"], extras["best_miou"]) == (2, 0.5)
+    table = (tmp_path / "README.md").read_text()
+    assert table.count(digest) == table.count("`fast_scnn_camvid`") == 1
+    net = load_network(cfg, published)
+    values = {p.name: p.asnumpy() for p in net.get_parameters()}
+    np.testing.assert_array_equal(values[averaged], network_file[1][averaged] + 1)
