@@ -18,8 +18,8 @@ EXAMPLES = """examples:
   python tools/convert_weights.py --model bisenetv2 --source model_final_v2_city.pth --output b.ckpt --drop_classifier
 
 The source is recognised by its parameter names: Tramac/Fast-SCNN-pytorch, LikeLy-Journey/SegmenTron,
-CoinCheung/BiSeNet, davidtvs/PyTorch-ENet, torchvision's vgg16_bn, and the older MindSpore projects. Reading .pth needs torch
-(requirements-convert.txt)."""
+CoinCheung/BiSeNet, davidtvs/PyTorch-ENet, torchvision's vgg16_bn, and the older MindSpore projects.
+Reading .pth needs torch (requirements-convert.txt)."""
 
 
 def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
