@@ -4,7 +4,9 @@
 #   mslite    MS_LITE_HOME      (an unpacked MindSpore Lite package)
 #   openvino  OpenVINO_DIR      (default: asks the repository's .venv, then python3, for its openvino wheel)
 #
-# usage: bash ascend310_infer/build.sh [cmake options, e.g. -DBUILD_TESTING=ON]
+# usage: bash ascend310_infer/build.sh [--test] [cmake options, e.g. -DSANITIZE=address,undefined]
+#   --test   also builds the tests and the simulated AscendCL, and runs ctest
+# environment: BUILD_DIR (default ascend310_infer/build), CXX
 # needs: g++ cmake libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev
 set -euo pipefail
 
@@ -14,6 +16,13 @@ root=$(dirname "$here")
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
   exit 0
+fi
+
+run_tests=false
+if [[ ${1:-} == --test ]]; then
+  run_tests=true
+  shift
+  set -- -DBUILD_TESTING=ON "$@"
 fi
 
 fail() {
@@ -58,3 +67,6 @@ build=${BUILD_DIR:-$here/build}
 echo "building in $build with $cmake ${options[*]} $*"
 "$cmake" -S "$here" -B "$build" "${options[@]}" "$@"
 "$cmake" --build "$build" --parallel "$(nproc)"
+if $run_tests; then
+  "${cmake%cmake}ctest" --test-dir "$build" --output-on-failure
+fi

@@ -63,6 +63,7 @@ class MsliteBackend : public Backend {
     CheckModelFile(manifest, file);
     info_.backend = "mslite";
     info_.version = mindspore::Version();
+    info_.simulated = info_.version.find("SIMULATED") != std::string::npos;
     info_.device = (options.device.empty() ? "ascend" : options.device) + " " + std::to_string(options.device_id);
     info_.precision = "as exported";
     info_.model_file = file.path.filename().string();

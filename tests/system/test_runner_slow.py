@@ -103,3 +103,37 @@ def test_ten_thousand_images_in_flat_memory(tmp_path, program):
     assert warm
     assert late
     assert max(late) < 1.05 * max(warm), (max(warm), max(late))
+
+
+def test_build_finds_every_sdk(tmp_path):
+    """The product built as on an Ascend machine, with the simulated libraries standing where the SDKs would."""
+    libraries = build_folder() / "test"
+    ascend, lite = tmp_path / "an ascend toolkit", tmp_path / "lite"
+    (ascend / "lib64").mkdir(parents=True)
+    (lite / "runtime" / "lib").mkdir(parents=True)
+    shutil.copy(libraries / "libascendcl.so", ascend / "lib64")
+    shutil.copy(libraries / "libmindspore-lite.so", lite / "runtime" / "lib")
+    shutil.copytree(RUNNER / "test" / "fake_mslite" / "include", lite / "runtime" / "include")
+    done = subprocess.run(["bash", RUNNER / "build.sh", "-DSEGMENT_WERROR=ON", f"-DSEGMENT_OUTPUT_DIR={tmp_path}/out"],
+                          env={**os.environ, "BUILD_DIR": str(tmp_path / "build"), "ASCEND_HOME_PATH": str(ascend),
+                               "MS_LITE_HOME": str(lite)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    program = tmp_path / "out" / "segment"
+    paths = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
+    assert f"{ascend}/lib64" in paths
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    assert "acl, mslite, openvino" in version
+    model = TinyModel(tmp_path / "model", seed=64)
+    (model.folder / "tiny.om").write_text("SIMULATED OM\nonnx: tiny.onnx\n", encoding="utf-8")
+    (model.folder / "tiny.mindir").write_text("SIMULATED MINDIR\ntiny.onnx\n", encoding="utf-8")
+    model.manifest["models"] += [{"format": name, "file": f"tiny.{name}", "batch": 1} for name in ("om", "mindir")]
+    model.save()
+    for backend in ("acl", "mslite", "openvino", "auto"):
+        info = subprocess.run([program, "info", "--backend", backend, "--manifest", model.yaml_path],
+                              capture_output=True, text=True, check=True).stdout
+        assert ("SIMULATED" in info) is (backend != "openvino")
+    (ascend / "lib64" / "libascendcl.so").unlink()
+    done = subprocess.run(["bash", RUNNER / "build.sh"], capture_output=True, text=True,
+                          env={**os.environ, "BUILD_DIR": str(tmp_path / "other"), "ASCEND_HOME_PATH": str(ascend)})
+    assert done.returncode != 0
+    assert "set_env.sh" in done.stderr
