@@ -1,0 +1,55 @@
+"""Staged training, starting weights and half precision through ``train.py``, on tiny crops."""
+import numpy as np
+import pytest
+
+from src.engine.checkpoint import read_checkpoint
+from tests.system.train_support import make_streets, only_run, run_to_end, train_command
+
+STAGED = "configs/enet/enet_cityscapes_staged.yaml"
+SMALL = {"data__resize": "[64,64]", "train__steps": 2, "train__save_interval_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    return make_streets(tmp_path_factory.mktemp("streets"))
+
+
+@pytest.mark.slow
+def test_three_stages_hand_their_weights_on(streets, tmp_path):
+    command = train_command(STAGED, streets, tmp_path, **SMALL)
+    done = run_to_end(command)
+    run_dir = only_stages(tmp_path)
+    states = [read_checkpoint(run_dir / f"stage{i}" / "ckpt" / "last.ckpt")[0] for i in (1, 2, 3)]
+    assert "pred.weight" in states[1]
+    assert "pred.weight" not in states[2]
+    assert any(name.startswith("decoder.") for name in states[2])
+    text = done.stdout
+    assert text.count("parameters loaded from") == 2
+    assert "new, with random weights: decoder" in text
+    # Adam moves a weight by about the learning rate a step: two steps leave the stages' encoders close to each other.
+    for before, after in zip(states, states[1:], strict=False):
+        weights = [name for name in before if name.startswith("encoder.") and name.endswith("conv.weight")]
+        assert len(weights) > 20
+        assert max(np.abs(before[name] - after[name]).max() for name in weights) < 0.01
+    again = run_to_end([*command, "--resume", str(run_dir)])
+    assert again.stdout.count("finished after") == 3
+    for i, state in enumerate(states, 1):
+        after = read_checkpoint(run_dir / f"stage{i}" / "ckpt" / "last.ckpt")[0]
+        assert all((after[name] == state[name]).all() for name in state)
+
+
+def only_stages(output):
+    """The run folder above the stages' folders."""
+    (config,) = output.glob("*/*/config.yaml")
+    assert sorted(path.name for path in config.parent.iterdir()) == ["config.yaml", "stage1", "stage2", "stage3"]
+    return config.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_half_precision_trains_on_the_cpu(level, streets, tmp_path):
+    run_to_end(train_command("configs/fcn8s/fcn8s_cityscapes.yaml", streets, tmp_path, model__fc_channels=16,
+                             train__steps=2, train__amp_level=level, optim__loss_scale="dynamic"))
+    arrays, _ = read_checkpoint(only_run(tmp_path) / "ckpt" / "last.ckpt")
+    assert all(np.isfinite(value).all() for value in arrays.values())
+    assert arrays["fc6.conv.weight"].dtype == np.float32
