@@ -76,6 +76,8 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
         UserError: Something that the user can mend.
     """
     describe_run(cfg, run_dir, runtime)
+    if cfg.train.save_all_ranks:
+        checkpoint_folder(run_dir, runtime).mkdir(parents=True, exist_ok=True)
     setup_logging(run_dir, runtime.rank)
     batches = divide_batch(cfg, runtime.size)
     train_set = create_dataset(cfg, "train", runtime.rank, runtime.size, batches.device)

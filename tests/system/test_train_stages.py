@@ -1,4 +1,6 @@
 """Staged training, starting weights and half precision through ``train.py``, on tiny crops."""
+import itertools
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_three_stages_hand_their_weights_on(streets, tmp_path):
     assert text.count("parameters loaded from") == 2
     assert "new, with random weights: decoder" in text
     # Adam moves a weight by about the learning rate a step: two steps leave the stages' encoders close to each other.
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         weights = [name for name in before if name.startswith("encoder.") and name.endswith("conv.weight")]
         assert len(weights) > 20
         assert max(np.abs(before[name] - after[name]).max() for name in weights) < 0.01
