@@ -3,6 +3,7 @@
 Read are ``.pth``/``.pt`` (needs torch), ``.npz``, ``.safetensors`` and MindSpore's ``.ckpt``. Whatever is left over on
 either side of a conversion is an error, unless it is a whole part that the file or the network does not have.
 """
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -343,7 +344,8 @@ def save_weights(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
         tmp.chmod(0o644)
         os.replace(tmp, path)
     except (OSError, RuntimeError, ValueError) as error:
-        tmp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be a file
+            tmp.unlink()
         raise UserError(f"{path}: cannot be written ({first_line(error)}); free space or choose another "
                         "folder") from None
     return path

@@ -1,4 +1,4 @@
-"""Weights of other implementations: names from the golden fixtures, or derived from ours by the other's naming rules."""
+"""Weights of other implementations: names of the fixtures, or derived from ours by the other's naming rules."""
 import json
 import os
 
@@ -124,14 +124,151 @@ def test_vgg16_bn_fills_the_backbone_and_folds_the_biases(rng):
                                   state["features.41.running_mean"] - state["features.40.bias"])
 
 
-def test_older_mindspore_vgg16_is_read(rng):
-    names = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+@pytest.mark.parametrize("layout", ["layers.{index}.", "vgg16_feature_extractor.conv{stage}_{conv}.{kind}."])
+def test_older_mindspore_vgg16_is_read(rng, layout):
+    state, places, index = {}, {}, 0
+    for stage, count in enumerate((2, 2, 3, 3, 3), 1):
+        for conv in range(count):
+            target = f"backbone.stage{stage}.convs.{conv}"
+            shapes = {p.name: p.shape for p in create_model_shapes("fcn8s")}
+            for kind, tensors in enumerate((("weight",), ("gamma", "beta", "moving_mean", "moving_variance"))):
+                for tensor in tensors:
+                    ours = f"{target}.{('conv', 'bn')[kind]}.{tensor}"
+                    key = layout.format(index=index + kind, stage=stage, conv=conv + 1, kind=kind) + tensor
+                    state[key] = rng.normal(0, 1, shapes[ours]).astype(np.float32)
+                    places[ours] = key
+            index += 3
+        index += 1
+    result = convert("fcn8s", {**state, "classifier.6.bias": np.zeros(1000)})
+    assert result.params.keys() == places.keys()
+    for ours, key in places.items():
+        np.testing.assert_array_equal(result.params[ours], state[key])
+
+
+def create_model_shapes(name: str) -> list[ms.Parameter]:
+    """The parameters of a network without their initial values."""
+    with ms.nn.no_init_parameters():
+        return list(create_model(name, 21).get_parameters())
+
+
+@pytest.mark.parametrize("name", ["fast_scnn", "enet", "bisenetv2"])
+def test_older_mindspore_checkpoints_compute_the_same(name):
+    """Logits of the older projects' own code; fcn8s has the layout and names of its golden fixture."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    spec = json.loads((GOLDENS / f"seed_{name}.json").read_text())
+    words = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     state = {}
-    for key, value in vgg_state(rng).items():
-        _, index, tensor = key.split(".")
-        if key.startswith("features."):
-            is_norm = f"features.{index}.running_mean" in vgg_state(rng) if False else value.ndim == 1
-            if is_norm and tensor in names:
-                tensor = names[tensor]
-        state[key] = value
-    assert state
+    for key, shape in spec["state"]:
+        layer, _, tensor = key.rpartition(".")
+        state[key] = rule.tensor(spec["seed"], f"{layer}.{words.get(tensor, tensor)}", tuple(shape))
+    network = create_model(name, spec["num_classes"], variant="seed").set_train(False)
+    assign(network, convert_state_dict(name, state, variant="seed"))
+    logits = network(Tensor(rule.image(spec["seed"], tuple(spec["eval_shape"])))).asnumpy()
+    with np.load(GOLDENS / f"seed_{name}.npz") as golden:
+        step = spec["stride"]
+        difference = np.abs(logits[:, :, ::step, ::step] - golden["eval_logits"]).max()
+        assert difference <= 1e-4 * golden["eval_abs_mean"]
+
+
+def test_an_older_fcn8s_checkpoint_is_read():
+    words = {"running_mean": "moving_mean", "running_var": "moving_variance", "weight": "gamma", "bias": "beta"}
+    state = {}
+    for key, value in zeros_state("fcn8s").items():
+        layer, _, tensor = key.rpartition(".")
+        if tensor != "num_batches_tracked":
+            state[f"{layer}.{words.get(tensor, tensor) if value.ndim == 1 else tensor}"] = value
+    result = convert("fcn8s", state)
+    assert result.source == "the MindSpore model zoo's FCN-8s"
+    assert set(result.params) == {p.name for p in create_model_shapes("fcn8s")}
+
+
+def test_an_encoder_checkpoint_fills_the_encoder_of_the_whole_network():
+    encoder = create_model("enet", 5, encoder_only=True)
+    state = {p.name: p.asnumpy() for p in encoder.get_parameters()}
+    result = convert("enet", state, part="encoder", num_classes=19)
+    assert result.source == "this project"
+    assert set(result.params) == {key for key in state if key.startswith("encoder.")}
+    assert all(key.startswith("decoder.") for key in result.missing)
+    with pytest.raises(UserError, match="not in the file: decoder"):
+        convert("enet", state)
+    with pytest.raises(UserError, match="pretrained_part 'decoder'"):
+        convert("enet", state, part="decoder")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".ckpt", ".pth"])
+def test_every_format_gives_the_same_arrays(suffix, tmp_path, rng):
+    state = {"a.weight": rng.normal(0, 1, (3, 2)).astype(np.float32), "b": rng.normal(0, 1, 4).astype(np.float32)}
+    path = tmp_path / f"file{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **state)
+    elif suffix == ".safetensors":
+        pytest.importorskip("safetensors.numpy").save_file(state, str(path))
+    elif suffix == ".ckpt":
+        save_weights(path, state)
+    else:
+        torch = pytest.importorskip("torch", reason="requirements-convert.txt is not installed")
+        tensors = {key: torch.from_numpy(value) for key, value in state.items()}
+        torch.save({"epoch": 3, "state_dict": tensors, "optimizer": {"lr": 0.1}}, path)
+    result = read_weights(path)
+    assert result.keys() == state.keys()
+    for key, value in state.items():
+        np.testing.assert_array_equal(result[key], value)
+
+
+def test_nested_torch_files_are_joined(tmp_path):
+    torch = pytest.importorskip("torch", reason="requirements-convert.txt is not installed")
+    torch.save({"detail": {"S1.0.conv.weight": torch.ones(2)}, "segment": {"x": torch.zeros(1)}}, tmp_path / "b.pth")
+    assert set(read_weights(tmp_path / "b.pth")) == {"detail.S1.0.conv.weight", "segment.x"}
+
+
+def test_a_backbone_file_without_head_is_read():
+    state = {key: value for key, value in zeros_state("bisenetv2").items() if key.startswith(("detail.", "segment."))}
+    result = convert("bisenetv2", state)
+    assert {key.split(".")[0] for key in result.params} == {"detail", "segment"}
+    assert {key.split(".")[0] for key in result.missing} == {"bga", "head", "aux2", "aux3", "aux4", "aux5_4"}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".ckpt", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all"])
+def test_damaged_files_are_named(suffix, content, tmp_path):
+    if suffix == ".pth" and content:
+        pytest.importorskip("torch", reason="requirements-convert.txt is not installed")
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"file\{suffix}: (the file is empty|damaged or not)"):
+        read_weights(path)
+
+
+def test_missing_and_unknown_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.npz: no such file"):
+        read_weights(tmp_path / "none.npz")
+    with pytest.raises(UserError, match=r"unknown format \.h5; known are \.pth"):
+        read_weights(tmp_path / "file.h5")
+
+
+def test_an_unwritable_folder_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot be written"):
+        save_weights(tmp_path / "file" / "out.ckpt", {"a": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match=r"must end in \.ckpt"):
+        save_weights(tmp_path / "out.npz", {"a": np.zeros(1, np.float32)})
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_tool_converts_and_reports(run_cli, tmp_path):
+    state = rule.state_dict(GOLDENS / "fast_scnn_segmentron")
+    np.savez(tmp_path / "source.npz", **{f"module.{key}": value for key, value in state.items()})
+    done = run_cli("tools/convert_weights.py", "--model", "fast_scnn", "--source", tmp_path / "source.npz",
+                   "--output", tmp_path / "out.ckpt")
+    assert done.returncode == 0, done.stderr
+    assert "LikeLy-Journey/SegmenTron" in done.stdout
+    assert "model.variant=segmentron" in done.stdout
+    network = create_model("fast_scnn", 19, variant="segmentron")
+    left, unused = ms.load_param_into_net(network, ms.load_checkpoint(str(tmp_path / "out.ckpt")), strict_load=True)
+    assert not left
+    assert not unused
+    failed = run_cli("tools/convert_weights.py", "--model", "enet", "--source", tmp_path / "source.npz",
+                     "--output", tmp_path / "enet.ckpt")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("error: these are weights of LikeLy-Journey/SegmenTron")
+    assert sorted(os.listdir(tmp_path)) == ["out.ckpt", "source.npz"]
