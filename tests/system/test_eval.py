@@ -137,7 +137,7 @@ def test_resized_labels_equal_a_plain_loop(run_folder, streets, tmp_path):
     assert np.abs(matrix - found["confusion"]).sum() <= 1e-4 * matrix.sum()
 
 
-def test_folder_of_checkpoints(run_folder, streets, tmp_path, capsys):
+def test_folder_of_checkpoints(run_folder, streets, tmp_path):
     cfg = street_config(streets)
     folder = tmp_path / "ckpt"
     folder.mkdir()
@@ -145,7 +145,7 @@ def test_folder_of_checkpoints(run_folder, streets, tmp_path, capsys):
     make_checkpoint(folder / "a.ckpt", cfg, seed=5)
     (folder / "broken.ckpt").write_bytes(b"0" * 100)
     (folder / ".last.tmp.ckpt").write_bytes(b"")
-    found = evaluated(cfg, tmp_path / "out", ckpt_path=str(folder))
+    found = evaluated(cfg, tmp_path / "out", ckpt_path=str(tmp_path))       # a run folder stands for its ckpt/
     each = {name: json.loads((tmp_path / "out" / f"{name}.ckpt.eval.json").read_text()) for name in "ab"}
     assert not (tmp_path / "out" / "broken.ckpt.eval.json").exists()
     best = max(each, key=lambda name: each[name]["miou"])
@@ -156,7 +156,7 @@ def test_folder_of_checkpoints(run_folder, streets, tmp_path, capsys):
     with pytest.raises(UserError, match="folder of checkpoints"):
         evaluated(cfg, tmp_path / "out", ckpt_path=str(folder), save_masks="color")
     with pytest.raises(UserError, match=r"no \*.ckpt"):
-        evaluated(cfg, tmp_path / "out", ckpt_path=str(tmp_path))
+        evaluated(cfg, tmp_path / "out", ckpt_path=str(tmp_path / "out"))
 
 
 def test_small_masks_are_not_handed_in(run_folder, streets, tmp_path):
