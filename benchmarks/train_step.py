@@ -12,9 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from mindspore import Tensor
-from mindspore import dtype as mstype
-
 import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from src.config import Config, load_config
 from src.data.loader import create_dataset
@@ -62,6 +59,9 @@ def main() -> None:
 
 def measure_step(cfg: Config, runtime: Runtime, steps: int) -> None:
     """Prints the time of the first step, which compiles the graph, and the median of the later ones."""
+    from mindspore import Tensor     # after src, which prepares the environment
+    from mindspore import dtype as mstype
+
     rng = np.random.default_rng(0)
     size = (cfg.train.global_batch, *cfg.data.crop_size)
     image = Tensor(rng.integers(0, 256, (*size, 3)).astype(np.uint8))
@@ -109,7 +109,7 @@ class TimedStep:
         self.step = step
         self.spans: list[tuple[float, float]] = []
 
-    def __call__(self, *inputs) -> Tensor:
+    def __call__(self, *inputs):
         started = time.perf_counter()
         result = self.step(*inputs)
         result.asnumpy()
