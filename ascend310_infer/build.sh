@@ -58,10 +58,8 @@ if ((${#missing[@]})); then
 fi
 
 OpenVINO_DIR=${OpenVINO_DIR:-$(find_openvino)}
-options=()
-[[ -n $OpenVINO_DIR ]] && options+=("-DOpenVINO_DIR=$OpenVINO_DIR")
-[[ -n ${ASCEND_HOME_PATH:-} ]] && options+=("-DASCEND_HOME_PATH=$ASCEND_HOME_PATH")
-[[ -n ${MS_LITE_HOME:-} ]] && options+=("-DMS_LITE_HOME=$MS_LITE_HOME")
+# Empty ones too: CMake would remember what an earlier call found.
+options=("-DOpenVINO_DIR=$OpenVINO_DIR" "-DASCEND_HOME_PATH=${ASCEND_HOME_PATH:-}" "-DMS_LITE_HOME=${MS_LITE_HOME:-}")
 
 build=${BUILD_DIR:-$here/build}
 echo "building in $build with $cmake ${options[*]} $*"
