@@ -59,7 +59,7 @@ def main() -> None:
 
 def measure_step(cfg: Config, runtime: Runtime, steps: int) -> None:
     """Prints the time of the first step, which compiles the graph, and the median of the later ones."""
-    from mindspore import Tensor     # after src, which prepares the environment
+    from mindspore import Tensor  # after src, which prepares the environment
     from mindspore import dtype as mstype
 
     rng = np.random.default_rng(0)

@@ -6,19 +6,19 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import src  # noqa: E402, F401, I001
+import src  # noqa: F401, I001
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import mindspore as ms  # noqa: E402
-from mindspore import Tensor, nn, ops  # noqa: E402
+import mindspore as ms
+from mindspore import Tensor, nn, ops
 
-from src.config import Config  # noqa: E402
-from src.engine.precision import synchronise_batch_norm  # noqa: E402
-from src.engine.train_step import Normalize, StepOptions, TrainStep  # noqa: E402
-from src.losses import CrossEntropyLoss, MultiHeadLoss  # noqa: E402
-from src.optim import create_optimizer  # noqa: E402
-from src.runtime import from_main, setup_runtime  # noqa: E402
+from src.config import Config
+from src.engine.precision import synchronise_batch_norm
+from src.engine.train_step import Normalize, StepOptions, TrainStep
+from src.losses import CrossEntropyLoss, MultiHeadLoss
+from src.optim import create_optimizer
+from src.runtime import from_main, setup_runtime
 
 BATCH = 4
 RUNTIME = Config({"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 5, "threads": 1, "modelarts": None})
