@@ -98,7 +98,8 @@ void FillTensor(const cv::Mat& bgr, const InputSpec& input, const std::array<std
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path) {
   cv::Mat bgr;
   try {
-    if (HasKnownSignature(bytes) && !IsTruncatedJpeg(bytes)) bgr = cv::imdecode(bytes, cv::IMREAD_COLOR);
+    // As stored: training neither turns photographs by their EXIF orientation nor colours grey ones.
+    if (HasKnownSignature(bytes) && !IsTruncatedJpeg(bytes)) bgr = cv::imdecode(bytes, cv::IMREAD_UNCHANGED);
   } catch (const cv::Exception& error) {
     throw ItemError(path.string() + ": cannot decode: " + error.err);
   } catch (const std::bad_alloc&) {
@@ -107,6 +108,10 @@ cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::pa
   if (bgr.empty()) {
     throw ItemError(path.string() + ": not a whole image (" + std::to_string(bytes.size()) +
                     " bytes: truncated, damaged or another format); replace the file");
+  }
+  if (bgr.type() != CV_8UC3) {
+    throw ItemError(path.string() + ": image has " + std::to_string(bgr.channels()) + " channels of " +
+                    std::to_string(8 * bgr.elemSize1()) + " bits; it must be colour, 8-bit, without alpha: convert it");
   }
   return bgr;
 }

@@ -293,6 +293,11 @@ TEST(DamagedImagesAreRefused) {
     bytes.resize(bytes.size() / 2);
     CHECK_THROWS(ItemError, DecodeImage(bytes, "dir/x.png"), "dir/x.png");
   }
+  for (const int type : {CV_8UC1, CV_8UC4, CV_16UC3}) {
+    std::vector<uint8_t> bytes;
+    CHECK(cv::imencode(".png", cv::Mat(4, 4, type, cv::Scalar::all(7)), bytes));
+    CHECK_THROWS(ItemError, DecodeImage(bytes, "x.png"), "x.png", "8-bit, without alpha");
+  }
   CHECK_THROWS(ItemError, DecodeImage({}, "x.png"), "0 bytes");
   CHECK_THROWS(ItemError, DecodeImage(std::vector<uint8_t>(100, 'a'), "x.png"), "100 bytes");
   CHECK_THROWS(ItemError, DecodeImage({0xff, 0xd8}, "x.jpg"), "x.jpg");
