@@ -8,6 +8,7 @@ import logging
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -26,6 +27,28 @@ _REPLACE_TRIES = 20
 
 Row = tuple[str, np.ndarray, np.ndarray]      # name, image, label
 Batch = dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Decodes, checks and augments one sample, in a thread. It must not know the loader, which holds the pipelines
+    that hold it: see ``src.data.pipeline``."""
+    source: FolderSource | RecordSource
+    table: np.ndarray
+    transform: TrainTransform | None
+    plan: Plan
+
+    def __call__(self, name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
+        epoch, number, index = (int(v) for v in ticket)
+        image_name, label_name = self.source.describe(index, name)
+        pixels = decode_image(data, image_name)
+        values = decode_checked_label(label, label_name, self.table)
+        check_sizes(pixels, values, image_name)
+        if self.transform is None:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels
+            return name, pixels, cv2.LUT(values, self.table)
+        seed = (self.plan.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
+        return name, *self.transform(pixels, values, np.random.default_rng(seed))
 
 
 class Loader:
@@ -48,7 +71,8 @@ class Loader:
             transform: The training transform; ``None``: evaluation, images and labels stay as they are.
             plan: How to run.
         """
-        self.source, self.info, self.table, self.transform, self.plan = source, info, table, transform, plan
+        self.source, self.info, self.transform, self.plan = source, info, transform, plan
+        self._decode = _Decoder(source, table, transform, plan)
         self.num_samples = len(source)
         if transform is None:
             self.steps_per_epoch = len(range(plan.rank, self.num_samples, plan.size))
@@ -132,19 +156,6 @@ class Loader:
 
     def _pipeline(self, tickets: np.ndarray) -> Pipeline:
         return Pipeline(self.source, tickets, self._decode, self.plan)
-
-    def _decode(self, name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
-        """Decodes, checks and augments one sample; runs in a thread."""
-        epoch, number, index = (int(v) for v in ticket)
-        image_name, label_name = self.source.describe(index, name)
-        pixels = decode_image(data, image_name)
-        values = decode_checked_label(label, label_name, self.table)
-        check_sizes(pixels, values, image_name)
-        if self.transform is None:
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels
-            return name, pixels, cv2.LUT(values, self.table)
-        seed = (self.plan.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
-        return name, *self.transform(pixels, values, np.random.default_rng(seed))
 
     def _checked(self, ticket: np.ndarray, result: Row | Exception) -> Row | None:
         """The row; or raises its error, or notes it and returns ``None`` if broken samples are to be skipped."""

@@ -114,10 +114,27 @@ class Plan:
     rgb: bool = True
 
 
+class _Worker:
+    """What MindSpore calls in its threads. It must not know the pipeline: MindSpore's own objects would close a circle
+    of references that Python cannot see, and every epoch would stay in memory."""
+
+    def __init__(self, work: Callable[..., object]) -> None:
+        self.work, self.results = work, {}
+
+    def run(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, ticket: np.ndarray) -> np.ndarray:
+        """Works on one row, keeps the result or exception, and passes the ticket on."""
+        try:
+            result = self.work(str(name), ticket[1:], as_bytes(data), as_bytes(label))
+        except Exception as error:
+            result = error
+        self.results[int(ticket[0])] = result
+        return ticket
+
+
 class Pipeline:
     """MindSpore's pipeline over some tickets; gives, batch by batch, (ticket, result or exception) of each.
 
-    MindSpore reads, schedules and keeps the order; what its threads make stays in ``_results`` until its ticket comes
+    MindSpore reads, schedules and keeps the order; what its threads make stays in the worker until its ticket comes
     out. Passing the pixels through would copy them three times, and an exception would end the pipeline at once,
     before its turn, in pages of traceback.
     """
@@ -128,31 +145,23 @@ class Pipeline:
         Args:
             source: Where the bytes come from.
             tickets: int64 (N, 3); the last column is the index of the sample.
-            work: ``work(name, ticket, image bytes, label bytes)``, called in threads.
+            work: ``work(name, ticket, image bytes, label bytes)``, called in threads; must not hold this pipeline.
             plan: Batch size, workers and prefetch count here.
         """
-        self._results: dict[int, object] = {}
-        self._work = work
+        worker = _Worker(work)
+        self._results = worker.results
         numbered = np.concatenate([np.arange(len(tickets))[:, None], tickets], axis=1)
         before = ds.config.get_prefetch_size()
         ds.config.set_prefetch_size(plan.prefetch)
         try:
             rows = ds.zip((source.rows(tickets[:, 2].tolist()),
                            ds.NumpySlicesDataset({"ticket": numbered}, shuffle=False)))
-            rows = rows.map(self._run, [*COLUMNS, "ticket"], ["ticket"], python_multiprocessing=False,
+            rows = rows.map(worker.run, [*COLUMNS, "ticket"], ["ticket"], python_multiprocessing=False,
                             num_parallel_workers=max(1, min(plan.num_workers, os.cpu_count() or 1)))
             rows = rows.batch(plan.batch_size)
             self._iterator = iter(rows.create_dict_iterator(num_epochs=1, output_numpy=True))
         finally:
             ds.config.set_prefetch_size(before)
-
-    def _run(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, ticket: np.ndarray) -> np.ndarray:
-        try:
-            result = self._work(str(name), ticket[1:], as_bytes(data), as_bytes(label))
-        except Exception as error:
-            result = error
-        self._results[int(ticket[0])] = result
-        return ticket
 
     def __iter__(self) -> Iterator[list]:
         return self
