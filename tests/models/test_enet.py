@@ -19,6 +19,12 @@ class TestGolden(GoldenTests):
 class TestPaper(ModelTests):
     model = "enet"
 
+    @pytest.fixture
+    def rng(self):
+        """Fixed, unlike elsewhere: two nearly equal values in a pooling window swap places with another rounding, and
+        max-unpooling then moves whole values. Now and then a random draw holds such a pair."""
+        return np.random.default_rng(7)
+
 
 class TestSeed(ModelTests):
     model = "enet"

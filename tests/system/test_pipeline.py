@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 CONFIG = "configs/fast_scnn/fast_scnn_synthetic.yaml"
@@ -69,10 +70,18 @@ def miou(job: dict, program: str) -> float:
     return json.loads((job["folder"] / program / "eval.json").read_text())["miou"]
 
 
+def differing_pixels(job: dict, program: str) -> float:
+    """Share of the pixels that fell into another cell of the confusion matrix. After two epochs a class may own a
+    handful of pixels, so that mIoU jumps when one of them changes."""
+    ours, other = (np.array(json.loads((job["folder"] / name / "eval.json").read_text())["confusion"])
+                   for name in ("ckpt", program))
+    return np.abs(ours - other).sum() / 2 / ours.sum()
+
+
 def test_checkpoint_and_exported_models_agree(job):
     assert 0 < miou(job, "ckpt") < 1
-    assert abs(miou(job, "ONNX") - miou(job, "ckpt")) < 0.002
-    assert abs(miou(job, "MINDIR") - miou(job, "ckpt")) < 0.002
+    for form in ("ONNX", "MINDIR"):
+        assert differing_pixels(job, form) < 1e-3
 
 
 def test_the_runner_agrees_and_leaves_its_logs(job, root):
@@ -82,7 +91,7 @@ def test_the_runner_agrees_and_leaves_its_logs(job, root):
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False,
                           env=os.environ | {"BACKEND": "openvino"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert abs(miou(job, "runner") - miou(job, "ckpt")) < 0.002
+    assert differing_pixels(job, "runner") < 1e-3
     for name in ("build.log", "preprocess.log", "infer.log", "acc.log"):
         assert (folder / "runner" / name).stat().st_size > 0, name
     summary = json.loads((folder / "runner" / "result_Files" / "summary.json").read_text())
