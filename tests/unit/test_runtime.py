@@ -1,6 +1,8 @@
 """Launchers, devices and ModelArts, without any of them."""
+import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 from contextlib import nullcontext
@@ -11,7 +13,7 @@ import pytest
 from src import runtime as module
 from src.config import Config, load_config
 from src.errors import UserError
-from src.runtime import Runtime, environment, from_main, modelarts, modelarts_arguments, setup_runtime
+from src.runtime import Runtime, modelarts, modelarts_arguments, setup_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
@@ -25,10 +27,19 @@ def no_launcher(monkeypatch):
 
 
 def test_one_process_on_the_cpu():
-    runtime = setup_runtime(Config(RUNTIME))
-    assert (runtime.device_target, runtime.rank, runtime.size, runtime.is_main) == ("CPU", 0, 1, True)
-    assert from_main(1234, runtime.size) == 1234
-    facts = environment(runtime)
+    """In a process of its own: MindSpore takes no device once a kernel has run."""
+    code = ("import json, sys; from dataclasses import asdict; from src.config import Config; "
+            "from src.runtime import environment, from_main, setup_runtime; "
+            "runtime = setup_runtime(Config(json.loads(sys.argv[1]))); "
+            "print(json.dumps([asdict(runtime), runtime.is_main, from_main(1234, runtime.size), "
+            "environment(runtime)]))")
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(RUNTIME)], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    runtime, is_main, same, facts = json.loads(done.stdout)
+    assert runtime == {"device_target": "CPU", "device_id": 0, "rank": 0, "size": 1}
+    assert is_main
+    assert same == 1234
     assert facts["mindspore"]
     assert facts["device_target"] == "CPU"
     assert facts["onednn_max_cpu_isa"] == os.environ["ONEDNN_MAX_CPU_ISA"]
