@@ -24,7 +24,7 @@ from src.errors import UserError
 from tests.deploy_support import MEAN, STD, make_network, make_tiny_network
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_synthetic.yaml"
+CONFIG = ROOT / "configs" / "_base_" / "cityscapes.yaml"
 SOURCE = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
 
 

@@ -26,7 +26,7 @@ def exported(tmp_path_factory):
     """A float model of logits, opset 11, with a data set of its size."""
     folder = tmp_path_factory.mktemp("float")
     make_cityscapes(folder / "data", seed=1, count=6, size=(64, 96))
-    cfg = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_synthetic.yaml",
+    cfg = load_config(ROOT / "configs" / "_base_" / "cityscapes.yaml",
                       ["export.height=64", "export.width=96", "export.opset=11"])
     source = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
     manifest = exporter.export_network(make_tiny_network(), cfg, source, ["ONNX"], folder / "model", "logits")
