@@ -12,8 +12,8 @@
 
 namespace segment {
 
-// Decodes an 8-bit colour image to BGR. Throws ItemError for a file that is no image, is truncated, damaged, grey, 16-bit
-// or has an alpha channel.
+// Decodes an 8-bit colour image to BGR. Throws ItemError for a file that is no image, is truncated, damaged, grey,
+// 16-bit or has an alpha channel.
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path);
 
 // A preprocessed .bin -> tensor. `input` describes the file; `model_dtype` is float16 where the model takes that
