@@ -31,7 +31,7 @@ def options_of(name: str, spec: dict) -> dict:
 
 
 @pytest.mark.parametrize("accumulation", [1, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name if name != "fcn8s" else pytest.param(name, marks=pytest.mark.slow)  # 134 M
+@pytest.mark.parametrize("name", [name if name == "fast_scnn_paper" else pytest.param(name, marks=pytest.mark.slow)
                                   for name in NETWORKS])
 def test_five_training_losses(name, accumulation):
     """With accumulation every micro-batch is the whole batch again, so the mean over them must be the same."""
