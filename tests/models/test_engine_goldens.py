@@ -35,6 +35,7 @@ def options_of(name: str, spec: dict) -> dict:
                                   for name in NETWORKS])
 def test_five_training_losses(name, accumulation):
     """With accumulation every micro-batch is the whole batch again, so the mean over them must be the same."""
+    ms.set_context(mode=ms.GRAPH_MODE)      # as train.py; MindSpore's own default is PyNative
     spec = json.loads((FOLDER / f"{name}.json").read_text())
     golden = np.load(FOLDER / f"{name}.npz")
     options = options_of(name, spec)

@@ -31,6 +31,12 @@ class Net(nn.Cell):
         return (self.conv2(ops.relu(x)),)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def graph_mode():
+    """As ``train.py``; MindSpore's own default is PyNative."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(2)
