@@ -1,0 +1,138 @@
+"""Times forward passes in evaluation, and the same networks in PyTorch if their code is given, in one interleaved run.
+
+Ratios and times are printed, nothing is asserted: absolute numbers belong to the machine.
+"""
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import src  # noqa: F401  (prepares the environment, so it must come before MindSpore)
+
+# isort: split
+import mindspore as ms
+from mindspore import Tensor, ops
+
+from src.errors import UserError, run_main
+from src.models import MODELS, create_model
+
+EXAMPLES = """examples:
+  python benchmarks/forward.py --models fast_scnn enet
+  python benchmarks/forward.py --models enet --torch PyTorch-ENet/models/enet.py:ENet
+  python benchmarks/forward.py --models fcn8s --height 256 --width 256 --torch fcn.py:FCN8s
+  python benchmarks/forward.py --models fast_scnn --torch Fast-SCNN-pytorch/models/fast_scnn.py:FastSCNN
+
+FILE.py:CLASS is imported and called as CLASS(classes); it must take an (N, 3, H, W) image. Further arguments stand
+behind commas: bisenetv2.py:BiSeNetV2,aux_mode=eval."""
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["fast_scnn"], help="networks (fast_scnn)")
+    parser.add_argument("--torch", metavar="FILE.py:CLASS", help="PyTorch implementation to compare one network with")
+    parser.add_argument("--height", type=int, default=512, help="rows (%(default)s)")
+    parser.add_argument("--width", type=int, default=1024, help="columns (%(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="images (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="measured passes of each (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of both (default: theirs)")
+    args = parser.parse_args()
+    if args.torch and len(args.models) > 1:
+        parser.error("--torch compares one network: give one name to --models")
+    return args
+
+
+def torch_forward(spec: str, image: np.ndarray, classes: int, threads: int) -> Callable[[], object]:
+    """A function that runs a PyTorch network in evaluation mode, without gradients.
+
+    Raises:
+        UserError: If torch, the file or the class is not there.
+    """
+    target, *words = spec.split(",")
+    path, _, name = target.rpartition(":")
+    try:
+        import torch  # only for this comparison
+    except ImportError:
+        raise UserError("--torch needs PyTorch: pip install -r requirements-convert.txt") from None
+    if not Path(path).is_file():
+        raise UserError(f"--torch {spec}: write FILE.py:CLASS with an existing file")
+    if threads:
+        torch.set_num_threads(threads)
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    definition = importlib.util.spec_from_file_location("torch_network", path)
+    module = importlib.util.module_from_spec(definition)
+    definition.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise UserError(f"--torch {spec}: {path} has no class {name!r}")
+    network = getattr(module, name)(classes, **dict(word.split("=", 1) for word in words)).eval()
+    tensor = torch.from_numpy(image)
+
+    def run() -> object:
+        with torch.no_grad():
+            return network(tensor)
+
+    return run
+
+
+def mindspore_forward(name: str, image: np.ndarray, classes: int) -> Callable[[], object]:
+    """A function that runs one of our networks, compiled, and waits for its logits."""
+    network = create_model(name, classes).set_train(False)
+    tensor = Tensor(image)
+    return lambda: network(tensor).asnumpy()
+
+
+def matmul_rate(rounds: int) -> float:
+    """The machine's float32 matrix product rate in 10^9 multiply-accumulates a second, by MindSpore."""
+    size = 2048
+    x = Tensor(np.random.default_rng(0).normal(0, 1, (size, size)).astype(np.float32))
+    seconds = measure([lambda: ops.matmul(x, x).asnumpy()], rounds)[0]
+    return size**3 / min(seconds) / 1e9
+
+
+def measure(functions: list[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each function and round; the functions take turns, so that a busy machine slows all alike."""
+    for function in functions:
+        for _ in range(2):
+            function()
+    seconds: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds):
+        for times, function in zip(seconds, functions, strict=True):
+            started = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - started)
+    return seconds
+
+
+def main() -> None:
+    """Measures and prints."""
+    args = parse_args()
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    if args.threads:
+        ms.runtime.dispatch_threads_num(args.threads)
+        ms.device_context.cpu.op_tuning.threads_num(args.threads)
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 1, (args.batch, 3, args.height, args.width)).astype(np.float32)
+    print(f"matrix product 2048: {matmul_rate(args.rounds):.0f} GMAC/s")
+    for name in args.models:
+        classes = 21 if name == "fcn8s" else 19
+        functions = [mindspore_forward(name, image, classes)]
+        if args.torch:
+            functions.append(torch_forward(args.torch, image, classes, args.threads))
+        ours, *theirs = measure(functions, args.rounds)
+        line = (f"{name} {args.height}x{args.width} batch {args.batch}: MindSpore {1000 * np.median(ours):.1f} ms "
+                f"(fastest {1000 * min(ours):.1f})")
+        for times in theirs:
+            line += (f", PyTorch {1000 * np.median(times):.1f} ms (fastest {1000 * min(times):.1f}), ratio "
+                     f"{np.median(ours) / np.median(times):.2f} (of the fastest {min(ours) / min(times):.2f})")
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_main(main)
