@@ -3,10 +3,10 @@ import argparse
 from pathlib import Path
 
 from src.config import load_config
-from src.engine.protocol import protocol_overrides
 from src.engine.runlog import setup_logging
-from src.engine.scoring import Request, score
 from src.errors import UserError, run_main
+from src.evaluation.protocol import protocol_overrides
+from src.evaluation.scoring import Request, score
 from src.runtime import setup_runtime
 
 EXAMPLES = """examples:

@@ -5,8 +5,8 @@ from pathlib import Path
 from src.deploy.manifest import load_manifest
 from src.deploy.offline import find_samples
 from src.deploy.results import Results, dataset_of, score, write_scores
-from src.engine.masks import MaskWriter
 from src.errors import run_main
+from src.evaluation.masks import MaskWriter
 from src.metrics import format_table
 
 EXAMPLES = """examples:

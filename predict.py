@@ -3,9 +3,9 @@ import argparse
 from pathlib import Path
 
 from src.config import load_config
-from src.engine.prediction import KINDS, Output, open_manifest, open_predictor, predict
 from src.engine.runlog import setup_logging
 from src.errors import UserError, run_main
+from src.evaluation.prediction import KINDS, Output, open_manifest, open_predictor, predict
 from src.runtime import setup_runtime
 
 EXAMPLES = """examples:

@@ -24,10 +24,10 @@ from src.data.datasets import CITYSCAPES
 from src.data.loader import create_dataset
 from src.data.synthetic import make_street, street_name, write_street
 from src.engine.checkpoint import build_network
-from src.engine.cityscapes import instance_counts
-from src.engine.evaluator import evaluate
-from src.engine.inference import Segmenter
 from src.errors import run_main
+from src.evaluation.cityscapes import instance_counts
+from src.evaluation.evaluator import evaluate
+from src.evaluation.inference import Segmenter
 from src.metrics import ConfusionMatrix
 from src.runtime import setup_runtime
 

@@ -13,8 +13,8 @@ from src.data.datasets import DatasetInfo, Sample, cityscapes_encoding, dataset_
 from src.data.decode import check_sizes, decode_label, decode_label_values
 from src.deploy.manifest import InputSpec, Manifest, write_text
 from src.deploy.offline import data_section, read_bytes, scaled_size
-from src.engine.masks import MaskWriter
 from src.errors import DataError, first_line
+from src.evaluation.masks import MaskWriter
 from src.metrics import ConfusionMatrix
 
 _PROBES = 16       # labels that are looked at to tell label ids from train ids

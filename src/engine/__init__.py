@@ -1,1 +1,1 @@
-"""Engine: training, checkpoints, evaluation and inference."""
+"""Engine: the training step, the loop around it, checkpoints and what a run leaves behind."""

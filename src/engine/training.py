@@ -8,14 +8,14 @@ from mindspore import nn
 from src.config import Config
 from src.data.loader import create_dataset
 from src.engine.checkpoint import build_network
-from src.engine.evaluator import evaluate
-from src.engine.inference import Segmenter
 from src.engine.precision import apply_amp, freeze_batch_norm, synchronise_batch_norm
 from src.engine.pretrained import load_pretrained
 from src.engine.runlog import describe_run, log, setup_logging
 from src.engine.train_step import Normalize, StepOptions, TrainStep
 from src.engine.trainer import Job, Trainer, checkpoint_folder
 from src.errors import UserError
+from src.evaluation.evaluator import evaluate
+from src.evaluation.inference import Segmenter
 from src.losses import create_loss
 from src.optim import create_optimizer
 from src.runtime import Runtime

@@ -10,10 +10,10 @@ import pytest
 
 from src.data.datasets import CITYSCAPES, VOC
 from src.engine.checkpoint import load_network
-from src.engine.masks import MaskWriter, write_submission
-from src.engine.protocol import protocol_overrides
-from src.engine.scoring import Request, score
 from src.errors import UserError
+from src.evaluation.masks import MaskWriter, write_submission
+from src.evaluation.protocol import protocol_overrides
+from src.evaluation.scoring import Request, score
 from src.runtime import Runtime
 from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
 

@@ -11,8 +11,8 @@ import pytest
 
 from src.deploy.exporter import export_network
 from src.engine.checkpoint import load_network
-from src.engine.scoring import Request, score
 from src.errors import UserError
+from src.evaluation.scoring import Request, score
 from src.runtime import Runtime
 from tests.eval_support import CONFIG, ROOT, SIZE, make_checkpoint, make_streets, street_config
 

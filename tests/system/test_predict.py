@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from src.data.datasets import CITYSCAPES
-from src.engine.prediction import Model, Output, find_inputs, open_predictor, predict
-from src.engine.video import frames
 from src.errors import DataError, UserError
+from src.evaluation.prediction import Model, Output, find_inputs, open_predictor, predict
+from src.evaluation.video import frames
 from tests.eval_support import CONFIG, make_checkpoint, street_config
 
 SIZE = (48, 64)

@@ -9,8 +9,8 @@ import pytest
 from src.deploy.manifest import OutputSpec
 from src.deploy.offline import find_samples, fit_image, preprocess, read_image, scaled_size, to_tensor
 from src.deploy.results import Results, dataset_of, interpret, score, to_ids, write_scores
-from src.engine.masks import MaskWriter
 from src.errors import DataError, UserError
+from src.evaluation.masks import MaskWriter
 from tests.deploy_support import MEAN, STD, make_cityscapes, make_list_data, make_manifest, write_png
 
 

@@ -4,11 +4,11 @@ import pytest
 
 from src.config import load_config
 from src.data.datasets import CITYSCAPES, VOC
-from src.engine import run_report
-from src.engine.evaluator import evaluate, image_miou
-from src.engine.geometry import Geometry
-from src.engine.protocol import FOLDER, protocol_overrides
 from src.errors import ConfigError, UserError
+from src.evaluation import run_report
+from src.evaluation.evaluator import evaluate, image_miou
+from src.evaluation.geometry import Geometry
+from src.evaluation.protocol import FOLDER, protocol_overrides
 from src.runtime import Runtime
 
 

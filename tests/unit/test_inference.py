@@ -7,9 +7,9 @@ from mindspore import Tensor, nn, ops
 
 import src  # noqa: F401  (before mindspore)
 from src.config import Config, load_config
-from src.engine.geometry import Geometry, create_geometry
-from src.engine.inference import Segmenter, add_probabilities, argmax_resized, windows
 from src.errors import ConfigError
+from src.evaluation.geometry import Geometry, create_geometry
+from src.evaluation.inference import Segmenter, add_probabilities, argmax_resized, windows
 
 BASE = "configs/_base_/voc.yaml"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from src.data.datasets import CITYSCAPES
-from src.engine.cityscapes import CATEGORIES, instance_counts, instance_reader
 from src.errors import DataError
+from src.evaluation.cityscapes import CATEGORIES, instance_counts, instance_reader
 from src.metrics import ConfusionMatrix, RunningMean, category_iou, format_table
 
 LABEL = np.array([[0, 0, 1, 1],

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from src.data.datasets import DatasetInfo
 from src.data.loader import Loader
-from src.engine.cityscapes import CATEGORIES, instance_counts
-from src.engine.geometry import Geometry
 from src.errors import UserError
+from src.evaluation.cityscapes import CATEGORIES, instance_counts
+from src.evaluation.geometry import Geometry
 from src.metrics import ConfusionMatrix, RunningMean, category_iou
 
 Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]

@@ -14,8 +14,8 @@ from mindspore import dtype as mstype
 
 from src.config import Config
 from src.data.datasets import IGNORE
-from src.engine.geometry import create_geometry, times
 from src.engine.train_step import Normalize
+from src.evaluation.geometry import create_geometry, times
 
 STRIDE = 32            # the deepest stride of all networks; they pad their input to a multiple of it
 _SLICE_ROWS = 32       # rows of scores that are worked on at a time: 5 MB at 19 x 2048, which a cache holds

@@ -16,11 +16,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from src.config import Config
 from src.data.datasets import IMAGE_SUFFIXES, DatasetInfo, dataset_info
 from src.data.decode import decode_image
-from src.engine.evaluator import Segment
-from src.engine.masks import MaskWriter, write_submission
 from src.engine.runlog import log, write_json
-from src.engine.video import FrameSink, frames, video_facts
 from src.errors import DataError, UserError
+from src.evaluation.evaluator import Segment
+from src.evaluation.masks import MaskWriter, write_submission
+from src.evaluation.video import FrameSink, frames, video_facts
 from src.report.visualize import legend, overlay, save_palette_png, save_png, to_label_ids
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -75,7 +75,7 @@ def open_predictor(cfg: Config, ckpt_path: str) -> Model:
     Raises:
         UserError: The checkpoint is missing, damaged, or does not hold every weight of the network.
     """
-    from src.engine.scoring import open_checkpoint
+    from src.evaluation.scoring import open_checkpoint
 
     info = dataset_info(cfg.data)
     segment = open_checkpoint(cfg, info, ckpt_path)

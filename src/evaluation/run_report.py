@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.config import Config, dump_config
 from src.data.datasets import dataset_info
-from src.engine.evaluator import Example, Result
+from src.evaluation.evaluator import Example, Result
 from src.report.charts import read_history
 from src.report.html import ReportData, write_report
 from src.runtime import Runtime, environment

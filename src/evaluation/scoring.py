@@ -13,13 +13,13 @@ from src.config import Config
 from src.data.datasets import DatasetInfo, dataset_info, list_samples
 from src.data.loader import Loader, create_dataset
 from src.engine.checkpoint import build_network, load_weights, read_checkpoint
-from src.engine.cityscapes import instance_reader
-from src.engine.evaluator import Result, Segment, evaluate, image_miou
-from src.engine.inference import Segmenter
-from src.engine.masks import MaskWriter, write_submission
-from src.engine.run_report import write_run_report
 from src.engine.runlog import log, write_json
 from src.errors import DataError, UserError
+from src.evaluation.cityscapes import instance_reader
+from src.evaluation.evaluator import Result, Segment, evaluate, image_miou
+from src.evaluation.inference import Segmenter
+from src.evaluation.masks import MaskWriter, write_submission
+from src.evaluation.run_report import write_run_report
 from src.metrics import format_table
 from src.runtime import Runtime
 
