@@ -80,9 +80,11 @@ def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
     """Decodes a label map to the values as stored: uint8 (H, W). Raises as :func:`decode_label`."""
     kind, bits = _png_kind(data, name)
     if kind == "palette":
-        # OpenCV turns palette indices into colours; Pillow keeps them.
+        # OpenCV turns palette indices into colours; Pillow keeps them, but does not check the pixels' checksum.
+        raw = data.tobytes()
         try:
-            return np.array(Image.open(io.BytesIO(data.tobytes())), dtype=np.uint8)
+            _check_png_checksums(raw)
+            return np.array(Image.open(io.BytesIO(raw)), dtype=np.uint8)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{name}: label is damaged or cut off ({error}); restore the file") from None
     if kind == "grey" and bits < 8:
@@ -139,6 +141,19 @@ def _png_kind(data: np.ndarray, name: str) -> tuple[str, int]:
         return "", 0
     bits, colour = struct.unpack("BB", raw[24:26])
     return _KINDS.get(colour, "unknown"), bits
+
+
+def _check_png_checksums(raw: bytes) -> None:
+    """Raises ``ValueError`` unless every chunk up to the end mark is whole and matches its CRC (PNG, section 5.3)."""
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
+        if at + 12 > len(raw):
+            raise ValueError("the end mark is missing")
+        length = int.from_bytes(raw[at:at + 4], "big")
+        kind, content = raw[at + 4:at + 8], raw[at + 4:at + 8 + length]
+        if zlib.crc32(content) != int.from_bytes(raw[at + 8 + length:at + 12 + length], "big"):
+            raise ValueError(f"checksum of {kind.decode('ascii', 'replace')} at byte {at}")
+        at += 12 + length
 
 
 def _imdecode(data: np.ndarray, name: str, what: str) -> np.ndarray:

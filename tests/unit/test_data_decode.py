@@ -73,9 +73,13 @@ def test_cut_off_labels(rng, tmp_path, keep):
 
 def test_damaged_palette_label(rng, tmp_path):
     data = np.fromfile(write_palette(tmp_path / "p.png", rng.integers(0, 3, (64, 64), np.uint8)), np.uint8)
-    data[-200] ^= 0xFF
-    with pytest.raises(DataError, match="damaged"):
-        decode_label(data, "x", TABLE)
+    whole = data.copy()
+    for place in rng.integers(33, data.size - 12, 20):      # behind the header, before the end mark
+        data[place] ^= np.uint8(1 << rng.integers(8))
+        with pytest.raises(DataError, match="damaged"):
+            decode_label(data, "x", TABLE)
+        data[place] = whole[place]
+    decode_label(data, "x", TABLE)
 
 
 def test_labels_that_are_none(rng):
