@@ -27,11 +27,12 @@ model: {name: bisenetv2}
 train: {global_batch: 32, steps: 160000}
 ```
 
-- Files are relative to the one that names them. Later files win over earlier ones, the file itself over its `_base_`, `--set` over
-  all. Sections merge key by key; a list or a mapping that is a value is replaced as a whole.
-- `--set section.key=value` can be repeated, for every verb that takes `--config`. The value is read as YAML: `null`, `true`, `1e-3`,
-  `[64, 96]`. Quote what the shell would touch.
-- Only the keys below exist. An unknown key, a key in the wrong section or a value of the wrong type ends the program before it starts:
+- Files are relative to the one that names them. Later files win over earlier ones, the file itself over its `_base_`,
+  `--set` over all. Sections merge key by key; a list or a mapping that is a value is replaced as a whole.
+- `--set section.key=value` can be repeated, for every verb that takes `--config`. The value is read as YAML: `null`,
+  `true`, `1e-3`, `[64, 96]`. Quote what the shell would touch.
+- Only the keys below exist. An unknown key, a key in the wrong section or a value of the wrong type ends the program
+  before it starts:
 
 <!-- test: run -->
 ```console
@@ -39,16 +40,16 @@ $ python train.py --config configs/enet/enet_camvid.yaml --set data.lr=0.01
 error: --set data.lr=0.01: unknown key 'data.lr'; did you mean 'optim.lr'?
 ```
 
-- The resolved configuration, with every key, is written to `config.yaml` of the run folder and stored in every checkpoint. It is a
-  configuration itself: `--config RUN/config.yaml` repeats the run.
+- The resolved configuration, with every key, is written to `config.yaml` of the run folder and stored in every
+  checkpoint. It is a configuration itself: `--config RUN/config.yaml` repeats the run.
 
-Types: `int`, `float` (a whole number will do), `bool`, `str`, `dict`, `list[int]` and so on; `a/b/c` lists the only values; a trailing
-`?` allows `null`. `[h, w]` is height before width, in pixels. Recipes and their sources are listed in
-[configs/README.md](../configs/README.md), what the keys do in [recipes.md](recipes.md), [data.md](data.md),
+Types: `int`, `float` (a whole number will do), `bool`, `str`, `dict`, `list[int]` and so on; `a/b/c` lists the only
+values; a trailing `?` allows `null`. `[h, w]` is height before width, in pixels. Recipes and their sources are listed
+in [configs/README.md](../configs/README.md), what the keys do in [recipes.md](recipes.md), [data.md](data.md),
 [evaluation.md](evaluation.md) and [deployment.md](deployment.md).
 """
 SECTIONS = {
-    "model": "The network and its options. `null` takes the network's own default; an option of another network is an error.",
+    "model": "The network. `null` takes the network's own default; an option of another network is an error.",
     "data": "What is read, and how training samples are changed. See [data.md](data.md).",
     "loss": "The loss of the main output and of the auxiliary heads. See [recipes.md](recipes.md).",
     "optim": "Optimizer, learning rate over the steps, precision of the gradients. See [recipes.md](recipes.md).",
@@ -62,8 +63,8 @@ TAIL = """
 
 Checked when a configuration is loaded; the error names the keys and what to set.
 
-- `model.num_classes` must be the data set's: 19 (`cityscapes`), 21 (`voc`), the length of `data.class_names` (`list`); one more with
-  `data.void_class`.
+- `model.num_classes` must be the data set's: 19 (`cityscapes`), 21 (`voc`), the length of `data.class_names` (`list`);
+  one more with `data.void_class`.
 - `data.name: list` needs `data.class_names`. `data.ignore_id` must not be a class.
 - `loss.class_weights` has one number a class. `loss.label_stride` must divide `data.resize` or `data.crop_size`.
 - `eval.resize.center_crop` needs `eval.label_size: input`. `eval.stride` must not be larger than the window.
