@@ -1,13 +1,14 @@
 """Scores a checkpoint or an exported model: ``python eval.py --config C --ckpt_path best.ckpt --set data.root=D``."""
 import argparse
+import sys
 from pathlib import Path
 
-from src.config import load_config
+from src.config import Config, load_config
 from src.engine.runlog import setup_logging
 from src.errors import UserError, run_main
 from src.evaluation.protocol import protocol_overrides
 from src.evaluation.scoring import Request, score
-from src.runtime import setup_runtime
+from src.runtime import modelarts, modelarts_arguments, setup_runtime
 
 EXAMPLES = """examples:
   python eval.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --ckpt_path best.ckpt --set data.root=D
@@ -24,7 +25,9 @@ def parse_args() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
-    model = parser.add_mutually_exclusive_group(required=True)
+    # ModelArts brings the checkpoint itself.
+    fetched = any(word.startswith("--checkpoint_url") for word in sys.argv)
+    model = parser.add_mutually_exclusive_group(required=not fetched)
     model.add_argument("--ckpt_path", help="checkpoint, or a folder of checkpoints, or a run folder")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
@@ -38,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="also write report.html, one page that needs no network")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=EVAL_JSON", help="with --report: the "
                         "same model's result in another program, to show beside; repeatable")
-    return parser.parse_args()
+    return parser.parse_args(modelarts_arguments(sys.argv[1:]))
 
 
 def main() -> None:
@@ -48,19 +51,25 @@ def main() -> None:
     cfg = load_config(args.config, overrides)
     runtime = setup_runtime(cfg.runtime)
     setup_logging(rank=runtime.rank)
-    output = output_folder(args)
-    request = Request(args.config, output, args.ckpt_path, args.manifest, args.file_format, args.save_masks, args.csv,
-                      args.report, tuple(args.beside))
-    try:
-        score(cfg, runtime, request)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write there ({error.strerror}); choose another --output") from None
+    output = output_folder(args, cfg)
+    with modelarts(cfg, output, runtime) as checkpoint:
+        request = Request(args.config, output, str(checkpoint) if checkpoint else args.ckpt_path, args.manifest,
+                          args.file_format, args.save_masks, args.csv, args.report, tuple(args.beside))
+        try:
+            score(cfg, runtime, request)
+        except OSError as error:
+            raise UserError(f"{output}: cannot write there ({error.strerror}); choose another --output") from None
 
 
-def output_folder(args: argparse.Namespace) -> Path:
-    """``--output``, or the run folder of the checkpoint, or the folder of the manifest."""
+def output_folder(args: argparse.Namespace, cfg: Config) -> Path:
+    """``--output``, or the run folder of the checkpoint, or the folder of the manifest.
+
+    A checkpoint that ModelArts brings has neither: ``<runtime.output_dir>/<config name>/eval``.
+    """
     if args.output:
         return Path(args.output)
+    if not (args.ckpt_path or args.manifest):
+        return Path(cfg.runtime.output_dir) / Path(args.config).stem / "eval"
     path = Path(args.ckpt_path or args.manifest).resolve()
     folder = path if path.is_dir() else path.parent
     return folder.parent if folder.name == "ckpt" else folder
