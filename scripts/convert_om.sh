@@ -10,6 +10,7 @@
 #   --dynamic_batch  one .om with all batch sizes as gears
 #   --aipp           the chip normalises uint8 pixels; the result goes to the folder aipp with its own manifest
 #   --log LEVEL      ATC's log level (default debug)
+#   --fusion_switch FILE   switches fusion passes off, one a line: ConvBatchnormFusionPass:off
 # example:
 #   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
 set -euo pipefail

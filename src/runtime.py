@@ -247,8 +247,8 @@ def _moxing_copy(source: str, target: str, folder: bool) -> None:
     try:
         import moxing
     except ImportError:
-        raise UserError("runtime.modelarts needs the package moxing, which only ModelArts has; elsewhere leave --data_url "
-                        "and --train_url out, or set runtime.modelarts=null") from None
+        raise UserError("runtime.modelarts needs the package moxing, which only ModelArts has; elsewhere leave "
+                        "--data_url and --train_url out, or set runtime.modelarts=null") from None
     try:
         (moxing.file.copy_parallel if folder else moxing.file.copy)(source, target)
     except Exception as error:

@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dynamic_batch", action="store_true", help="om: one model with all batch sizes as gears")
     parser.add_argument("--log", default="debug", choices=("debug", "info", "warning", "error", "null"),
                         help="om: ATC's log level (default: debug)")
+    parser.add_argument("--fusion_switch", default="", metavar="FILE", help="om: file that switches fusion passes off")
     parser.add_argument("--optimize", default="ascend_oriented", help="lite: ascend_oriented[:CHIP]")
     parser.add_argument("--precision", default="enforce_fp16", choices=ascend.PRECISIONS, help="lite: precision mode")
     return parser.parse_intermixed_args()
@@ -42,9 +43,12 @@ def convert_om(args: argparse.Namespace) -> None:
     """One ``.om`` for each batch size, recorded in the manifest."""
     manifest = load_manifest(args.manifest)
     soc, batches = split_numbers(args.numbers)
+    if args.fusion_switch and not Path(args.fusion_switch).is_file():
+        raise UserError(f"--fusion_switch {args.fusion_switch}: no such file; write one pass a line, such as "
+                        "ConvBatchnormFusionPass:off")
     folder = "aipp" if args.aipp else ""
     conversions = ascend.om_conversions(manifest, soc or ascend.soc_from_npu_smi(), batches, args.aipp,
-                                        args.dynamic_batch, args.log)
+                                        args.dynamic_batch, args.log, args.fusion_switch)
     show(conversions, {f"{folder}/{ascend.AIPP_NAME}": ascend.aipp_config(manifest.input)} if args.aipp else {})
     if args.dry_run:
         return

@@ -100,7 +100,7 @@ def soc_from_npu_smi() -> str:
 
 
 def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int], aipp: bool = False,
-                   gears: bool = False, log: str = "debug") -> list[Conversion]:
+                   gears: bool = False, log: str = "debug", fusion_switch: str = "") -> list[Conversion]:
     """ATC commands, one for each batch size, or one for all of them.
 
     Args:
@@ -110,6 +110,7 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
         aipp: The chip normalises uint8 pixels; the result gets a manifest of its own in the folder ``aipp``.
         gears: One model with all batch sizes as gears (at least two) instead of one model each.
         log: ATC's log level.
+        fusion_switch: File that switches fusion passes of ATC off, such as ``ConvBatchnormFusionPass:off``.
 
     Raises:
         UserError: No ONNX model, AIPP on a model that normalises by itself, or too few gears.
@@ -138,6 +139,8 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
             extra["batches"] = sizes
         if aipp:
             command.append(f"--insert_op_conf={folder}{AIPP_NAME}")
+        if fusion_switch:
+            command.append(f"--fusion_switch_file={Path(fusion_switch).resolve()}")     # ATC runs in another folder
         root = manifest.path.parent
         conversions.append(Conversion(tuple(command), root, root / folder / f"{out}.om",
                                       ModelFile("om", f"{out}.om", batch, "", extra)))

@@ -199,6 +199,17 @@ def test_dry_run_writes_nothing_and_needs_nothing(tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_fusion_passes_are_switched_off_by_a_file(tmp_path):
+    small_model(tmp_path / "export")
+    switch = tmp_path / "fusion switch.cfg"
+    words = (tmp_path / "export", "310P3", "--fusion_switch", switch, "--dry_run")
+    assert "fusion switch.cfg: no such file" in run_script("convert_om.sh", *words).stderr
+    switch.write_text("ConvBatchnormFusionPass:off\n")
+    done = run_script("convert_om.sh", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"'--fusion_switch_file={switch}'")
+
+
 def test_aipp_and_lite_results_get_manifests_of_their_own(tmp_path):
     folder = tmp_path / "export"
     small_model(folder)
