@@ -245,6 +245,12 @@ def format_table(scores: dict, classes: tuple[str, ...]) -> str:
     for key, name in _SUMMARY.items():
         if key in scores:
             rows.append(f"{name:<{width}}  {_percent(scores[key])}")
+    # The sign of a network that has learnt the common classes only; averages hide it.
+    counts = np.asarray(scores["confusion"])
+    missed = [name for name, truth, guess in zip(classes, counts.sum(1), counts.sum(0), strict=True)
+              if truth and not guess]
+    if missed:
+        rows.append(f"never predicted: {', '.join(missed)}")
     return "\n".join(rows)
 
 

@@ -1,0 +1,231 @@
+"""docs/troubleshooting.md: every message it quotes is provoked here, or is a line of our log."""
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from src.config import load_config
+from src.data.datasets import list_samples, train_id_table
+from src.data.decode import decode_label
+from src.engine.checkpoint import Progress, load_weights
+from src.engine.trainer import Trainer
+from src.engine.training import divide_batch
+from src.errors import UserError
+from src.metrics import ConfusionMatrix, format_table
+from tests.deploy_support import make_manifest
+from tests.docs_support import ROOT, blocks, headings
+
+PAGE = ROOT / "docs" / "troubleshooting.md"
+QUOTES = [block.text.strip() for block in blocks(PAGE) if block.language == "text"]
+CAMVID = ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml"
+SCHEMA = ROOT / "configs" / "_base_" / "runtime.yaml"
+
+
+def png(pixels: np.ndarray) -> np.ndarray:
+    return cv2.imencode(".png", pixels)[1].ravel()
+
+
+def bad_label_value(tmp_path):
+    label = np.zeros((40, 40), np.uint8)
+    label[:5] = 7
+    decode_label(png(label), "labels/0001.png", train_id_table(3))
+
+
+def background_ignored(tmp_path):
+    load_config(CAMVID, ["data.ignore_id=0"])
+
+
+def colour_label(tmp_path):
+    decode_label(png(np.zeros((40, 40, 4), np.uint8)), "town_000000_000019_gtFine_color.png", train_id_table(3))
+
+
+def list_without_names(tmp_path):
+    load_config(SCHEMA, ["data.name=list"])
+
+
+def three_classes(tmp_path):
+    load_config(CAMVID, ["data.class_names=[background, road, car]"])
+
+
+def empty_list(tmp_path):
+    (tmp_path / "train.txt").write_text("# nothing\n\n")
+    list_samples({"name": "list", "root": str(tmp_path)}, "train")
+
+
+def empty_split(tmp_path):
+    list_samples({"name": "list", "root": str(tmp_path)}, "train")
+
+
+def two_class_weights(tmp_path):
+    load_config(SCHEMA, ["loss.class_weights=[1.0, 2.0]"])
+
+
+def loss_is_nan(tmp_path):
+    trainer = SimpleNamespace(progress=Progress(step=12), _save=lambda name: None,
+                              _checkpoint=lambda name: tmp_path / f"{name}.ckpt")
+    Trainer._stop_not_finite(trainer, ["a", "b"], float("nan"))
+
+
+def all_background(tmp_path):
+    label = np.repeat(np.array([0, 1], np.uint8), [90, 10])
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.zeros_like(label), label)
+    return format_table(matrix.compute(), ("background", "crack"))
+
+
+def absent_class(tmp_path):
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.array([0, 0, 0, 1, 1, 1], np.uint8), np.array([0, 0, 0, 0, 1, 1], np.uint8))
+    matrix.update(np.array([1], np.uint8), np.array([1], np.uint8))
+    return format_table(matrix.compute(), ("road", "sky", "car"))
+
+
+def three_devices(tmp_path):
+    divide_batch(load_config(SCHEMA, ["train.global_batch=16"]), 3)
+
+
+def odd_part(tmp_path):
+    divide_batch(load_config(SCHEMA, ["train.global_batch=16", "train.device_batch=3"]), 1)
+
+
+def batch_of_one(tmp_path):
+    from src.models.layers import check_pooled_batch
+
+    check_pooled_batch(1, "Fast-SCNN's pyramid pooling")
+
+
+def small_image(tmp_path):
+    from src.models.layers import check_size
+
+    check_size(20, 64)
+
+
+def damaged_checkpoint(tmp_path):
+    for name in ("last.ckpt", "step100.ckpt"):
+        (tmp_path / name).write_bytes(b"no checkpoint " + name.encode())
+    Trainer.restore(SimpleNamespace(), tmp_path / "last.ckpt")
+
+
+def unknown_mode(tmp_path):
+    load_config(SCHEMA, ["eval.mode=ss"])
+
+
+def foreign_weights(tmp_path):
+    names = ("early.weight", "late.weight", "classifier.weight", "classifier.bias")
+    net = SimpleNamespace(get_parameters=lambda: [SimpleNamespace(name=name) for name in names])
+    load_weights(net, {"classifier.bias": np.zeros(3)}, "best.ckpt")
+
+
+def export_without_operator(tmp_path):
+    import mindspore as ms
+
+    from src.deploy.exporter import _export_aside
+
+    def refuse(*_, **__):
+        raise RuntimeError("Can not find operator AdaptiveAvgPool2D.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ms, "export", refuse)
+        _export_aside(None, None, tmp_path / "net.onnx", "ONNX")
+
+
+def other_image_size(tmp_path):
+    from dataclasses import replace
+
+    from src.deploy.offline import fit_image
+
+    spec = replace(make_manifest(tmp_path).input, shape=(1, 3, 512, 1024),
+                   resize={"rule": "none", "size": None, "pad": False})
+    fit_image(np.zeros((720, 1280, 3), np.uint8), spec, "street.png")
+
+
+def export_differs(tmp_path):
+    from src.deploy.exporter import _compare
+
+    reference = np.full((1, 2, 4, 4), 2.0, np.float32)
+    _compare("fast_scnn.onnx", reference + 0.5, reference, None)
+
+
+def older_enet(tmp_path):
+    from src.models.weights import convert_state_dict
+
+    convert_state_dict("enet", {"encoder.initial_block.batch_norm.moving_mean": np.zeros(16, np.float32)})
+
+
+def packed_twice(tmp_path):
+    from src.data.mindrecord import Packing, build_records
+
+    (tmp_path / "train.mindrecord").write_bytes(b"x")
+    build_records([], tmp_path / "train.mindrecord", None, None, Packing(), {})
+
+
+def failed_job(tmp_path):
+    """The launcher with an msrun that fails; in a copy, because scripts prefer the project's own msrun."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "msrun").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "msrun").chmod(0o755)
+    done = subprocess.run(["bash", "scripts/run_distribute_train.sh", str(CAMVID), "2"], cwd=tmp_path, text=True,
+                          capture_output=True, env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    assert done.returncode == 1
+    return done.stderr.splitlines()[0]
+
+
+def mindspore_first(tmp_path):
+    code = "import sys, types; sys.modules['mindspore'] = types.ModuleType('mindspore'); import src"
+    clean = {key: value for key, value in os.environ.items() if key != "ONEDNN_MAX_CPU_ISA"}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True).stderr
+
+
+def logged(path: str):
+    """The format strings of a file's log lines, as patterns."""
+
+    def texts(tmp_path):
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+    return texts
+
+
+PROVOKED = [bad_label_value, background_ignored, colour_label, list_without_names, three_classes, empty_list,
+            empty_split, two_class_weights, loss_is_nan, all_background, logged("src/engine/training.py"),
+            three_devices, odd_part, batch_of_one, logged("src/engine/trainer.py"), damaged_checkpoint, absent_class,
+            small_image, unknown_mode, foreign_weights, export_without_operator, other_image_size, export_differs,
+            older_enet, packed_twice, failed_job, mindspore_first]
+
+
+def as_pattern(quote: str) -> str:
+    """``…`` is anything; runs of blanks are equal."""
+    return re.escape(" ".join(quote.split())).replace("…", ".*")
+
+
+def test_there_are_twenty_failures_with_a_message_each():
+    numbers = [int(title.split(".")[0]) for level, title in headings(PAGE) if level == 3]
+    assert numbers == list(range(1, 21))
+    sections = re.split(r"^### .*$", PAGE.read_text(encoding="utf-8"), flags=re.M)[1:]
+    assert all("```text" in section for section in sections)
+    assert len(QUOTES) == len(PROVOKED)
+
+
+@pytest.mark.parametrize("index", range(len(PROVOKED)), ids=lambda i: f"{i}-{PROVOKED[i].__name__}")
+def test_the_quoted_message_is_the_one_we_print(index, tmp_path):
+    provoke, quote = PROVOKED[index], QUOTES[index]
+    if quote.startswith("error: ") and provoke is not failed_job:
+        with pytest.raises(UserError) as error:
+            provoke(tmp_path)
+        assert re.fullmatch(as_pattern(quote.removeprefix("error: ")), " ".join(str(error.value).split())), error.value
+        return
+    found = provoke(tmp_path)
+    if isinstance(found, list):
+        wanted = " ".join(quote.replace("…", " ").split())
+        forms = (re.escape(text).replace("%s", ".+").replace("%d", r"\d+") for text in found if "%d" in text)
+        assert any(re.fullmatch(form, wanted) for form in forms), quote
+    else:
+        assert re.search(as_pattern(quote), " ".join(found.split())), found
