@@ -25,7 +25,7 @@ PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.", "_backbone.")
 # What training leaves in a checkpoint beside the network: optimizer state, counters, loss scale.
 STATE = re.compile(r"(^|\.)(moments|moment1|moment2|accum|stat|num_batches_tracked)(\.|$)|"
                    r"^(learning_rate|momentum|weight_decay|beta[12]_power|epoch(_num)?|(global_)?step(_num)?|best_miou|"
-                   r"config|scale_sense|loss_scale|\w*_iterator_step)$")
+                   r"config|eval_step|good_steps|scale_sense|loss_scale|\w*_iterator_step)$")
 # PyTorch's and older names of a layer's tensors, and what they are called here.
 TENSORS = {"weight": ("weight", "gamma", "slope"), "bias": ("bias", "beta"), "running_mean": ("moving_mean",),
            "running_var": ("moving_variance",), "w": ("slope",)}
@@ -98,7 +98,7 @@ def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_
     shapes = {p.name: tuple(p.shape) for p in network.get_parameters()}
     prefixes = _part_prefixes(name, part)
     wanted = {key for key in shapes if key.startswith(prefixes) and key.startswith(source.part)
-              and not (drop_classifier and re.search(CLASSIFIERS[name], key))}
+              and not (drop_classifier and re.search(CLASSIFIERS.get(name, "(?!)"), key))}
     params, unplaced = _place(renamed, shapes, wanted)
     _fold_biases(source, renamed, params, unplaced)
     _check_shapes(name, source, params, shapes)
@@ -120,9 +120,8 @@ def detect_source(name: str, state: Mapping[str, np.ndarray]) -> Source:
     Raises:
         UserError: If the keys belong to no known implementation of this network.
     """
-    if name not in SOURCES:
-        create_model(name, 1)  # says which names there are
-    for source in SOURCES[name]:
+    own_sources = SOURCES.get(name, ())     # a network of one's own has no public weights
+    for source in own_sources:
         if source.marker in state:
             return source
     with no_init_parameters():
@@ -135,8 +134,9 @@ def detect_source(name: str, state: Mapping[str, np.ndarray]) -> Source:
                 raise UserError(f"these are weights of {source.title}: the model is {other}, not {name}")
     if name == "fcn8s" and "features.0.weight" in state:
         raise UserError("these are weights of a VGG16 without BatchNorm, which this FCN-8s cannot use: take vgg16_bn")
+    titles = dict.fromkeys(source.title for source in (*own_sources, OWN))
     raise UserError(f"no known {name} has keys like {', '.join(list(state)[:3]) or '(none)'}; known are "
-                    f"{', '.join(dict.fromkeys(source.title for source in SOURCES[name]))}")
+                    f"{', '.join(titles)}")
 
 
 def clean_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -176,10 +176,11 @@ def _rename(source: Source, state: Mapping[str, np.ndarray]) -> dict[str, tuple[
 def _part_prefixes(name: str, part: str) -> tuple[str, ...]:
     if part == "all":
         return ("",)
-    if part not in PARTS[name]:
-        raise UserError(f"model.pretrained_part {part!r} of {name} is unknown; choose one of all, "
-                        f"{', '.join(PARTS[name])}")
-    return PARTS[name][part]
+    parts = PARTS.get(name, {})
+    if part not in parts:
+        raise UserError(f"model.pretrained_part {part!r} of {name} is unknown; choose one of "
+                        f"{', '.join(('all', *parts))}")
+    return parts[part]
 
 
 def _place(renamed: Mapping[str, tuple[str, np.ndarray]], shapes: Mapping[str, tuple[int, ...]],
@@ -213,7 +214,7 @@ def _check_shapes(name: str, source: Source, params: Mapping[str, np.ndarray],
     wrong = [key for key, value in params.items() if tuple(value.shape) != shapes[key]]
     if not wrong:
         return
-    if all(re.search(CLASSIFIERS[name], key) for key in wrong):
+    if all(re.search(CLASSIFIERS.get(name, "(?!)"), key) for key in wrong):
         remedy = "give their number of classes, or leave the classifier out (--drop_classifier)"
     else:
         remedy = f"set the options they were trained with ({', '.join(model_options(name))})"
