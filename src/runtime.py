@@ -163,6 +163,25 @@ def environment(runtime: Runtime) -> dict:
             "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""), **asdict(runtime)}
 
 
+@contextmanager
+def profiled(wanted: bool, folder: Path, device_target: str) -> Iterator[None]:
+    """Records operators and their times with MindSpore's profiler.
+
+    Args:
+        wanted: Otherwise nothing happens.
+        folder: Gets one folder a process, with a trace that chrome://tracing and MindStudio Insight show.
+        device_target: CPU, Ascend or GPU.
+    """
+    if not wanted:
+        yield
+        return
+    activity = ms.profiler.ProfilerActivity
+    devices = {"Ascend": [activity.NPU], "GPU": [activity.GPU]}.get(device_target, [])
+    with ms.profiler.profile(activities=[activity.CPU, *devices],
+                             on_trace_ready=ms.profiler.tensorboard_trace_handler(str(folder))):
+        yield
+
+
 MODELARTS_FLAGS = ("data_url", "train_url", "checkpoint_url", "outer_path")
 _MODELARTS_SWITCHES = ("use_modelarts", "modelarts", "enable_modelarts")
 

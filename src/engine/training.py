@@ -18,7 +18,7 @@ from src.evaluation.evaluator import evaluate
 from src.evaluation.inference import Segmenter
 from src.losses import create_loss
 from src.optim import create_optimizer
-from src.runtime import Runtime
+from src.runtime import Runtime, profiled
 from src.schedules import create_schedule
 
 
@@ -97,7 +97,8 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     trainer = Trainer(job, step, train_set, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
     if last:
         trainer.restore(last)
-    progress = trainer.fit()
+    with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
+        progress = trainer.fit()
     if not trainer.stopped:
         log.info("finished after %d epochs, %d steps; best mIoU %s; checkpoints in %s/ckpt", progress.epoch,
                  progress.step, f"{100 * progress.best_miou:.2f} %" if progress.best_miou >= 0 else "not measured",

@@ -13,7 +13,7 @@ import pytest
 from src import runtime as module
 from src.config import Config, load_config
 from src.errors import UserError
-from src.runtime import Runtime, modelarts, modelarts_arguments, setup_runtime
+from src.runtime import Runtime, modelarts, modelarts_arguments, profiled, setup_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
@@ -94,6 +94,15 @@ def test_a_rank_table_is_left_to_the_versions_that_read_it(monkeypatch):
     assert module._adopt_launcher("Ascend")
     monkeypatch.setattr(module.ms, "__version__", "2.10.0")
     assert not module._adopt_launcher("Ascend")
+
+
+def test_a_profile_is_written_when_wanted(tmp_path):
+    for wanted in (False, True):
+        with profiled(wanted, tmp_path / "profile", "CPU"):
+            module.ms.ops.relu(module.ms.Tensor([-1.0, 2.0])).asnumpy()
+        traces = list(tmp_path.glob("profile/*/*/trace_view.json"))
+        assert len(traces) == wanted
+    assert json.loads(traces[0].read_text())
 
 
 def test_flags_of_modelarts_become_one_setting():
