@@ -3,7 +3,6 @@
 Ratios and times are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ import src  # noqa: F401  (prepares the environment, so it must come before Mind
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from src.errors import UserError, run_main
+from benchmarks.torch_peer import TorchPeer, measure
+from src.errors import run_main
 from src.models import MODELS, create_model
 
 EXAMPLES = """examples:
@@ -49,65 +49,26 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def torch_forward(spec: str, image: np.ndarray, classes: int, threads: int) -> Callable[[], object]:
-    """A function that runs a PyTorch network in evaluation mode, without gradients.
-
-    Raises:
-        UserError: If torch, the file or the class is not there.
-    """
-    target, *words = spec.split(",")
-    path, _, name = target.rpartition(":")
-    try:
-        import torch  # only for this comparison
-    except ImportError:
-        raise UserError("--torch needs PyTorch: pip install -r requirements-convert.txt") from None
-    if not Path(path).is_file():
-        raise UserError(f"--torch {spec}: write FILE.py:CLASS with an existing file")
-    if threads:
-        torch.set_num_threads(threads)
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    definition = importlib.util.spec_from_file_location("torch_network", path)
-    module = importlib.util.module_from_spec(definition)
-    definition.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise UserError(f"--torch {spec}: {path} has no class {name!r}")
-    network = getattr(module, name)(classes, **dict(word.split("=", 1) for word in words)).eval()
-    tensor = torch.from_numpy(image)
-
-    def run() -> object:
-        with torch.no_grad():
-            return network(tensor)
-
-    return run
-
-
-def mindspore_forward(name: str, image: np.ndarray, classes: int) -> Callable[[], object]:
-    """A function that runs one of our networks, compiled, and waits for its logits."""
+def mindspore_forward(name: str, image: np.ndarray, classes: int) -> Callable[[], float]:
+    """A function that runs one of our networks, compiled, waits for its logits, and returns the seconds."""
     network = create_model(name, classes).set_train(False)
     tensor = Tensor(image)
-    return lambda: network(tensor).asnumpy()
+    return lambda: seconds_of(lambda: network(tensor).asnumpy())
 
 
 def matmul_rate(rounds: int) -> float:
     """The machine's float32 matrix product rate in 10^9 multiply-accumulates a second, by MindSpore."""
     size = 2048
     x = Tensor(np.random.default_rng(0).normal(0, 1, (size, size)).astype(np.float32))
-    seconds = measure([lambda: ops.matmul(x, x).asnumpy()], rounds)[0]
+    seconds = measure([lambda: seconds_of(lambda: ops.matmul(x, x).asnumpy())], rounds)[0]
     return size**3 / min(seconds) / 1e9
 
 
-def measure(functions: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Seconds of each function and round; the functions take turns, so that a busy machine slows all alike."""
-    for function in functions:
-        for _ in range(2):
-            function()
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(rounds):
-        for times, function in zip(seconds, functions, strict=True):
-            started = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - started)
-    return seconds
+def seconds_of(function: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -124,7 +85,8 @@ def main() -> None:
         classes = 21 if name == "fcn8s" else 19
         functions = [mindspore_forward(name, image, classes)]
         if args.torch:
-            functions.append(torch_forward(args.torch, image, classes, args.threads))
+            functions.append(TorchPeer(args.torch, (args.batch, args.height, args.width), classes, False,
+                                       args.threads).run)
         ours, *theirs = measure(functions, args.rounds)
         line = (f"{name} {args.height}x{args.width} batch {args.batch}: MindSpore {1000 * np.median(ours):.1f} ms "
                 f"(fastest {1000 * min(ours):.1f})")

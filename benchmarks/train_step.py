@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
+from benchmarks.torch_peer import TorchPeer, measure
 from src.config import Config, load_config
 from src.data.loader import create_dataset
 from src.data.synthetic import write_street
@@ -29,7 +30,11 @@ CONFIGS = {"fast_scnn": "fast_scnn/fast_scnn_cityscapes_softmax", "enet": "enet/
            "bisenetv2": "bisenetv2/bisenetv2_cityscapes", "fcn8s": "fcn8s/fcn8s_cityscapes"}
 EXAMPLES = """examples:
   python benchmarks/train_step.py --models fast_scnn enet --height 256 --width 512
-  python benchmarks/train_step.py --engine --steps 30"""
+  python benchmarks/train_step.py --models enet --torch PyTorch-ENet/models/enet.py:ENet
+  python benchmarks/train_step.py --engine --steps 30
+
+--torch FILE.py:CLASS[,name=value] is imported in a process of its own and called as CLASS(classes, name="value"); it
+must return the logits, or a tuple with the auxiliary ones behind them."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,24 +46,32 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024, help="columns of a crop (%(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="samples a step (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="measured steps (%(default)s)")
-    return parser.parse_args()
+    parser.add_argument("--torch", metavar="FILE.py:CLASS", help="PyTorch implementation to compare one network with")
+    args = parser.parse_args()
+    if args.torch and (len(args.models) > 1 or args.engine):
+        parser.error("--torch compares one network's step: give one name to --models, and no --engine")
+    return args
 
 
 def main() -> None:
     args = parse_args()
     for name in args.models:
+        calls = args.steps + 10 if args.engine else 2 * args.steps + 10
         cfg = load_config(ROOT / "configs" / f"{CONFIGS[name]}.yaml", [
             f"data.crop_size=[{args.height},{args.width}]", f"train.global_batch={args.batch}", "train.log_interval=10",
-            f"train.steps={args.steps + 10}", "runtime.device_target=CPU", "optim.warmup_steps=0", "optim.lr=0.001"])
+            f"train.steps={calls}", "runtime.device_target=CPU", "optim.warmup_steps=0", "optim.lr=0.001"])
         runtime = setup_runtime(cfg.runtime)
         if args.engine:
             measure_engine(cfg, runtime, args.steps)
         else:
-            measure_step(cfg, runtime, args.steps)
+            measure_step(cfg, runtime, args.steps, args.torch)
 
 
-def measure_step(cfg: Config, runtime: Runtime, steps: int) -> None:
-    """Prints the time of the first step, which compiles the graph, and the median of the later ones."""
+def measure_step(cfg: Config, runtime: Runtime, steps: int, torch: str | None) -> None:
+    """Prints the time of the first step, which compiles the graph, and the median of the later ones.
+
+    With ``torch`` the PyTorch network takes turns with ours, so that a busy machine slows both.
+    """
     from mindspore import Tensor  # after src, which prepares the environment
     from mindspore import dtype as mstype
 
@@ -66,13 +79,24 @@ def measure_step(cfg: Config, runtime: Runtime, steps: int) -> None:
     size = (cfg.train.global_batch, *cfg.data.crop_size)
     image = Tensor(rng.integers(0, 256, (*size, 3)).astype(np.uint8))
     label = Tensor(rng.integers(0, 19, size).astype(np.uint8))
-    step, stop, times = make_step(cfg, runtime), Tensor(0.0, mstype.float32), []
-    for _ in range(steps + 1):
+    step, stop = make_step(cfg, runtime), Tensor(0.0, mstype.float32)
+
+    def run() -> float:
         started = time.perf_counter()
         step(image, label, stop, True).asnumpy()
-        times.append(time.perf_counter() - started)
-    print(f"{cfg.model.name} {size[1]}x{size[2]} batch {size[0]}: first step {times[0]:.1f} s, then median "
-          f"{1000 * np.median(times[1:]):.0f} ms, fastest {1000 * min(times[1:]):.0f} ms")
+        return time.perf_counter() - started
+
+    name = f"{cfg.model.name} {size[1]}x{size[2]} batch {size[0]}"
+    print(f"{name}: first step {run():.1f} s", flush=True)
+    functions = [run]
+    if torch:
+        functions.append(TorchPeer(torch, size, cfg.model.num_classes, True).run)
+    ours, *theirs = measure(functions, steps)
+    line = f"{name}: MindSpore {1000 * np.median(ours):.0f} ms (fastest {1000 * min(ours):.0f})"
+    for times in theirs:
+        line += (f", PyTorch {1000 * np.median(times):.0f} ms (fastest {1000 * min(times):.0f}), ratio "
+                 f"{np.median(ours) / np.median(times):.2f} (of the fastest {min(ours) / min(times):.2f})")
+    print(line, flush=True)
 
 
 def measure_engine(cfg: Config, runtime: Runtime, steps: int) -> None:

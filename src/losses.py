@@ -6,7 +6,7 @@ mean of the whole. OHEM selects pixels, and Dice counts areas, within one micro-
 """
 import math
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, context, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
@@ -14,6 +14,22 @@ from src.config import Config
 from src.errors import ConfigError
 
 EPSILON = 1e-6
+
+
+class PixelCrossEntropy(nn.Cell):
+    """Softmax cross entropy of each pixel, (N, C, P) logits and (N, 1, P) labels to (N, 1, P) losses.
+
+    Works on the channels where they are; MindSpore's own kernel wants them last, and the way there and back takes
+    longer than the kernel. Automatic differentiation of the gathering is ten times slower than this gradient.
+    """
+
+    def construct(self, logits: Tensor, label: Tensor) -> Tensor:
+        return -ops.gather_elements(ops.log_softmax(logits, 1), 1, label)
+
+    def bprop(self, logits: Tensor, label: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        # softmax - one_hot(label), times the incoming gradient
+        softmax = ops.exp(ops.log_softmax(logits, 1)) * dout
+        return ops.tensor_scatter_elements(softmax, label, -dout, 1, "add"), ops.zeros_like(label)
 
 
 class PixelLoss(nn.Cell):
@@ -28,7 +44,9 @@ class PixelLoss(nn.Cell):
         super().__init__()
         self.ignore_id = ignore_id
         self.class_weights = None if class_weights is None else Tensor(class_weights, mstype.float32)
-        # On the CPU this kernel is three times faster than ops.cross_entropy: docs/performance.md.
+        # The gathers of the first are slow on Ascend, the transposes of the second on the CPU: docs/performance.md.
+        self.on_cpu = context.get_context("device_target") == "CPU"
+        self.pixel_loss = PixelCrossEntropy()
         self.softmax_loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="none")
 
     def pixel_weights(self, label: Tensor) -> Tensor:
@@ -54,7 +72,12 @@ class PixelLoss(nn.Cell):
 
     def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """(P,) softmax cross entropy of each pixel; ignored ones hold a number without meaning."""
-        return self.softmax_loss(self.rows(logits), self.legal(label, logits.shape[1]))
+        n, c, h, w = logits.shape
+        label = self.legal(label, c)
+        if not self.on_cpu:
+            return self.softmax_loss(self.rows(logits), label)
+        logits = ops.cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
+        return ops.reshape(self.pixel_loss(logits, ops.reshape(label, (n, 1, h * w))), (-1,))
 
 
 class CrossEntropyLoss(PixelLoss):

@@ -5,11 +5,11 @@ the original, images are not padded by 100 pixels, so every score map lines up w
 """
 import numpy as np
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
 from src.errors import UserError
-from src.models.layers import ConvBNReLU, TransposedConv, conv2d, crop, pad_to_multiple
+from src.models.layers import ConvBNReLU, TransposedConv, batch_norm, conv2d, crop, pad_to_multiple
 
 DECONV_INITS = ("bilinear", "xavier")
 
@@ -22,6 +22,42 @@ def bilinear_kernel(channels: int, size: int) -> Tensor:
     kernel = np.zeros((channels, channels, size, size), np.float32)
     kernel[np.arange(channels), np.arange(channels)] = np.outer(line, line)
     return Tensor(kernel)
+
+
+class WideConv(nn.Conv2d):
+    """A convolution with many outputs, trained in pieces of at most ``WIDEST`` outputs.
+
+    For the gradient of fc6's 103 million weights oneDNN has nothing but its reference kernel, a hundred times slower
+    than the one that serves half as many (docs/performance.md). Parameter and result are those of ``nn.Conv2d``.
+    """
+    WIDEST = 2048
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, pad_mode="pad", padding=kernel // 2)
+        self.pieces = -(-out_channels // self.WIDEST)
+        if out_channels % self.pieces:
+            self.pieces = 1
+        self.piece = ops.Conv2D(out_channels // self.pieces, kernel, pad_mode="pad", pad=kernel // 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.training or self.pieces == 1:
+            return super().construct(x)
+        parts = ()
+        for weight in ops.split(self.weight, self.out_channels // self.pieces, 0):
+            parts += (self.piece(x, weight.astype(x.dtype)),)
+        return ops.concat(parts, 1)
+
+
+class WideConvBNReLU(nn.Cell):
+    """As :class:`ConvBNReLU`, around a :class:`WideConv`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = WideConv(in_channels, out_channels, kernel)
+        self.bn = batch_norm(out_channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.relu(self.bn(self.conv(x)))
 
 
 class VGGStage(nn.Cell):
@@ -73,7 +109,7 @@ class FCN8s(nn.Cell):
         if fc_channels < 1:
             raise UserError(f"fcn8s: fc_channels {fc_channels!r} must be >= 1")
         self.backbone = VGG16()
-        self.fc6 = ConvBNReLU(512, fc_channels, 7)
+        self.fc6 = WideConvBNReLU(512, fc_channels, 7)
         self.fc7 = ConvBNReLU(fc_channels, fc_channels)
         self.score_fr = conv2d(fc_channels, num_classes)
         self.score_pool4 = conv2d(512, num_classes)

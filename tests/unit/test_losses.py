@@ -56,7 +56,8 @@ def test_ohem_fraction_rule_follows_coincheung(seed, scale):
     losses = np.sort(pixel_cross_entropy(*flat(logits, label)))[::-1]
     hard = losses[losses > -np.log(0.7)]
     expected = hard if len(hard) >= len(losses) // 16 else losses[:len(losses) // 16]
-    assert run(OhemLoss(IGNORE, thresh=0.7), logits, label) == pytest.approx(expected.mean(), rel=2e-5, abs=1e-7)
+    # float32 logits of 8 to 16 are 1e-6 apart, and so are the losses of easy pixels, which are differences of them.
+    assert run(OhemLoss(IGNORE, thresh=0.7), logits, label) == pytest.approx(expected.mean(), rel=2e-5, abs=2e-6)
 
 
 @pytest.mark.parametrize("min_kept", [1, 20, 10_000])
