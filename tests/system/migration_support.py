@@ -99,7 +99,8 @@ PROJECTS = {
            {"eval.resize": "{rule: short_side, size: 64, center_crop: [64, 64]}"}),
     "FG": ("configs/fast_scnn/fast_scnn_cityscapes.yaml", {}),
     "FC": ("configs/fcn8s/fcn8s_voc_seed.yaml",
-           {"model.fc_channels": 16, "train.amp_level": "O0", "eval.resize": "{rule: long_side, size: 64, pad: true}"}),
+           {"train.steps": 1, "model.fc_channels": 16, "train.amp_level": "O0",
+            "eval.resize": "{rule: long_side, size: 64, pad: true}"}),
     "EN": ("configs/enet/enet_cityscapes_staged.yaml",
            {"train.steps": 1, "data.resize": [64, 64], "eval.resize": "{rule: exact, size: [64, 128]}"}),
     "BS": ("configs/bisenetv2/bisenetv2_cityscapes_seed.yaml", {"model.head_channels": 32, "eval.resize": "null"}),
@@ -203,7 +204,9 @@ class Bench:
             name, self.folder / name)
 
     def make_D(self) -> Path:
-        root, counts = self.folder / "data set", {"train": 4, "val": 3, "test": 2}
+        """One epoch of training images, and a few others."""
+        root = self.folder / "data set"
+        counts = {"train": self.small["train.steps"] * self.small["train.global_batch"], "val": 3, "test": 2}
         write = write_voc if self.project == "FC" else write_street
         for split, count in counts.items():
             for index in range(count):

@@ -1,6 +1,7 @@
 """docs/migration.md keeps its word: each row of its tables is executed, by the form of its code or by a named check."""
 import ast
 import re
+import shutil
 
 import pytest
 
@@ -103,7 +104,8 @@ def is_slow(row: Row) -> bool:
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory):
     folder = tmp_path_factory.mktemp("migration")
-    return {project: Bench(project, folder / project, ROWS) for project in COUNTS}
+    yield {project: Bench(project, folder / project, ROWS) for project in COUNTS}
+    shutil.rmtree(folder)       # a gigabyte of checkpoints
 
 
 def test_every_promise_has_a_row():
