@@ -103,8 +103,9 @@ def add_small_python(folder: Path) -> None:
 def add_recorder(folder: Path) -> Path:
     """Programs that note how they were called and do nothing; converters run, with ``--dry_run``."""
     record = folder / "record.txt"
-    text = (f'#!/bin/bash\nif [[ "$1" == */tools/convert_ascend.py ]]; then exec {sys.executable} "$@" --dry_run; fi\n'
-            f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@" >>{record}\n'
+    text = ('#!/bin/bash\nset -e\n'
+            f'if [[ "$1" == */tools/convert_ascend.py ]]; then exec {sys.executable} "$@" --dry_run; fi\n'
+            f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@" >>"{record}"\n'
             'echo "mIoU 0.00 %, pixel accuracy 0.00 %"\n')
     for name in ("python", "msrun", "segment"):
         add_program(folder, name, text)
@@ -224,20 +225,16 @@ def recorded(tmp_path_factory) -> tuple[Path, Path]:
     """A linked copy with recorders, an export and data folders; and the record."""
     folder = link_repository(tmp_path_factory.mktemp("docs") / "links of it")
     add_export(folder)
-    (folder / "data" / "cityscapes").mkdir(parents=True)
-    (folder / "data" / "camvid").mkdir()
+    for name in ("camvid", "cityscapes", "mine", "streets"):
+        (folder / "data" / name).mkdir(parents=True)
     for name in ("best.ckpt", "export/fast_scnn_bs1.om"):
         (folder / name).touch()
     return folder, add_recorder(folder)
 
 
-@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=place_of)
-def test_commands_are_understood(block, recorded, monkeypatch, capsys):
-    """Also of the blocks that are executed: this takes no time."""
+def check_block(block: Block, recorded: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Fails if a command of a block could not be meant."""
     folder, record = recorded
-    for other in blocks(block.page):
-        if other.file.endswith(".yaml"):
-            (folder / other.file).write_text(other.text, encoding="utf-8")
     for variables, words in commands(block):
         check_variables(variables, block)
         words = [re.sub(r"(^|=)/data/", r"\1data/", PLACEHOLDERS.get(word, word)) for word in words
@@ -264,6 +261,26 @@ def test_commands_are_understood(block, recorded, monkeypatch, capsys):
             start = next((i for i, word in enumerate(call) if word == "-m" or word.endswith(".py")), len(call))
             if start < len(call):
                 check_python(call[start:], block, folder, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=place_of)
+def test_commands_are_understood(block, recorded, monkeypatch, capsys):
+    """Also of the blocks that are executed: this takes no time."""
+    for other in blocks(block.page):
+        if other.file.endswith(".yaml"):
+            (recorded[0] / other.file).write_text(other.text, encoding="utf-8")
+    check_block(block, recorded, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("text", [
+    "python train.py --config C --sets data.root=D", "python train.py --config C --set data.rot=D", "make tset",
+    "python train.py --config configs/none.yaml", "python tools/none.py", "bash scripts/none.sh", "none --help",
+    "python eval.py --config C --ckpt_path X --protocol none", "bash scripts/run_eval.sh C", "atc --model=x",
+    "bash scripts/run_eval.sh C best.ckpt D 0 --sets x", "NO_SUCH_SWITCH=1 make test"])
+def test_wrong_commands_are_found(text, recorded, monkeypatch, capsys):
+    block = Block(ROOT / "README.md", 1, "bash", text + "\n", "test: parse")
+    with pytest.raises((Exception, pytest.fail.Exception)):
+        check_block(block, recorded, monkeypatch, capsys)
 
 
 # --- pages that are executed ----------------------------------------------------------------------------------------
