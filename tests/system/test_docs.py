@@ -183,9 +183,6 @@ def check_python(words: list[str], block: Block, folder: Path, monkeypatch: pyte
     script = str(Path(words[0]))
     script = next(name for name in (script, str(Path(*Path(script).parts[-2:])), Path(script).name)
                   if not Path(name).is_absolute() and (ROOT / name).is_file())
-    if script.startswith("benchmarks/"):
-        assert len(words) == 1
-        return
     args = parse(script, words[1:], monkeypatch, capsys)
     config = getattr(args, "config", None)
     if config:
