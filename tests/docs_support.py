@@ -9,13 +9,14 @@ A fenced block of commands, Python, C++ or a patch has a marker on the line befo
 
 A ``text`` block behind an executed one is its output, whose numbers may differ and where ``…`` stands for anything.
 """
+import itertools
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "configs/README.md",
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "configs/README.md", ROOT / "weights/README.md",
                 ROOT / "ascend310_infer/README.md"])
 COMMANDS = ("bash", "sh", "console")
 TESTED = (*COMMANDS, "python", "cpp", "diff")
@@ -96,11 +97,14 @@ def commands(block: Block) -> list[tuple[dict[str, str], list[str]]]:
     found = []
     for line in re.sub(r"\\\n\s*", " ", block.shell).splitlines():
         words = shlex.split(line, comments=True)
-        variables = {}
-        while words and re.match(r"^[A-Z_]+=", words[0]):
-            name, _, variables[name] = words.pop(0).partition("=")
-        if words and not re.match(r"^\w+=", words[0]):
-            found.append((variables, words))
+        if words and re.match(r"^[a-z]\w*=", words[0]):
+            continue
+        for joined, group in itertools.groupby(words, ("&&", "||", "|", ";").__contains__):
+            part, variables = list(group), {}
+            while part and re.match(r"^[A-Z_]+=", part[0]):
+                name, _, variables[name] = part.pop(0).partition("=")
+            if part and not joined:
+                found.append((variables, part))
     return found
 
 
