@@ -102,6 +102,35 @@ def test_configurations_on_the_page_load(page, tmp_path):
             load_config(folder / "page.yaml")
 
 
+def imports(path):
+    """Modules that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+class TestWhoMayKnowWhom:
+    """The rules that docs/architecture.md and CONTRIBUTING.md state."""
+
+    def test_networks_know_nothing_else(self):
+        found = {name for path in (ROOT / "src" / "models").glob("*.py") for name in imports(path)
+                 if name.startswith("src.")}
+        assert all(name == "src.errors" or name.split(".")[1] == "models" for name in found)
+
+    def test_data_losses_and_metrics_know_no_engine(self):
+        paths = [*(ROOT / "src" / "data").glob("*.py"), ROOT / "src" / "losses.py", ROOT / "src" / "metrics.py"]
+        found = {name for path in paths for name in imports(path)}
+        assert not [name for name in found if name.startswith(("src.engine", "src.evaluation", "src.deploy"))]
+
+    def test_only_the_runtime_sets_the_context_and_only_commands_parse(self):
+        for path in (ROOT / "src").rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert "argparse" not in list(imports(path)), path
+            assert path.name == "runtime.py" or not re.search(r"\bset_(context|device)\(", text), path
+
+
 class TestReadmes:
     """README.md and README_CN.md say the same."""
 
