@@ -11,7 +11,7 @@ from tests.system.migration_support import ROOT, Bench, Row, kind_of, read_file_
 ROWS = read_rows()
 COUNTS = {"FS": 41, "FG": 19, "FC": 29, "EN": 33, "BS": 34}
 STATES = r"works on CPU, tested|needs Ascend; simulated in tests|dropped, because \S.{20,}"
-# Commands that take seconds for each network. Those of Fast-SCNN always run, except for MORE_RUNS (further trainings and
+# Commands that take seconds for each network. Those of Fast-SCNN always run, except for MORE_RUNS (more trainings and
 # processes of their own); the others' run with the slow tests.
 HEAVY = r"python (train|eval|export|predict|p\w+process)|bash scripts/run_(stand|eval|infer)|.*segment run|tail"
 MORE_RUNS = ("FS-03", "FS-12", "FS-19", "FS-30", "FS-32")
