@@ -12,11 +12,12 @@ lint: setup
 	.venv/bin/shellcheck scripts/*.sh ascend310_infer/*.sh .ci/run
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files 'ascend310_infer/*.cc' 'ascend310_infer/*.h')
 
+# The fast tests share the cores, file by file; the slow ones (several ranks, kill points, soak) want them all.
 test: setup
-	$(PY) -m pytest -q -m "not slow"
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-test-all: setup
-	$(PY) -m pytest -q
+test-all: test
+	$(PY) -m pytest -q -m slow
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done

@@ -62,6 +62,10 @@ OpenVINO_DIR=${OpenVINO_DIR:-$(find_openvino)}
 options=("-DOpenVINO_DIR=$OpenVINO_DIR" "-DASCEND_HOME_PATH=${ASCEND_HOME_PATH:-}" "-DMS_LITE_HOME=${MS_LITE_HOME:-}")
 
 build=${BUILD_DIR:-$here/build}
+# One at a time: two builds in one folder would overwrite each other's files.
+mkdir -p "$build"
+exec 9>"$build/.building"
+flock 9
 echo "building in $build with $cmake ${options[*]} $*"
 "$cmake" -S "$here" -B "$build" "${options[@]}" "$@"
 "$cmake" --build "$build" --parallel "$(nproc)"

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import src  # noqa: F401
+# Processes that share cores slow each other down by far more than half, because MindSpore's threads spin while they
+# wait (docs/performance.md): each worker of pytest-xdist gets a core of its own, and so do the processes it starts.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _WORKER:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import src  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -382,6 +382,9 @@ def _compare(what: str, answer: np.ndarray, reference: np.ndarray, manifest: Man
     Raises:
         UserError: The difference is larger than float32 rounding explains.
     """
+    if len(answer) != len(reference) or answer.shape[-2:] != reference.shape[-2:]:
+        raise UserError(f"{what}: answers {len(reference)} images of {reference.shape[-2:]} with an array of "
+                        f"{answer.shape}; nothing was written: report the network")
     limit = TOLERANCE * max(1.0, float(np.abs(reference).max()))
     if answer.ndim == 4:
         difference = float(np.abs(answer - reference).max())

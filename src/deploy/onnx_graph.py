@@ -311,22 +311,32 @@ def drop_unused_initializers(model: ModelProto) -> ModelProto:
 
 
 def set_dynamic_batch(model: ModelProto) -> ModelProto:
-    """Gives inputs and outputs a named batch dimension and frees constant reshapes from the traced batch."""
+    """Gives inputs and outputs a named batch dimension and frees constant reshapes and slices from the traced batch."""
     graph = model.graph
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
     tensors = {tensor.name: tensor for tensor in graph.initializer}
+    # Operator: the input that holds the traced batch first, and what says "all of it".
+    free = {"Reshape": (1, 0), "Slice": (2, np.iinfo(np.int32).max)}
     for node in graph.node:
-        if node.op_type == "Reshape" and node.input[1] in tensors:
-            target = numpy_helper.to_array(tensors[node.input[1]]).copy()
-            if target.size and target[0] == batch:
-                target[0] = 0  # ONNX: copy this dimension from the input
-                name = f"{node.output[0]}.shape"
-                graph.initializer.append(numpy_helper.from_array(target, name))
-                node.input[1] = name
+        place, everything = free.get(node.op_type, (0, 0))
+        values = tensors.get(node.input[place]) if place else None
+        if values is None or (len(node.input) > 3 and _first_axis(tensors.get(node.input[3])) != 0):
+            continue
+        target = numpy_helper.to_array(values).copy()
+        if target.size and target[0] == batch:
+            target[0] = everything
+            name = f"{node.output[0]}.{node.op_type.lower()}"
+            graph.initializer.append(numpy_helper.from_array(target, name))
+            node.input[place] = name
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH_NAME
     del graph.value_info[:]
     return drop_unused_initializers(model)
+
+
+def _first_axis(axes: TensorProto | None) -> int | None:
+    """The first of the axes that a Slice names, ``None`` if it is unknown."""
+    return None if axes is None else int(numpy_helper.to_array(axes)[0])
 
 
 def prepend_normalisation(model: ModelProto, mean: np.ndarray, std: np.ndarray) -> ModelProto:

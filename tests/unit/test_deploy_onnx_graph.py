@@ -179,6 +179,16 @@ def test_a_constant_reshape_follows_a_dynamic_batch():
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == onnx_graph.BATCH_NAME
 
 
+@pytest.mark.parametrize("axes", [None, [0, 1, 2, 3], [2, 3]])
+def test_a_slice_follows_a_dynamic_batch(axes):
+    box = np.array([[0, 0, 1, 2], [1, 2, 4, 5]], np.int64)[:, axes or slice(None)]
+    constants = {"starts": box[0], "ends": box[1]} | ({"axes": np.array(axes, np.int64)} if axes else {})
+    model = make_model([helper.make_node("Slice", ["x", *constants], ["y"])], constants, [1, 2, 5, 6], [1, 2, 3, 3])
+    model = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
+    x = np.random.default_rng(8).normal(size=(4, 2, 5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(run(model, x), x[:, :, 1:4, 2:5])
+
+
 @pytest.mark.parametrize("opset", [11, 13, 17])
 def test_argmax_takes_the_first_of_equal_maxima_and_gives_bytes(opset):
     model = make_model([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 300, 3, 4], [2, 300, 3, 4])
