@@ -111,7 +111,7 @@ def commands(block: Block) -> list[tuple[dict[str, str], list[str]]]:
 def output_pattern(text: str) -> str:
     """A pattern for an output: numbers may differ, ``…`` is anything, runs of blanks are equal."""
     pattern = re.escape(" ".join(text.split())).replace("…", ".*?").replace(r"\ ", r"\s+")
-    return re.sub(r"\d+(?:\\?[.,:]\d+)*", r"[\\d.,:]+", pattern)
+    return re.sub(r"\d+(?:\\?[.,:]\d+)*(?:e\\?-\d+)?", r"[\\d.,:]+(?:e-?\\d+)?", pattern)
 
 
 def headings(page: Path) -> list[tuple[int, str]]:
