@@ -45,7 +45,7 @@ class PixelLoss(nn.Cell):
         self.ignore_id = ignore_id
         self.class_weights = None if class_weights is None else Tensor(class_weights, mstype.float32)
         # The gathers of the first are slow on Ascend, the transposes of the second on the CPU: docs/performance.md.
-        self.on_cpu = context.get_context("device_target") == "CPU"
+        self.by_channel = context.get_context("device_target") == "CPU"
         self.pixel_loss = PixelCrossEntropy()
         self.softmax_loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="none")
 
@@ -74,7 +74,7 @@ class PixelLoss(nn.Cell):
         """(P,) softmax cross entropy of each pixel; ignored ones hold a number without meaning."""
         n, c, h, w = logits.shape
         label = self.legal(label, c)
-        if not self.on_cpu:
+        if not self.by_channel:
             return self.softmax_loss(self.rows(logits), label)
         logits = ops.cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
         return ops.reshape(self.pixel_loss(logits, ops.reshape(label, (n, 1, h * w))), (-1,))
@@ -120,6 +120,7 @@ class OhemLoss(PixelLoss):
     def __init__(self, ignore_id: int = 255, class_weights: list[float] | None = None, thresh: float = 0.7,
                  rule: str = "fraction", min_kept: int = 10000) -> None:
         super().__init__(ignore_id, class_weights)
+        self.by_channel = False     # rounds small losses at the size of the logits, and they are what is ranked here
         self.thresh = -math.log(thresh)
         self.rule = rule
         self.min_kept = min_kept

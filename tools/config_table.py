@@ -14,7 +14,7 @@ from src.errors import UserError, run_main
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 EXAMPLES = """examples:
   python tools/config_table.py                        writes docs/configuration.md
-  python tools/config_table.py --output /tmp/keys.md"""
+  python tools/config_table.py --output keys.md"""
 HEAD = """# Configuration
 
 Written by `python tools/config_table.py` from `configs/_base_/runtime.yaml`; change that file, not this one.

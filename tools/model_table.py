@@ -20,7 +20,7 @@ from src.models.layers import TransposedConv
 SIZES = ((512, 1024), (1024, 2048))
 EXAMPLES = """examples:
   python tools/model_table.py                        writes docs/model_zoo.md
-  python tools/model_table.py --output /tmp/zoo.md"""
+  python tools/model_table.py --output zoo.md"""
 
 
 @dataclass(frozen=True)

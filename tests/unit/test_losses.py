@@ -56,8 +56,7 @@ def test_ohem_fraction_rule_follows_coincheung(seed, scale):
     losses = np.sort(pixel_cross_entropy(*flat(logits, label)))[::-1]
     hard = losses[losses > -np.log(0.7)]
     expected = hard if len(hard) >= len(losses) // 16 else losses[:len(losses) // 16]
-    # float32 logits of 8 to 16 are 1e-6 apart, and so are the losses of easy pixels, which are differences of them.
-    assert run(OhemLoss(IGNORE, thresh=0.7), logits, label) == pytest.approx(expected.mean(), rel=2e-5, abs=2e-6)
+    assert run(OhemLoss(IGNORE, thresh=0.7), logits, label) == pytest.approx(expected.mean(), rel=2e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("min_kept", [1, 20, 10_000])
@@ -186,7 +185,7 @@ def test_values_out_of_range_are_refused(changes):
         create_loss(config(**changes), IGNORE)
 
 
-@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 def test_execution_modes_agree(mode):
     logits, label = make_batch(16)
     ms.set_context(mode=mode)
