@@ -6,7 +6,7 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
         ms.runtime.dispatch_threads_num(r.threads)
         ms.device_context.cpu.op_tuning.threads_num(r.threads)
     rank, size = _join() if launched else (0, 1)
-    set_seed(r.seed + rank)  # initial weights are broadcast from rank 0; dropout masks differ by rank
+    set_seed(r.seed + rank)  # the step takes rank 0's initial weights; dropout masks differ by rank
     return Runtime(target, device_id, rank, size)
 
 
@@ -125,9 +125,9 @@ def _join() -> tuple[int, int]:
         raise UserError(f"cannot join the other processes ({first_line(error)}); see the scheduler's log") from None
     rank, size = communication.get_rank(), communication.get_group_size()
     if size > 1:
-        # Both switches are off by default; without the broadcast different initial weights diverge silently.
+        # MindSpore's own parameter_broadcast stays off, see share_parameters.
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
-                                     parameter_broadcast=True, device_num=size)
+                                     device_num=size)
     return rank, size
 
 
@@ -136,6 +136,17 @@ def from_main(value: int, size: int) -> int:
     if size == 1:
         return value
     return int(ms.ops.Broadcast(0)((ms.Tensor([value], ms.int32),))[0].asnumpy()[0])
+
+
+def share_parameters(parameters: Iterable[ms.Parameter], size: int) -> None:
+    """Gives every rank rank 0's values; called by all of them, before the first step.
+
+    MindSpore's ``parameter_broadcast`` does so whenever a graph is compiled. The graph of a step's last micro-batch is
+    compiled after the others ran: the broadcast would replace the sums that a rank has gathered by those of rank 0.
+    """
+    if size > 1:
+        for param in parameters:
+            param.set_data(ms.ops.Broadcast(0)((ms.Tensor(param.asnumpy()),))[0])
 
 
 def set_seed(seed: int) -> None:

@@ -7,6 +7,7 @@ from mindspore import dtype as mstype
 from mindspore.communication import GlobalComm
 
 from src.losses import EPSILON, MultiHeadLoss
+from src.runtime import share_parameters
 
 SCALE_WINDOW = 1000     # good steps after which a dynamic loss scale doubles
 
@@ -55,7 +56,7 @@ class StepOptions:
 
 
 class TrainStep(nn.Cell):
-    """Network, loss and optimizer in one cell.
+    """Network, loss and optimizer in one cell; on several devices all start with the weights of the first.
 
     Args:
         net: Network; in training it returns a tuple of logits.
@@ -68,6 +69,7 @@ class TrainStep(nn.Cell):
     def __init__(self, net: nn.Cell, loss: MultiHeadLoss, optimizer: nn.Cell, normalize: Normalize,
                  options: StepOptions = StepOptions()) -> None:
         super().__init__(auto_prefix=False)
+        share_parameters(net.get_parameters(), options.size)
         self.net = net
         self.loss = loss
         self.optimizer = optimizer
