@@ -18,8 +18,8 @@ constexpr int64_t kDynamicBatch = -1;
 struct ResizeSpec {
   enum class Rule { kNone, kExact, kShortSide, kLongSide };
   Rule rule = Rule::kNone;
-  int height = 0;  // exact
-  int width = 0;   // exact
+  int height = 0;  // exact; long_side: the box to fit into, 0 if `side` says it
+  int width = 0;   // as height
   int side = 0;    // short_side, long_side: that side's length after resizing
   bool pad = false;
 };

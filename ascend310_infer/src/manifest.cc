@@ -2,6 +2,7 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <sstream>
@@ -117,27 +118,40 @@ int64_t ReadBatch(const Field& field) {
 
 int ReadSide(const Field& field) { return static_cast<int>(field.Integer(1, kLargestSide)); }
 
+// A size that no image could have and still fit into the input is a mistake of the file, not of the images.
+void CheckResize(const Field& size, const ResizeSpec& resize, const InputSpec& input) {
+  const std::string takes = " where the input takes " + ShapeName({input.height, input.width});
+  if (resize.side == 0) {
+    const bool equal = resize.height == input.height && resize.width == input.width;
+    const bool larger = resize.height > input.height || resize.width > input.width;
+    const bool exact = resize.rule == ResizeSpec::Rule::kExact;
+    if (larger || (exact && !equal && !resize.pad)) {
+      size.Fail("is " + ShapeName({resize.height, resize.width}) + takes);
+    }
+    return;
+  }
+  const bool by_short = resize.rule == ResizeSpec::Rule::kShortSide;
+  const int largest = by_short ? std::min(input.height, input.width) : std::max(input.height, input.width);
+  if (resize.side > largest) size.Fail("is " + std::to_string(resize.side) + takes);
+}
+
 ResizeSpec ReadResize(const Field& field, const InputSpec& input) {
   ResizeSpec resize;
   const std::string rule = field.At("rule").OneOf({"none", "exact", "short_side", "long_side"});
   resize.pad = field.Has("pad") && field.At("pad").Bool();
   if (rule == "none") return resize;
   const Field size = field.At("size");
-  if (rule == "exact") {
-    resize.rule = ResizeSpec::Rule::kExact;
+  if (rule == "exact") resize.rule = ResizeSpec::Rule::kExact;
+  if (rule == "short_side") resize.rule = ResizeSpec::Rule::kShortSide;
+  if (rule == "long_side") resize.rule = ResizeSpec::Rule::kLongSide;
+  if (rule == "exact" || (rule == "long_side" && size.IsList() && size.List().size() == 2)) {
     const auto sides = ReadArray<int, 2>(size, ReadSide);
     resize.height = sides[0];
     resize.width = sides[1];
-    const bool equal = resize.height == input.height && resize.width == input.width;
-    const bool larger = resize.height > input.height || resize.width > input.width;
-    if (larger || (!equal && !resize.pad)) {
-      size.Fail("is " + ShapeName({resize.height, resize.width}) + " where the input takes " +
-                ShapeName({input.height, input.width}));
-    }
-    return resize;
+  } else {
+    resize.side = size.IsList() ? ReadArray<int, 1>(size, ReadSide)[0] : ReadSide(size);
   }
-  resize.rule = rule == "short_side" ? ResizeSpec::Rule::kShortSide : ResizeSpec::Rule::kLongSide;
-  resize.side = size.IsList() ? ReadArray<int, 1>(size, ReadSide)[0] : ReadSide(size);
+  CheckResize(size, resize, input);
   return resize;
 }
 

@@ -42,9 +42,14 @@ cv::Size TargetSize(const ResizeSpec& resize, const cv::Size& size) {
     case ResizeSpec::Rule::kLongSide:
       break;
   }
-  const bool by_short = resize.rule == ResizeSpec::Rule::kShortSide;
-  const int side = by_short ? std::min(size.width, size.height) : std::max(size.width, size.height);
-  const double scale = static_cast<double>(resize.side) / side;
+  double scale = 0;
+  if (resize.height > 0) {
+    scale = std::min(static_cast<double>(resize.height) / size.height, static_cast<double>(resize.width) / size.width);
+  } else {
+    const bool by_short = resize.rule == ResizeSpec::Rule::kShortSide;
+    const int side = by_short ? std::min(size.width, size.height) : std::max(size.width, size.height);
+    scale = static_cast<double>(resize.side) / side;
+  }
   const auto scaled = [scale](int length) { return std::max(1, static_cast<int>(length * scale + 0.5)); };
   return {scaled(size.width), scaled(size.height)};
 }

@@ -144,6 +144,14 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
       {"rule: exact", "rule: crop", {"input.resize.rule", "crop"}},
       {"size: [4, 6]", "size: [4, 5]", {"input.resize.size", "[4, 5]"}},
       {"size: [4, 6]", "size: [5, 6]", {"input.resize.size", "[5, 6]"}},
+      {"size: [4, 6]", "size: [0, 6]", {"input.resize.size[0]", "0"}},
+      {"rule: exact, size: [4, 6]", "rule: short_side, size: 5", {"input.resize.size", "5", "[4, 6]"}},
+      {"rule: exact, size: [4, 6]", "rule: short_side, size: 0", {"input.resize.size", "0"}},
+      {"rule: exact, size: [4, 6]", "rule: short_side, size: [4, 6]", {"input.resize.size", "2 values"}},
+      {"rule: exact, size: [4, 6]", "rule: long_side, size: 7", {"input.resize.size", "7", "[4, 6]"}},
+      {"rule: exact, size: [4, 6]", "rule: long_side, size: -1", {"input.resize.size", "-1"}},
+      {"rule: exact, size: [4, 6]", "rule: long_side, size: [5, 6]", {"input.resize.size", "[5, 6]", "[4, 6]"}},
+      {"rule: exact, size: [4, 6]", "rule: long_side, size: [4, 0]", {"input.resize.size[1]", "0"}},
       {"pad: false", "pad: maybe", {"input.resize.pad", "maybe"}},
       {"[124, 116, 104]", "[124, 116, 256]", {"input.pad_value[2]", "256"}},
       {"type: argmax", "type: softmax", {"output.type", "softmax"}},
@@ -174,6 +182,30 @@ TEST(OtherResizeRulesAndLayouts) {
   CHECK(Parse(Replace("rule: exact, size: [4, 6], pad: false", "rule: none")).input.resize.rule ==
         ResizeSpec::Rule::kNone);
   CHECK_EQ(Parse(Replace("rule: exact, size: [4, 6]", "rule: long_side, size: [6]")).input.resize.side, 6);
+  const ResizeSpec box = Parse(Replace("rule: exact, size: [4, 6]", "rule: long_side, size: [3, 6]")).input.resize;
+  CHECK(box.rule == ResizeSpec::Rule::kLongSide && box.side == 0 && box.height == 3 && box.width == 6);
+}
+
+// The first pixel that is padding, in x and y; the image is all 9.
+cv::Size SizeAfterResize(const char* resize, const cv::Size& size) {
+  const InputSpec input = Parse(Replace("rule: exact, size: [4, 6], pad: false", resize)).input;
+  std::vector<float> tensor(72);
+  Preprocessor(input).Run(cv::Mat(size, CV_8UC3, cv::Scalar::all(9)), "x.png",
+                          reinterpret_cast<uint8_t*>(tensor.data()));
+  const auto is_image = [&](int x, int y) { return std::abs(tensor[y * 6 + x] - (9 - 123.675) / 58.395) < 1e-4; };
+  cv::Size found;
+  while (found.width < 6 && is_image(found.width, 0)) ++found.width;
+  while (found.height < 4 && is_image(0, found.height)) ++found.height;
+  return found;
+}
+
+TEST(LetterboxesFitTheirBox) {
+  CHECK_EQ(SizeAfterResize("rule: long_side, size: [4, 6], pad: true", {30, 30}), cv::Size(4, 4));
+  CHECK_EQ(SizeAfterResize("rule: long_side, size: [4, 6], pad: true", {60, 20}), cv::Size(6, 2));
+  CHECK_EQ(SizeAfterResize("rule: long_side, size: [3, 6], pad: true", {10, 30}), cv::Size(1, 3));
+  CHECK_EQ(SizeAfterResize("rule: long_side, size: [4, 6], pad: true", {3000, 2}), cv::Size(6, 1));  // never 0
+  CHECK_EQ(SizeAfterResize("rule: long_side, size: 6, pad: true", {3000, 2}), cv::Size(6, 1));
+  CHECK_EQ(SizeAfterResize("rule: short_side, size: 2, pad: true", {30, 10}), cv::Size(6, 2));
 }
 
 TEST(SampleNames) {

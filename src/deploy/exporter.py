@@ -30,6 +30,7 @@ from src.deploy.manifest import (
     OutputSpec,
     file_sha256,
     load_manifest,
+    resize_mistake,
     save_manifest,
     write_text,
 )
@@ -172,9 +173,14 @@ def resolve_options(cfg: dict, output_type: str | None = None) -> ExportOptions:
         raise ConfigError(f"export.height, export.width = {list(size)} must be at least 32")
     batch = e.batch_size if e.batch_size > 0 else -1
     suffix = {1: "", -1: "_dynamic"}.get(batch, f"_bs{batch}")
-    return ExportOptions(size=tuple(size), batch=batch, stem=e.file_name or f"{cfg.model.name}{suffix}", opset=e.opset,
-                         normalize_in_graph=e.normalize_in_graph, output_type=output_type or e.output_type,
-                         resize_op=e.resize_op)
+    options = ExportOptions(size=tuple(size), batch=batch, stem=e.file_name or f"{cfg.model.name}{suffix}",
+                            opset=e.opset, normalize_in_graph=e.normalize_in_graph,
+                            output_type=output_type or e.output_type, resize_op=e.resize_op)
+    resize = _resize_rule(cfg, options)
+    if resize_mistake(resize, options.size):
+        raise ConfigError(f"export.height, export.width = {list(size)} cannot hold an image resized by eval.resize = "
+                          f"{{rule: {resize['rule']}, size: {resize['size']}}}; change one of them")
+    return options
 
 
 def _evaluation_size(cfg: dict) -> Sequence[int]:

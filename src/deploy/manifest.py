@@ -2,6 +2,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -309,11 +310,13 @@ def _read_input(section: _Section) -> InputSpec:
     return InputSpec(name=section.get("name", str), shape=shape, layout=layout, dtype=dtype,
                      color_order=section.get("color_order", str, ("RGB", "BGR")), normalize=normalize,
                      value_range=section.get("value_range", (int, float), (1, 255)),
-                     mean=section.numbers("mean", 3), std=std, resize=_read_resize(section.section("resize")),
+                     mean=section.numbers("mean", 3), std=std,
+                     resize=_read_resize(section.section("resize"), shape[1:3] if in_graph else shape[2:]),
                      pad_value=pad_value)
 
 
-def _read_resize(section: _Section) -> dict[str, Any]:
+def _read_resize(section: _Section, takes: Sequence[int]) -> dict[str, Any]:
+    """Reads ``input.resize``; ``takes`` is the model's height and width, which the resized images have to fit into."""
     rule = section.get("rule", str, RESIZE_RULES)
     resize: dict[str, Any] = {"rule": rule}
     if rule == "exact" or (rule == "long_side" and isinstance(section.content.get("size"), list)):
@@ -323,7 +326,28 @@ def _read_resize(section: _Section) -> dict[str, Any]:
     if np.min(resize.get("size", 1)) < 1:
         raise section.error("size", resize["size"], "it must be positive")
     resize["pad"] = section.get("pad", bool)
+    reason = resize_mistake(resize, takes)
+    if reason:
+        raise section.error("size", resize["size"], reason)
     return resize
+
+
+def resize_mistake(resize: dict[str, Any], takes: Sequence[int]) -> str:
+    """Why no image at all could fit into an input of height and width ``takes``; empty if one can.
+
+    Args:
+        resize: ``{rule, size, pad}`` as in the manifest.
+        takes: Height and width of the model's input.
+    """
+    rule, size, height, width = resize["rule"], resize.get("size"), *takes
+    if rule == "none":
+        return ""
+    if isinstance(size, list):
+        larger, equal = size[0] > height or size[1] > width, list(size) == [height, width]
+        fits = not larger and (equal or resize["pad"] or rule != "exact")
+    else:
+        fits = size <= (min(height, width) if rule == "short_side" else max(height, width))
+    return "" if fits else f"the input takes {height}x{width}"
 
 
 def _read_output(section: _Section) -> OutputSpec:

@@ -191,6 +191,9 @@ class TinyModel:
             target = tuple(resize["size"])
         elif resize["rule"] == "none":
             target = bgr.shape[:2]
+        elif isinstance(resize["size"], list):
+            scale = min(resize["size"][0] / bgr.shape[0], resize["size"][1] / bgr.shape[1])
+            target = tuple(int(length * scale + 0.5) for length in bgr.shape[:2])
         else:
             side = (min if resize["rule"] == "short_side" else max)(bgr.shape[:2])
             target = tuple(int(length * resize["size"] / side + 0.5) for length in bgr.shape[:2])

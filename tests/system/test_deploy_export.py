@@ -239,7 +239,9 @@ def test_a_full_disk_and_an_operator_that_cannot_be_exported_are_one_line(tiny, 
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
-    (["export.height=64"], "set both or neither"), (["export.height=16", "export.width=64"], "at least 32")])
+    (["export.height=64"], "set both or neither"), (["export.height=16", "export.width=64"], "at least 32"),
+    (["export.height=64", "export.width=96", "eval.resize={rule: short_side, size: 80}"], "cannot hold .* size: 80"),
+    (["export.height=64", "export.width=96", "eval.resize={rule: long_side, size: [64, 128]}"], "cannot hold")])
 def test_sizes_that_make_no_sense(overrides, words):
     with pytest.raises(UserError, match=words):
         exporter.resolve_options(load_config(CONFIG, overrides))

@@ -135,6 +135,8 @@ def test_manifest_of_another_model(tmp_path, model):
     (lambda m: m.pop("input"), ["input", "missing"]),
     (lambda m: m["input"].update(mean="a"), ["input.mean", "'a'"]),
     (lambda m: m["input"]["resize"].update(rule="crop"), ["input.resize.rule", "crop", "exact"]),
+    (lambda m: m["input"].update(resize={"rule": "long_side", "size": [25, 40], "pad": True}), ["[25, 40]", "takes"]),
+    (lambda m: m["input"].update(resize={"rule": "long_side", "size": 0, "pad": True}), ["input.resize.size", "'0'"]),
     (lambda m: m.update(models=[]), ["models", "no model file"]),
     (lambda m: m["models"][0].update(format="mindir"), ["no file that a built backend reads"]),
 ])

@@ -100,6 +100,8 @@ def test_wider_class_ids_become_uint8(tmp_path, ids_type):
     ({"rule": "none", "pad": True}, (17, 31)),
     ({"rule": "short_side", "size": 24, "pad": True}, (50, 71)),
     ({"rule": "long_side", "size": 40, "pad": True}, (37, 95)),
+    ({"rule": "long_side", "size": [20, 40], "pad": True}, (61, 77)),
+    ({"rule": "long_side", "size": [24, 30], "pad": True}, (9, 95)),
 ])
 def test_preprocessing_is_that_of_cv2_within_one_level(tmp_path, resize, size, color_order):
     """Logits of an identity network are the input tensor itself: one level is value_range / 255 / std."""
