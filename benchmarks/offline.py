@@ -126,8 +126,14 @@ def processor_seconds(call: Callable[[], object]) -> float:
     return children_seconds() - before
 
 
+def mean_size(folder: Path) -> float:
+    """Mean bytes of the PNG files of a folder; 0 if there are none."""
+    sizes = [path.stat().st_size for path in folder.glob("*.png")]
+    return sum(sizes) / max(len(sizes), 1)
+
+
 def measure(manifest: Manifest, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Best images a second of each program, and the processor time an image costs in ``bench`` and ``run``."""
+    """Best images a second of each program; processor time and bytes on disk that an image costs."""
     model = manifest.model_path(manifest.find("onnx"))
     streams = ["--streams", args.streams] if args.streams else []
     images, few, output = folder / "images", folder / "few", folder / "out"
@@ -153,6 +159,8 @@ def measure(manifest: Manifest, folder: Path, args: argparse.Namespace) -> dict[
     found["bench_cpu"] = (processor_seconds(lambda: bench(args.images)) - processor_seconds(lambda: bench(2))
                           ) / more / batches
     found["run_cpu"] = (processor_seconds(lambda: run(images)) - processor_seconds(lambda: run(few))) / more
+    found["bytes_read"] = mean_size(images)
+    found["bytes_written"] = mean_size(output)
     return found
 
 
@@ -177,6 +185,7 @@ def main() -> None:
           f"{found['bench'] / found['onnxruntime']:.2f}")
     print(f"processor time an image: bench {1000 * found['bench_cpu']:.0f} ms, run {1000 * found['run_cpu']:.0f} ms, "
           f"ratio {found['bench_cpu'] / found['run_cpu']:.2f}")
+    print(f"disk an image: {found['bytes_read'] / 1e6:.2f} MB read, {found['bytes_written'] / 1e6:.3f} MB written")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The accuracy of every way to deploy: ``python tools/deployment_table.py --model CONFIG CKPT --dataset ROOT``.
 
 Each checkpoint is exported, quantised, and scored on the validation split as itself, as MINDIR (MindSpore), as ONNX
-(onnxruntime), by the C++ runner on OpenVINO, by the same runner on the simulated AscendCL of its tests, and as int8 by
-the runner. The same numbers as a table go into docs/deployment.md.
+(onnxruntime), by the C++ runner on OpenVINO, by the same runner on the simulated AscendCL of its tests, and by the
+runner in bfloat16 and as int8. The same numbers as a table go into docs/deployment.md.
 """
 import argparse
 import json
@@ -20,13 +20,13 @@ from src.errors import UserError, run_main
 ROOT = Path(__file__).resolve().parents[1]
 ROUTES = {"checkpoint": "checkpoint, MindSpore", "mindir": "MINDIR, MindSpore", "onnx": "ONNX, onnxruntime",
           "runner": "C++ runner, OpenVINO f32", "simulated": "C++ runner, simulated AscendCL",
-          "int8": "int8, C++ runner, OpenVINO"}
+          "bf16": "C++ runner, OpenVINO bf16", "int8": "int8, C++ runner, OpenVINO"}
+REDUCED = ("bf16", "int8")      # whose loss of accuracy is the price of their speed
 BEGIN, END = "<!-- deployment table: begin -->", "<!-- deployment table: end -->"
 EXAMPLES = """examples:
   python tools/deployment_table.py --model configs/fast_scnn/fast_scnn_synthetic.yaml best.ckpt --dataset data/synthetic
-  python tools/deployment_table.py --model C1 X1 --model C2 X2 --dataset D --set export.height=512 \\
-      --set export.width=1024 --simulated ascend310_infer/build-test/test/segment_simulated \\
-      --document docs/deployment.md
+  python tools/deployment_table.py --model C1 X1 --model C2 X2 --dataset D --bf16 \\
+      --simulated ascend310_infer/build-test/test/segment_simulated --document docs/deployment.md
 """
 
 
@@ -73,10 +73,10 @@ class Work:
         self.runner("int8", self.folder / "export_int8")
         return {route: read_scores(self.folder / route) for route in ROUTES if (self.folder / route).is_dir()}
 
-    def runner(self, name: str, export: Path) -> None:
+    def runner(self, name: str, export: Path, **variables: str) -> None:
         """Scores an export with the C++ runner on OpenVINO."""
         self.run(name, "bash", "scripts/run_infer_310.sh", export, self.dataset, BACKEND="openvino", INPUT="images",
-                 OUTPUT=str(self.folder / name), PYTHON=sys.executable)
+                 OUTPUT=str(self.folder / name), PYTHON=sys.executable, **variables)
 
     def simulated(self, program: Path) -> dict:
         """Scores the ONNX model as a simulated ``.om``, with the runner linked to its tests' simulated AscendCL."""
@@ -87,6 +87,11 @@ class Work:
         self.python("simulated_score", "postprocess.py", "--manifest", twin.path, "--result", output / "result_Files",
                     "--dataset", self.dataset, "--output", output)
         return read_scores(output)
+
+    def bf16(self) -> dict:
+        """Scores the ONNX model in bfloat16; the runner refuses on a processor that has none."""
+        self.runner("bf16", self.folder / "export", PRECISION="bf16")
+        return read_scores(self.folder / "bf16")
 
 
 def simulated_om(manifest: Manifest, folder: Path) -> Manifest:
@@ -117,9 +122,9 @@ def table(models: dict[str, dict[str, dict]]) -> str:
 
 
 def differences(scores: dict[str, dict]) -> tuple[float, float]:
-    """Largest distance to the checkpoint's mIoU over the float routes, and the loss of int8."""
+    """Largest distance to the checkpoint's mIoU over the float32 routes, and the loss of int8."""
     reference = scores["checkpoint"]["miou"]
-    spread = max(abs(value["miou"] - reference) for route, value in scores.items() if route != "int8")
+    spread = max(abs(value["miou"] - reference) for route, value in scores.items() if route not in REDUCED)
     return spread, reference - scores["int8"]["miou"]
 
 
@@ -146,6 +151,7 @@ def main() -> None:
     parser.add_argument("--output", default="outputs/deployment_table", metavar="DIR", help="work folder")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
     parser.add_argument("--simulated", type=Path, help="segment_simulated of a runner built with -DBUILD_TESTING=ON")
+    parser.add_argument("--bf16", action="store_true", help="also run in bfloat16; for processors that have it")
     parser.add_argument("--document", type=Path, help="page whose table is replaced, such as docs/deployment.md")
     parser.add_argument("--tolerance", type=float, default=0.002, help="largest mIoU difference (default: 0.002)")
     parser.add_argument("--tolerance_int8", type=float, default=0.01, help="largest mIoU loss of int8 (default: 0.01)")
@@ -158,6 +164,8 @@ def main() -> None:
         models[name] = work.scores()
         if args.simulated:
             models[name]["simulated"] = work.simulated(args.simulated.resolve())
+        if args.bf16:
+            models[name]["bf16"] = work.bf16()
     write_text(Path(args.output) / "table.json", json.dumps(models, indent=2) + "\n")
     text = table(models)
     print(text)
@@ -165,7 +173,7 @@ def main() -> None:
         write_document(args.document, text)
     for name, scores in models.items():
         spread, loss = differences(scores)
-        print(f"{name}: float routes within {spread:.5f} of the checkpoint's mIoU, int8 loses {loss:.5f}")
+        print(f"{name}: float32 routes within {spread:.5f} of the checkpoint's mIoU, int8 loses {loss:.5f}")
         if spread > args.tolerance or loss > args.tolerance_int8:
             raise UserError(f"{name}: a deployed model is further from the checkpoint than --tolerance "
                             f"{args.tolerance} or --tolerance_int8 {args.tolerance_int8} allow")
