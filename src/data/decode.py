@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from src.data import jpeg
 from src.data.datasets import UNMAPPED
 from src.errors import DataError
 
@@ -35,6 +36,21 @@ def decode_image(data: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name}: image is {what}, {bits or 8 * image.itemsize}-bit; "
                         "it must be colour, 8-bit, without alpha: convert it")
     return image
+
+
+def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """As :func:`decode_image`, but gives some rows, and decodes only those where the file allows it.
+
+    Returns:
+        uint8 array of rows ``top`` to ``bottom - 1`` in BGR order, and the (height, width) of the whole image.
+    """
+    _png_kind(data, name)
+    cut = jpeg.cut_rows(data, top, bottom)
+    if cut is None:
+        image = decode_image(data, name)
+        return image[top:bottom], image.shape[:2]
+    part, start, size = cut
+    return decode_image(part, name)[top - start:bottom - start], size
 
 
 def decode_label(data: np.ndarray, name: str, table: np.ndarray) -> np.ndarray:
@@ -185,9 +201,9 @@ def encode_label(values: np.ndarray) -> bytes:
     return _PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
 
 
-def check_sizes(image: np.ndarray, label: np.ndarray, name: str) -> None:
-    """Raises ``DataError`` unless image and label have the same height and width."""
-    if image.shape[:2] != label.shape[:2]:
-        (h, w), (lh, lw) = image.shape[:2], label.shape[:2]
+def check_sizes(image: tuple[int, ...], label: tuple[int, ...], name: str) -> None:
+    """Raises ``DataError`` unless image and label, given by their shapes, have the same height and width."""
+    if image[:2] != label[:2]:
+        (h, w), (lh, lw) = image[:2], label[:2]
         raise DataError(f"{name}: image is {w}x{h} but its label is {lw}x{lh}; they must have the same size")
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from src.data import datasets
 from src.data.datasets import DatasetInfo
-from src.data.decode import check_sizes, decode_checked_label, decode_image
+from src.data.decode import check_sizes, decode_checked_label, decode_image, decode_image_rows
 from src.data.pipeline import FolderSource, Pipeline, Plan, RecordSource, choose_table, open_source
-from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, color_jitter
+from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, Window, color_jitter
 from src.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -41,14 +41,20 @@ class _Decoder:
     def __call__(self, name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
         epoch, number, index = (int(v) for v in ticket)
         image_name, label_name = self.source.describe(index, name)
-        pixels = decode_image(data, image_name)
         values = decode_checked_label(label, label_name, self.table)
-        check_sizes(pixels, values, image_name)
         if self.transform is None:
+            pixels = decode_image(data, image_name)
+            check_sizes(pixels.shape, values.shape, image_name)
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels
             return name, pixels, cv2.LUT(values, self.table)
+
+        def pixels_of(window: Window) -> np.ndarray:
+            rows, size = decode_image_rows(data, image_name, window.top, window.top + window.height)
+            check_sizes(size, values.shape, image_name)
+            return rows[:, window.left:window.left + window.width]
+
         seed = (self.plan.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
-        return name, *self.transform(pixels, values, np.random.default_rng(seed))
+        return name, *self.transform(pixels_of, values, np.random.default_rng(seed))
 
 
 class Loader:

@@ -24,6 +24,7 @@ from mindspore.mindrecord import FileWriter
 
 from src.data.datasets import IGNORE, DatasetInfo, Sample
 from src.data.decode import check_sizes, decode_image, decode_label, decode_label_values, encode_label
+from src.data.jpeg import restart_interval
 from src.errors import DataError
 
 COLUMNS = ["file_name", "data", "label"]
@@ -163,14 +164,15 @@ def _prepare(sample: Sample, table: np.ndarray, packing: Packing) -> _Row:
     data, label = read_file(sample.image), read_file(sample.label)
     pixels = decode_image(data, str(sample.image))
     ids = decode_label(label, str(sample.label), table)
-    check_sizes(pixels, ids, str(sample.image))
+    check_sizes(pixels.shape, ids.shape, str(sample.image))
     source_digest = _digest(data, label)
     if packing.fast_labels:
         label = np.frombuffer(encode_label(decode_label_values(label, str(sample.label))), np.uint8)
     if packing.codec == "webp":
         data = _encode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101])       # above 100 means lossless
     elif packing.codec == "jpeg" and data[:2].tobytes() != b"\xff\xd8":
-        data = _encode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, packing.quality])
+        data = _encode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, packing.quality,
+                                        cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval(pixels.shape[1])])
     record = {"file_name": sample.name, "data": data.tobytes(), "label": label.tobytes()}
     return _Row(record, _digest(data, label), source_digest, np.bincount(ids.ravel(), minlength=256),
                 f"{ids.shape[1]}x{ids.shape[0]}")

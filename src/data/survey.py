@@ -54,7 +54,7 @@ def survey(source: FolderSource | RecordSource, table: np.ndarray, images: bool 
             found.size = values.shape[1], values.shape[0]
             if images:
                 pixels = decode_image(data, image_name)
-                check_sizes(pixels, values, image_name)
+                check_sizes(pixels.shape, values.shape, image_name)
                 found.sums, found.digest = _sums(pixels), hashlib.sha1(data, usedforsecurity=False).digest()
             if has_unmapped(values, table):
                 raise DataError(f"{label_name}: {describe_bad_values(found.values, table)}")

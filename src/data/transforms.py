@@ -3,7 +3,7 @@
 Images are uint8 (H, W, 3) in BGR order; labels are uint8 (H, W) and sampled to the nearest pixel.
 """
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -210,11 +210,12 @@ class TrainTransform:
     jitters: tuple[ColorJitter, ...] = ()
     rgb: bool = True
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray | Callable[[Window], np.ndarray], label: np.ndarray,
+                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Transforms one sample.
 
         Args:
-            image: uint8 (H, W, 3), BGR.
+            image: uint8 (H, W, 3), BGR, or a function that gives the part of it in a window.
             label: uint8 (H, W), label values that the table knows.
             rng: The sample's own generator.
 
@@ -224,7 +225,7 @@ class TrainTransform:
         """
         window = self.geometry.draw(label, self.table, rng)
         flip, blur, sigma = rng.random() < self.flip_prob, rng.random() < self.blur_prob, float(rng.random())
-        image, label = window.cut(image), window.cut(label)
+        image, label = image(window) if callable(image) else window.cut(image), window.cut(label)
         # What is done pixel by pixel is done on the smaller side of the resize.
         if window.enlarges():
             image, label = self._recolour(image, label, rng)

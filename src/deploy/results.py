@@ -182,7 +182,7 @@ def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.nd
     for sample in tqdm(samples, desc="postprocess", unit="image", disable=None):
         label = decode_label(read_bytes(sample.label), str(sample.label), table)
         ids = predict(sample, label.shape)
-        check_sizes(ids, label, sample.name)
+        check_sizes(ids.shape, label.shape, sample.name)
         matrix.update(ids, label)
         if masks is not None:
             masks.write(sample.name, ids)

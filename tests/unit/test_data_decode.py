@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.data import jpeg
 from src.data.datasets import CITYSCAPES, VOC, label_table, train_id_table
-from src.data.decode import decode_image, decode_label, encode_label, has_unmapped
+from src.data.decode import decode_image, decode_image_rows, decode_label, encode_label, has_unmapped
 from src.errors import DataError
 from tests.data_support import blocks, picture, write_palette
 
@@ -61,6 +62,52 @@ def test_damaged_and_foreign_bytes(rng):
         decode_image(data, "x")
     with pytest.raises(DataError, match="no image file"):
         decode_image(np.frombuffer(b"<html>not found</html>", np.uint8), "x")
+
+
+def packed_jpeg(image: np.ndarray, interval: int | None = None, *options: int) -> np.ndarray:
+    """A JPEG as MindRecords hold it, or with another restart interval."""
+    interval = jpeg.restart_interval(image.shape[1]) if interval is None else interval
+    return encode(".jpg", image, cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_RST_INTERVAL, interval, *options)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 33), (160, 47), (301, 64)])
+def test_rows_of_a_jpeg_are_those_of_the_whole(rng, height, width):
+    data = packed_jpeg(rng.integers(0, 256, (height, width, 3), np.uint8))      # noise: chroma differs in every pixel
+    whole = decode_image(data, "x")
+    for _ in range(60):
+        top, bottom = sorted(rng.choice(height + 1, 2, replace=False))
+        rows, size = decode_image_rows(data, "x", int(top), int(bottom))
+        assert size == (height, width)
+        assert np.array_equal(rows, whole[top:bottom])
+        part, start, _ = jpeg.cut_rows(data, int(top), int(bottom))
+        decoded = decode_image(part, "x").shape[0]
+        assert start <= top
+        assert decoded <= bottom - top + 4 * 16       # at most two rows of blocks more on either side
+
+
+def test_rows_of_other_files_are_decoded_whole(rng):
+    image = picture(rng, 70, 90)
+    lone_mark = np.append(packed_jpeg(image)[:-2], np.array([0xFF, 0xD0, 0xFF, 0xD9], np.uint8))
+    for data in (encode(".png", image), encode(".jpg", image), packed_jpeg(image, 5), lone_mark,
+                 packed_jpeg(image, None, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+                 encode(".webp", image, cv2.IMWRITE_WEBP_QUALITY, 101)):
+        assert jpeg.cut_rows(data, 20, 40) is None
+        rows, size = decode_image_rows(data, "x", 20, 40)
+        assert size == (70, 90)
+        assert np.array_equal(rows, decode_image(data, "x")[20:40])
+    # Without subsampling rows of blocks are 8 high and their blocks 8 wide.
+    fine = packed_jpeg(image, 12, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    assert jpeg.cut_rows(fine, 20, 40)[1] == 8
+    assert np.array_equal(decode_image_rows(fine, "x", 20, 40)[0], decode_image(fine, "x")[20:40])
+
+
+def test_rows_of_bad_jpegs(rng):
+    data = packed_jpeg(picture(rng, 128, 128))
+    for keep in (0.0, 0.02, 0.2, 0.5, 0.999):
+        with pytest.raises(DataError, match=r"^x: .*(empty|cut off)"):
+            decode_image_rows(data[:int(len(data) * keep)], "x", 30, 60)
+    with pytest.raises(DataError, match="x: image is grey, 8-bit"):
+        decode_image_rows(packed_jpeg(picture(rng, 32, 32)[..., 0]), "x", 0, 10)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.6, 0.99])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from src.data import jpeg
 from src.data.datasets import CITYSCAPES, IGNORE, VOC, list_samples
 from src.data.loader import create_dataset
 from src.data.mindrecord import Packing, build_records
@@ -27,6 +28,8 @@ from tests.data_support import (
     write,
     write_palette,
 )
+
+CUT_ROWS = jpeg.cut_rows
 
 
 def pack(root, output, split="train", base="camvid", **packing):
@@ -130,6 +133,21 @@ def test_record_equals_folder(tmp_path, rng):
                           ("webp", {"codec": "webp", "fast_labels": True})):
         output = pack(root, tmp_path / f"{name}.mindrecord", **packing)
         assert collect(train_loader("camvid", root, f"data.mindrecord={output}", "data.repeat=2"), 0, 1) == truth
+
+
+def test_jpeg_rows_give_the_stream_of_whole_images(tmp_path, rng, monkeypatch):
+    make_camvid(tmp_path / "d", rng, 6, size=(200, 300))
+    output = pack(tmp_path / "d", tmp_path / "x.mindrecord", codec="jpeg")
+    cuts = []
+
+    def stream(cut_rows, *more):
+        monkeypatch.setattr(jpeg, "cut_rows", lambda *args: cuts.append(cut_rows(*args)) or cuts[-1])
+        return collect(train_loader("camvid", tmp_path / "d", f"data.mindrecord={output}", *more), 0, 1)
+
+    rows = stream(CUT_ROWS)
+    assert None not in cuts
+    assert rows == stream(CUT_ROWS, "data.num_workers=1")
+    assert rows == stream(lambda *args: None)
 
 
 def test_record_moved_and_without_description(tmp_path, rng):

@@ -1,0 +1,94 @@
+"""Cuts rows out of a JPEG without decoding it.
+
+A restart marker makes the decoder forget what came before (ITU-T T.81, F.2.1.3.1). With one after every row of blocks,
+any run of such rows is a JPEG of its own under the same header. MindRecords built here hold such files, and a training
+crop needs half the rows of an image.
+"""
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+_SEQUENTIAL = (0xC0, 0xC1)                                  # frames that are decoded in one pass
+_OTHER_FRAMES = {*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC}   # those three are tables or reserved
+_BLOCK = 8
+_END = np.array([0xFF, 0xD9], np.uint8)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things lie in the file: ``height_at`` the frame's height, ``body_at`` the first row of blocks."""
+    size: tuple[int, int]
+    row_height: int
+    height_at: int
+    body_at: int
+
+
+def restart_interval(width: int) -> int:
+    """Blocks between two restart markers so that there is one for each row; for OpenCV's 2x2 chroma subsampling."""
+    return math.ceil(width / (2 * _BLOCK))
+
+
+def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, tuple[int, int]] | None:
+    """Cuts some rows out of a JPEG.
+
+    Args:
+        data: uint8 vector, a file of any format.
+        top: First row that is wanted.
+        bottom: The row after the last one.
+
+    Returns:
+        A JPEG that decodes to exactly the pixels of these rows and a few above and below, the row of the image that it
+        starts with, and the (height, width) of the whole image. ``None`` if the file does not have a restart marker
+        after every row of blocks.
+    """
+    layout = _read_layout(data)
+    if layout is None:
+        return None
+    body, count = data[layout.body_at:], math.ceil(layout.size[0] / layout.row_height)
+    marks = np.flatnonzero((body[:-1] == 0xFF) & (body[1:] & 0xF8 == 0xD0))
+    if len(marks) != count - 1:
+        return None
+    # Chroma is interpolated across rows of blocks, so one more on either side.
+    first = min(max(0, top // layout.row_height - 1), count - 1)
+    last = max(first + 1, min(count, math.ceil(bottom / layout.row_height) + 1))
+    begin = marks[first - 1] + 2 if first else 0
+    part = body[begin:marks[last - 1] if last < count else len(body)].copy()
+    inner = marks[first:last - 1] - begin
+    part[inner + 1] = 0xD0 + np.arange(len(inner)) % 8      # markers are counted from 0, modulo 8
+    head = data[:layout.body_at].copy()
+    height = min(layout.size[0], last * layout.row_height) - first * layout.row_height
+    head[layout.height_at:layout.height_at + 2] = divmod(height, 256)
+    return np.concatenate([head, part, _END]), first * layout.row_height, layout.size
+
+
+def _read_layout(data: np.ndarray) -> _Layout | None:
+    """Reads the header; ``None`` if rows of blocks cannot be told apart by restart markers."""
+    if data[:2].tobytes() != b"\xff\xd8":
+        return None
+    at, interval, frame = 2, 0, None
+    while at + 4 <= data.size and data[at] == 0xFF:
+        kind, length = int(data[at + 1]), 256 * int(data[at + 2]) + int(data[at + 3])
+        segment = data[at + 4:at + 2 + length].tobytes()
+        if kind in _OTHER_FRAMES:
+            return None
+        if kind in _SEQUENTIAL and len(segment) >= 15:
+            frame = at + 5, segment
+        elif kind == 0xDD and len(segment) == 2:
+            interval = int.from_bytes(segment, "big")
+        elif kind == 0xDA:
+            return _layout(frame, interval, segment, at + 2 + length) if frame and interval and segment else None
+        at += 2 + length
+    return None
+
+
+def _layout(frame: tuple[int, bytes], interval: int, scan: bytes, body_at: int) -> _Layout | None:
+    height_at, segment = frame
+    height, width, channels = struct.unpack(">HHB", segment[1:6])
+    if channels != 3 or scan[0] != 3:       # all three in one scan, or there is more than one pass
+        return None
+    across, down = (max(segment[i] >> shift & 15 for i in (7, 10, 13)) for shift in (4, 0))
+    if not (height and width and across and down) or interval != math.ceil(width / (_BLOCK * across)):
+        return None
+    return _Layout((height, width), _BLOCK * down, height_at, body_at)
