@@ -1,9 +1,11 @@
 """Measures how close the loader comes to the decoding limit of this machine, and whether its memory stays flat.
 
-The limit is all cores doing nothing but `cv2.imdecode` on the very image and label bytes that the loader reads.
+The limit is all cores doing nothing but `cv2.imdecode` on the very image and label bytes that the loader reads. The
+loader can pass it where it need not decode the whole image.
 Ratios are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
+import contextlib
 import io
 import itertools
 import os
@@ -79,7 +81,9 @@ def make_samples(folder: Path, count: int, distinct: int = 8) -> list[Sample]:
     samples = []
     for i in range(count):
         image, label = folder / f"s{i:05d}.png", folder / f"s{i:05d}_label.png"
-        if i < distinct:
+        if image.exists():
+            pass
+        elif i < distinct:
             picture, ids = photograph(i)
             write_png(picture, image)
             write_png(ids, label)
@@ -149,8 +153,9 @@ def measure(codec: str, samples: list[Sample], folder: Path, args: argparse.Name
         source = FolderSource(samples)
     else:
         output = folder / f"{codec}.mindrecord"
-        packing = Packing(codec.removesuffix("+"), fast_labels=codec.endswith("+"))
-        build_records(samples, output, CITYSCAPES, table, packing, {})
+        if not output.exists():
+            packing = Packing(codec.removesuffix("+"), fast_labels=codec.endswith("+"))
+            build_records(samples, output, CITYSCAPES, table, packing, {})
         source = RecordSource(output)
     rows = source.rows(range(8)).create_dict_iterator(num_epochs=1, output_numpy=True)
     pairs = [(as_bytes(row["data"]).copy(), as_bytes(row["label"]).copy()) for row in rows]
@@ -203,6 +208,7 @@ def main() -> None:
     choices = [*CODECS, *(f"{codec}+" for codec in CODECS), "folder"]
     parser.add_argument("--codec", nargs="*", default=choices, choices=choices, metavar="CODEC",
                         help=f"of {' '.join(choices)}; + means --fast_labels (default: all)")
+    parser.add_argument("--folder", type=Path, help="keep the samples here and use those of an earlier run")
     parser.add_argument("--samples", type=int, default=128, help="samples in the data set (default: 128)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement (default: 6)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of limit and loader in turn (default: 3)")
@@ -220,7 +226,8 @@ def main() -> None:
         return None
     print(f"{os.cpu_count()} cores, OpenCV {cv2.__version__}; 1024x2048, crop {recipe().geometry.size}, "
           f"batch {args.batch_size}, {args.num_workers} workers")
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
         samples = make_samples(Path(folder), args.samples)
         for codec in args.codec:
             measure(codec, samples, Path(folder), args)
