@@ -55,8 +55,9 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
         os.replace(tmp, path)
         _sync(path.parent)
     except (OSError, RuntimeError, ValueError) as error:
-        with suppress(OSError):
-            tmp.unlink()
+        for left in path.parent.glob(f".{path.stem}.tmp.*"):     # MindSpore writes .tmp before it renames to .ckpt
+            with suppress(OSError):
+                left.unlink()
         raise UserError(f"{path}: cannot write the checkpoint ({first_line(error)}); free space or choose another "
                         "runtime.output_dir") from None
 
