@@ -20,7 +20,7 @@ from src.data.pipeline import FolderSource, Pipeline, Plan, RecordSource, choose
 from src.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, Window, color_jitter
 from src.errors import DataError
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("segmentation.data")      # below the logger of the run, whose log files must show it
 _LOOKAHEAD = 4         # batches before the end of an epoch at which the next one is started, so that there is no gap
 _ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
 _REPLACE_TRIES = 20
@@ -107,6 +107,8 @@ class Loader:
             self._position = None       # in use: whoever leaves this loop early gets a new stream next time
             rows = [self._checked(*row) or self._replacement(row[0]) for row in next(self._stream)]
             self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+            if step + 1 == self.steps_per_epoch:        # before the batch: a run may end with it
+                self._report_skipped(f"epoch {epoch + 1}")
             yield _stack(rows)
 
     def samples(self) -> Iterator[Batch]:
@@ -134,6 +136,7 @@ class Loader:
             group.append(good)
         if group:
             yield _stack(group)
+        self._report_skipped("evaluation")
 
     def tickets(self, epoch: int, start_step: int = 0) -> np.ndarray:
         """This rank's samples of an epoch, in order: int64 rows of (epoch, pass, sample index)."""
@@ -174,6 +177,11 @@ class Loader:
             self.skipped[index] = str(result)
             _LOG.warning("skipped sample %d: %s", len(self.skipped), result)
         return None
+
+    def _report_skipped(self, where: str) -> None:
+        if self.skipped:
+            _LOG.warning("%s: %d of %d samples skipped so far (data.on_error=skip); tools/check_dataset.py lists all",
+                         where, len(self.skipped), self.num_samples)
 
     def _replacement(self, ticket: np.ndarray) -> Row:
         """Another sample, drawn from nothing but the seed and the ticket of the broken one."""

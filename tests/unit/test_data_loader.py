@@ -269,11 +269,19 @@ def test_skipped_samples_are_counted_and_replaced(tmp_path, rng, caplog):
     (tmp_path / "train" / "f003.png").write_bytes(b"")
     skip = "data.on_error=skip"
     loader = train_loader("camvid", tmp_path, skip)
-    with caplog.at_level(logging.WARNING):
+    log = logging.getLogger("segmentation.data")
+    log.addHandler(caplog.handler)      # the run's logger may have been cut off from the root by other tests
+    log.propagate = False
+    try:
         rows = collect(loader, 0, 1)
+    finally:
+        log.removeHandler(caplog.handler)
+        log.propagate = True
     assert list(loader.skipped) == [3]
     assert "f003.png" in loader.skipped[3]
     assert caplog.text.count("f003.png") == 1
+    for epoch in (1, 2):
+        assert caplog.text.count(f"epoch {epoch}: 1 of 8 samples skipped so far") == 1
     # Only the broken sample's places differ, and they hold other samples, the same ones every time.
     for ours, intact in zip(rows, whole, strict=True):
         assert ours[0] != "f003"
