@@ -349,7 +349,8 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, options: ExportOptions, pa
     onnx_graph.rename_tensors(model, {model.graph.input[0].name: INPUT_NAME, model.graph.output[0].name: OUTPUT_NAME})
     onnx_graph.repair_transposed_convs(model)
     folds = {"constants": onnx_graph.fold_constants(model), "batch_norms": onnx_graph.fold_batch_norm(model),
-             "paddings": onnx_graph.rewrite_constant_concat(model), "prelus": onnx_graph.rewrite_prelu(model)}
+             "paddings": onnx_graph.rewrite_constant_concat(model),
+             "pool_paddings": onnx_graph.fold_pool_padding(model), "prelus": onnx_graph.rewrite_prelu(model)}
     if options.resize_op == "resize":
         folds["resizes"] = onnx_graph.rewrite_resize(model)
     model = onnx_graph.convert_opset(model, options.opset)

@@ -155,6 +155,51 @@ def rewrite_constant_concat(model: ModelProto) -> int:
     return replaced
 
 
+def fold_pool_padding(model: ModelProto) -> int:
+    """Takes padding with a number below all others into the max-pooling behind it, whose own padding never wins.
+
+    Call it after :func:`rewrite_constant_concat`. It saves nodes, and OpenVINO cannot compile such a Pad behind
+    quantised pixels: it casts the number to uint8.
+
+    Returns:
+        Number of Pad nodes removed.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(value.name for value in graph.output)
+    removed = 0
+    for pool in graph.node:
+        plain = pool.op_type == "MaxPool" and len(pool.output) == 1 and _attribute(pool, "auto_pad", b"NOTSET") in (
+            b"VALID", b"NOTSET")
+        pads = list(_attribute(pool, "pads", [0, 0, 0, 0])) if plain else []
+        kernel = _attribute(pool, "kernel_shape", [])
+        while len(pads) == 4 and uses[pool.input[0]] == 1 and pool.input[0] in producers:
+            more = _spatial_padding(producers[pool.input[0]], constants)
+            total = [old + new for old, new in zip(pads, more, strict=False)]
+            # ONNX wants less padding than the kernel is long.
+            if len(total) != 4 or any(total[i] >= kernel[i % 2] for i in range(4)):
+                break
+            pads, pool.input[0], removed = total, producers[pool.input[0]].input[0], removed + 1
+        if any(pads):
+            kept = [item for item in pool.attribute if item.name not in ("pads", "auto_pad")]
+            del pool.attribute[:]
+            pool.attribute.extend([*kept, helper.make_attribute("pads", pads)])
+    if removed:
+        drop_unused_nodes(model)
+    return removed
+
+
+def _spatial_padding(node: NodeProto, constants: dict[str, TensorProto]) -> list[int]:
+    """``[top, left, bottom, right]`` of a Pad of images with a number below -1e29; empty for all other nodes."""
+    if node.op_type != "Pad" or len(node.input) != 3 or not set(node.input[1:]) <= set(constants):
+        return []
+    amounts, value = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+    images_only = amounts.size == 8 and not amounts[[0, 1, 4, 5]].any() and (amounts >= 0).all()
+    return amounts[[2, 3, 6, 7]].tolist() if images_only and value.size == 1 and value.item() < -1e29 else []
+
+
 def rewrite_prelu(model: ModelProto) -> int:
     """Replaces ``relu(x) - slope * relu(-x)`` by one PRelu.
 

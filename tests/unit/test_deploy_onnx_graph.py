@@ -133,6 +133,41 @@ def test_concatenated_constants_become_padding_and_free_the_batch():
     np.testing.assert_array_equal(run(model, x), np.pad(rows, ((0, 0), (0, 0), (0, 0), (1, 5))))
 
 
+def padded_pool(constants, kernel=3, **attributes):
+    """Two Pads, a max-pooling that overlaps them; odd sizes."""
+    nodes = [helper.make_node("Pad", ["x", "low", "number"], ["a"]),
+             helper.make_node("Pad", ["a", "right", "number"], ["b"]),
+             helper.make_node("MaxPool", ["b"], ["y"], kernel_shape=[kernel, kernel], strides=[2, 2], **attributes)]
+    values = {"low": np.array([0, 0, 1, 0, 0, 0, 1, 0]), "right": np.array([0, 0, 0, 0, 0, 0, 0, 1]),
+              "number": np.float32(-1e30)}
+    return make_model(nodes, {**values, **constants}, [1, 2, 7, 8], [1, 2, 4, 4])
+
+
+@pytest.mark.parametrize("attributes", [{}, {"auto_pad": "VALID"}])
+def test_padding_below_all_numbers_goes_into_the_pooling(attributes):
+    model = padded_pool({}, **attributes)
+    x = np.random.default_rng(8).normal(-5, 1, size=(1, 2, 7, 8)).astype(np.float32)     # 0 would win
+    expected = run(model, x)
+    assert onnx_graph.fold_pool_padding(model) == 2
+    assert ops_of(onnx_graph.check_graph(model)) == ["MaxPool"]
+    assert not model.graph.initializer
+    np.testing.assert_array_equal(run(model, x), expected)
+
+
+@pytest.mark.parametrize("constants", [{"number": np.float32(0)}, {"right": np.array([0, 0, 0, 0, 0, 0, 0, 3])},
+                                       {"right": np.array([0, 1, 0, 0, 0, 0, 0, 1])}])
+def test_other_padding_stays_before_the_pooling(constants):
+    """Zeros, more than the kernel takes, and channels."""
+    shape = [1, 2 + int(constants.get("right", np.zeros(2))[1]), 4, 5 if constants.get("right", [0])[-1] == 3 else 4]
+    model = padded_pool(constants)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, shape))
+    x = np.random.default_rng(9).normal(size=(1, 2, 7, 8)).astype(np.float32)
+    expected = run(model, x)
+    assert onnx_graph.fold_pool_padding(model) == 0
+    assert ops_of(model) == ["Pad", "Pad", "MaxPool"]
+    np.testing.assert_array_equal(run(model, x), expected)
+
+
 def prelu_nodes(subtrahend="p", slope_first=True):
     return [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["m"]),
             helper.make_node("Relu", ["m"], ["b"]),
