@@ -21,6 +21,11 @@ BUILD = RUNNER / "build-test"
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
 NUM_CLASSES = 5
+# Arguments of ``build``. -O1 compiles a third faster than the product's -O2 and lets as much be found.
+SANITIZED = (RUNNER / "build-sanitize", "-DSANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=Debug",
+             "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1")
+# Without it TBB loads a library in a way that the sanitizers refuse.
+SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1"}
 
 
 def _require_toolchain() -> None:

@@ -9,7 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.system.runner_support import RUNNER, TinyModel, build, build_folder, make_images, read_summary
+from tests.system.runner_support import (
+    RUNNER,
+    SANITIZED,
+    SANITIZER_ENVIRONMENT,
+    TinyModel,
+    build,
+    build_folder,
+    make_images,
+    read_summary,
+)
 
 pytestmark = pytest.mark.slow
 TESTS = ["test_runner_run.py", "test_runner_bad_input.py", "test_runner_acl.py"]
@@ -17,9 +26,7 @@ TESTS = ["test_runner_run.py", "test_runner_bad_input.py", "test_runner_acl.py"]
 
 def test_address_and_undefined_behaviour_sanitizers():
     """Builds runner, unit tests and simulation with ASan and UBSan, and runs the other runner tests on that build."""
-    folder = build(RUNNER / "build-sanitize", "-DSANITIZE=address,undefined")
-    # Without the first, TBB loads a library in a way that the sanitizers refuse.
-    env = {**os.environ, "TBB_ENABLE_SANITIZERS": "1", "SEGMENT_TEST_BUILD": str(folder)}
+    env = {**os.environ, **SANITIZER_ENVIRONMENT, "SEGMENT_TEST_BUILD": str(build(*SANITIZED))}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider",
                *(f"tests/system/{name}" for name in TESTS)]
     done = subprocess.run(command, cwd=RUNNER.parent, env=env, capture_output=True, text=True)
