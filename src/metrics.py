@@ -55,7 +55,7 @@ class ConfusionMatrix:
 
     def reduce(self) -> None:
         """Sums the matrix over all ranks, in place. Does nothing on a single device."""
-        self.matrix = _sum_over_ranks(self.matrix)
+        self.matrix = sum_over_ranks(self.matrix)
 
     def compute(self) -> dict:
         """Scores of everything added so far.
@@ -137,7 +137,7 @@ class InstanceCounts:
 
     def reduce(self) -> None:
         """Sums the counts over all ranks, in place. Does nothing on a single device."""
-        self.counts = _sum_over_ranks(self.counts)
+        self.counts = sum_over_ranks(self.counts)
 
     def compute(self, confusion: np.ndarray) -> dict:
         """iIoU of the classes and categories that have instances; false positives count as pixels.
@@ -179,7 +179,7 @@ class RunningMean:
 
     def reduce(self) -> None:
         """Sums over all ranks, in place. Does nothing on a single device."""
-        self.sums = _sum_over_ranks(self.sums)
+        self.sums = sum_over_ranks(self.sums)
 
     def compute(self) -> float:
         """The mean; NaN if nothing was added."""
@@ -209,7 +209,7 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(valid)) if valid else float("nan")
 
 
-def _sum_over_ranks(values: np.ndarray) -> np.ndarray:
+def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     """Sums int64 values of 0 or more over all ranks; returns them as they are on a single device."""
     from mindspore.communication import GlobalComm, get_group_size
 

@@ -12,7 +12,7 @@ from src.data.loader import Loader
 from src.errors import UserError
 from src.evaluation.cityscapes import CATEGORIES, instance_counts
 from src.evaluation.geometry import Geometry
-from src.metrics import ConfusionMatrix, RunningMean, category_iou
+from src.metrics import ConfusionMatrix, RunningMean, category_iou, sum_over_ranks
 
 Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
@@ -110,7 +110,8 @@ def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: 
     if loss is not None:
         mean_loss.reduce()
         scores["loss"] = mean_loss.compute()
-    scores |= {"images": loader.num_samples - len(loader.skipped), "skipped": len(loader.skipped),
+    skipped = int(sum_over_ranks(np.array([len(loader.skipped)]))[0])
+    scores |= {"images": loader.num_samples - skipped, "skipped": skipped,
                "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}
     return extremes.result(scores)
 

@@ -24,8 +24,11 @@ def scored(cfg, output, **request):
 
 @pytest.mark.slow
 def test_three_processes_give_the_same_matrix(tmp_path):
-    streets = make_streets(tmp_path / "streets", 5)
-    cfg = street_config(streets)
+    """One of the images is broken, which each of them must count."""
+    streets = make_streets(tmp_path / "streets", 6)
+    broken = sorted((streets / "leftImg8bit").rglob("*.png"))[-1]
+    broken.write_bytes(broken.read_bytes()[:-500])
+    cfg = street_config(streets, "data.on_error=skip")
     path = make_checkpoint(tmp_path / "x.ckpt", cfg)
     alone = scored(cfg, tmp_path / "one", ckpt_path=str(path))
     with socket.socket() as probe:
@@ -35,7 +38,7 @@ def test_three_processes_give_the_same_matrix(tmp_path):
     command = [msrun, "--worker_num=3", "--local_worker_num=3", f"--master_port={port}", "--join=True",
                "--cluster_time_out=120", f"--log_dir={tmp_path / 'log'}", ROOT / "eval.py", "--config", CONFIG,
                "--ckpt_path", path, "--output", tmp_path / "three", "--csv", "--save_masks", "labelIds",
-               "--set", f"data.root={streets}", "--set", "runtime.device_target=CPU"]
+               "--set", f"data.root={streets}", "--set", "runtime.device_target=CPU", "--set", "data.on_error=skip"]
     # msrun starts whatever `python` is first on the path.
     env = {**os.environ, "PATH": f"{msrun.parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([str(word) for word in command], cwd=tmp_path, env=env, capture_output=True, text=True,
@@ -44,6 +47,7 @@ def test_three_processes_give_the_same_matrix(tmp_path):
     assert done.returncode == 0, logs
     shared = json.loads((tmp_path / "three" / "eval.json").read_text())
     assert shared["confusion"] == alone["confusion"]
+    assert [(scores["images"], scores["skipped"]) for scores in (alone, shared)] == [(5, 1)] * 2
     for key in ("miou", "miiou", "mean_category_iou", "mean_category_iiou", "pixel_accuracy"):
         assert shared[key] == pytest.approx(alone[key], abs=1e-12), key
     rows = [len(path.read_text().splitlines()) - 1 for path in sorted((tmp_path / "three").glob("images.rank*.csv"))]
