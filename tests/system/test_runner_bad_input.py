@@ -178,8 +178,27 @@ def test_output_folder_that_cannot_be_made_or_written(tmp_path, model):
         assert_user_error(run(model, tmp_path / "images", output), f"--output {output}", "choose another")
 
 
+def test_a_disk_that_fills_up(tmp_path):
+    """A small disk in a mount namespace of the runner's own: what fits is whole, and the error says what is wrong."""
+    model = TinyModel(tmp_path / "model", seed=24, height=256, width=256, output_type="logits")
+    make_images(tmp_path / "images", 8, seed=25, height=256, width=256)
+    output = tmp_path / "out"
+    output.mkdir()
+    in_namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c",
+                    'mount -t tmpfs -o size=3m small "$0" && "$@"; status=$?; ls -lA "$0"; exit $status', output]
+    if shutil.which("unshare") is None or subprocess.run([*in_namespace, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here; test_disk_full_leaves_no_half_file still sees a write that fails")
+    program = build_folder() / "out" / "segment"
+    done = subprocess.run([*in_namespace, program, "run", "--manifest", model.yaml_path, "--input", tmp_path / "images",
+                           "--output", output], capture_output=True, text=True, timeout=120)
+    assert_user_error(done, "img_00", "cannot write", "No space left on device", "free some space")
+    files = [line.split() for line in done.stdout.splitlines() if ".bin" in line]
+    assert 1 <= len(files) <= 2     # 1.25 MiB each
+    assert all(words[4] == str(4 * 5 * 256 * 256) and words[-1].startswith("img_") for words in files)
+
+
 def limit_file_size():
-    """Stands in for a full disk, which only root can mount: writing fails half-way with EFBIG."""
+    """Writing fails half-way with EFBIG."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
 
