@@ -2,9 +2,12 @@
 
 tests/system/test_runner_slow.py runs all the other runner tests on this build.
 """
+import re
+
 import pytest
 
 from tests.system.runner_support import (
+    RUNNER,
     SANITIZED,
     SANITIZER_ENVIRONMENT,
     TinyModel,
@@ -68,3 +71,14 @@ def test_failures_of_the_device(tmp_path, folder):
         done = run(program, model, tmp_path / "images", tmp_path / "out", "--backend", "acl",
                    **{f"FAKE_ACL_{name}": value})
         assert_user_error(done)
+
+
+def test_the_simulation_convicts_without_a_fault_of_its_own(tmp_path, folder):
+    """Wrong programs end by the simulation's judgement (86) and not by a sanitizer's."""
+    model = TinyModel(tmp_path / "model", seed=84, batch=-1, height=4, width=5)
+    om = model.folder / "tiny.om"
+    om.write_text("SIMULATED OM\nonnx: tiny.onnx\ngears: 1 2\n", encoding="utf-8")
+    source = (RUNNER / "test" / "fake_ascendcl" / "misuse.cc").read_text(encoding="utf-8")
+    for mistake in sorted(set(re.findall(r'Is\("(\w+)"\)', source))):
+        done = run_program(folder / "test" / "misuse", om, mistake, env=SANITIZER_ENVIRONMENT)
+        assert done.returncode == 86, (mistake, done.stderr)

@@ -247,13 +247,17 @@ aclError aclrtDestroyContext(aclrtContext context) {
   const Lock lock(state.mutex);
   const aclError status = Enter("aclrtDestroyContext");
   auto* known = static_cast<Context*>(context);
-  if (state.contexts.erase(known) == 0) return Violate(fake::kInvalidParam, "aclrtDestroyContext: no such context");
+  if (state.contexts.count(known) == 0) return Violate(fake::kInvalidParam, "aclrtDestroyContext: no such context");
+  // What is still in use is kept, because its users name it when they are judged.
   for (const Stream* stream : state.streams) {
-    if (stream->context == known) Violate(fake::kInvalidParam, "aclrtDestroyContext before aclrtDestroyStream");
+    if (stream->context == known) {
+      return Violate(fake::kInvalidParam, "aclrtDestroyContext before aclrtDestroyStream");
+    }
   }
   for (const auto& [id, model] : state.models) {
-    if (model.context == known) Violate(fake::kInvalidParam, "aclrtDestroyContext before aclmdlUnload");
+    if (model.context == known) return Violate(fake::kInvalidParam, "aclrtDestroyContext before aclmdlUnload");
   }
+  state.contexts.erase(known);
   delete known;
   return status;
 }
@@ -337,7 +341,9 @@ aclError aclrtFree(void* devPtr) {
   const aclError status = EnterWithContext("aclrtFree");
   const auto block = state.memory.find(static_cast<const uint8_t*>(devPtr));
   if (block == state.memory.end()) return Violate(fake::kInvalidParam, "aclrtFree of what aclrtMalloc did not give");
-  if (fake::InFlight(devPtr)) Violate(fake::kInvalidParam, "aclrtFree of memory that an execution in flight uses");
+  if (fake::InFlight(devPtr)) {  // kept, because the execution will still read or write it
+    return Violate(fake::kInvalidParam, "aclrtFree of memory that an execution in flight uses");
+  }
   fake::GiveMemory(block->second.size());
   munmap(devPtr, block->second.size());
   state.memory.erase(block);
