@@ -15,9 +15,9 @@ from src.errors import UserError
 from src.models.layers import (
     ConvBNReLU,
     Dropout,
+    PooledBatchNorm,
     avg_pool3,
     batch_norm,
-    check_pooled_batch,
     conv2d,
     crop,
     pad_low,
@@ -104,13 +104,11 @@ class CEBlock(nn.Cell):
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.bn = batch_norm(128, eps)
+        self.bn = PooledBatchNorm(128, eps, "BiSeNet V2's context embedding")
         self.conv_gap = conv_bn_relu(128, 128, eps=eps)
         self.conv_last = conv_bn_relu(128, 128, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.training:
-            check_pooled_batch(x.shape[0], "BiSeNet V2's context embedding")
         return self.conv_last(self.conv_gap(self.bn(ops.mean(x, (2, 3), True))) + x)
 
 

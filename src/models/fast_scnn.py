@@ -14,8 +14,8 @@ from src.errors import UserError
 from src.models.layers import (
     ConvBNReLU,
     Dropout,
+    PooledBatchNorm,
     adaptive_avg_pool,
-    check_pooled_batch,
     conv2d,
     crop,
     pad_to_multiple,
@@ -72,12 +72,12 @@ class PyramidPooling(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
         self.sizes = (1, 2, 3, 6)
-        self.convs = nn.CellList([ConvBNReLU(in_channels, in_channels // 4) for _ in self.sizes])
+        convs = [ConvBNReLU(in_channels, in_channels // 4) for _ in self.sizes]
+        convs[0].bn = PooledBatchNorm(in_channels // 4, 1e-5, "Fast-SCNN's pyramid pooling")
+        self.convs = nn.CellList(convs)
         self.out = ConvBNReLU(2 * in_channels, out_channels, kernel)
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.training:
-            check_pooled_batch(x.shape[0], "Fast-SCNN's pyramid pooling")
         size = (x.shape[2], x.shape[3])
         features = (x,)
         for i in range(4):

@@ -40,8 +40,28 @@ def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 
 
 
 def batch_norm(channels: int, eps: float = 1e-5, gamma: str = "ones") -> nn.Cell:
-    """The only place that creates a BatchNorm; MindSpore's momentum 0.9 is PyTorch's 0.1."""
+    """Every BatchNorm but the pooled ones below; MindSpore's momentum 0.9 is PyTorch's 0.1."""
     return nn.BatchNorm2d(channels, eps=eps, momentum=0.9, gamma_init=gamma)
+
+
+class PooledBatchNorm(nn.BatchNorm2d):
+    """BatchNorm behind a global pooling, where it sees one value a channel and image.
+
+    A batch of one would give 0 and store a NaN variance, and is refused; not where statistics are frozen, and not where
+    a synchronised BatchNorm, which sees the images of all devices, takes this one's place.
+
+    Args:
+        where: What the message calls this layer.
+    """
+
+    def __init__(self, channels: int, eps: float, where: str) -> None:
+        super().__init__(channels, eps=eps, momentum=0.9)
+        self.where = where
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.training and self.use_batch_statistics is not False:
+            check_pooled_batch(x.shape[0], self.where)
+        return super().construct(x)
 
 
 def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.Cell]) -> int:

@@ -4,6 +4,7 @@ import pytest
 
 from mindspore import Tensor
 
+from src.engine.precision import freeze_batch_norm
 from src.errors import UserError
 from src.models import create_model
 from tests.models.base import GoldenTests, ModelTests
@@ -45,6 +46,12 @@ def test_training_batch_of_one_is_refused():
     network = create_model("fast_scnn", 7).set_train()
     with pytest.raises(UserError, match=r"pyramid pooling.* batch of 2 or more"):
         network(Tensor(np.zeros((1, 3, 64, 64), np.float32)))
+
+
+def test_training_batch_of_one_runs_with_frozen_statistics():
+    network = create_model("fast_scnn", 7).set_train()
+    freeze_batch_norm(network)
+    assert network(Tensor(np.zeros((1, 3, 64, 64), np.float32)))[0].shape == (1, 7, 64, 64)
 
 
 def test_small_images_are_refused():
