@@ -45,9 +45,22 @@ def check_split(cfg: Config, split: str, shown: int) -> tuple[Summary | None, li
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
     print("  sizes: " + ", ".join(f"{count} of {w}x{h}" for (w, h), count in sizes[:5])
           + (f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""))
+    print_small(found, cfg)
     print_values(found, table, info)
     print_images(found, cfg, shown)
     return found, errors + found.errors
+
+
+def print_small(found: Summary, cfg: Config) -> None:
+    """Says so if training crops reach beyond most images: what lies outside is padding, which teaches nothing."""
+    d = cfg.data
+    if d.resize or d.scale_base:
+        return
+    height, width = d.crop_size
+    small = sum(count for (w, h), count in found.sizes.items() if h < height or w < width)
+    if 2 * small > sum(found.sizes.values()):
+        print(f"  note: {small} images are smaller than a training crop of {width}x{height}; the rest of the crop is "
+              f"padding (data.crop_size = [{height}, {width}], height first)")
 
 
 def print_values(found: Summary, table: np.ndarray, info: DatasetInfo) -> None:

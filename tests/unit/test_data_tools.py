@@ -32,6 +32,18 @@ def test_good_set_passes(tmp_path, rng, run_cli):
         assert words in done.stdout
 
 
+@pytest.mark.parametrize(("crop", "other", "noted"), [((48, 64), [], False), ((32, 80), [], True), ((49, 32), [], True),
+                                                      ((49, 65), ["data.resize=[48, 64]"], False)])
+def test_crops_beyond_the_images_are_noted(tmp_path, rng, capsys, crop, other, noted):
+    make_camvid(tmp_path, rng, 3)
+    cfg = config("camvid", tmp_path, f"data.crop_size={list(crop)}", *other)
+    found, errors = check_dataset.check_split(cfg, "train", 5)
+    assert (found is not None, errors) == (True, [])
+    printed = capsys.readouterr().out
+    assert ("3 images are smaller than a training crop of" in printed) == noted
+    assert (f"of {crop[1]}x{crop[0]};" in printed) == noted
+
+
 def test_every_kind_of_error_is_reported_in_one_run(tmp_path, rng, run_cli):
     make_camvid(tmp_path, rng, 9)
     make_camvid(tmp_path, rng, 2, "val")
