@@ -112,7 +112,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+        why = " (training writes it when it evaluates)" if path.name == "best.ckpt" else ""
+        others = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))[:5])
+        raise UserError(f"{path}: no such checkpoint file{why}" + (f"; the folder holds {others}" if others else ""))
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
     try:

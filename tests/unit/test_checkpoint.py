@@ -74,6 +74,11 @@ def test_a_missing_file_is_named(tmp_path):
         read_checkpoint(tmp_path / "none.ckpt")
 
 
+def test_a_missing_file_names_those_that_are_there(saved):
+    with pytest.raises(UserError, match=rf"best\.ckpt: no such .*when it evaluates.*holds {saved.name}"):
+        read_checkpoint(saved.parent / "best.ckpt")
+
+
 def test_a_full_disk_keeps_the_old_file(saved, parameters, cfg, monkeypatch):
     before = saved.read_bytes()
 
