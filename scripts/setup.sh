@@ -38,7 +38,8 @@ files=(requirements.txt requirements-deploy.txt)
 if [ "$kind" = dev ]; then files+=(requirements-dev.txt); fi
 stamp=$(cat "${files[@]}" | sha256sum | cut -d' ' -f1)
 if [ "$(cat ".venv/installed-$kind" 2>/dev/null)" != "$stamp" ]; then
-  echo "installing Python packages into .venv: ${files[*]}"
+  echo "installing Python packages into .venv, some minutes: ${files[*]}"
   .venv/bin/pip install --quiet --disable-pip-version-check "${files[@]/#/-r}"
   echo "$stamp" >".venv/installed-$kind"
+  echo "done; next: source .venv/bin/activate"
 fi
