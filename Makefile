@@ -12,12 +12,12 @@ lint: setup
 	.venv/bin/shellcheck scripts/*.sh ascend310_infer/*.sh .ci/run
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files 'ascend310_infer/*.cc' 'ascend310_infer/*.h')
 
-# The fast tests share the cores, file by file; the slow ones (several ranks, kill points, soak) want them all.
+# Two workers share the files, each on a core of its own. The share of src/ that the fast tests execute is printed.
 test: setup
-	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term
 
 test-all: test
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -n 2 --dist loadfile -m slow
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
