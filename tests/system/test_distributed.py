@@ -3,7 +3,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from src.engine.checkpoint import read_checkpoint
+from tests.system.distributed_support import environment, free_port, launch
 from tests.system.train_support import (
     assert_same_state,
     make_streets,
@@ -31,35 +31,11 @@ STEPS = 10
 UNDISTURBED = {"train__steps": 30, "train__sync_bn": "never"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def environment(**changes) -> dict:
-    """Without what an outer launcher may have left, and with this interpreter's msrun on the PATH."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MS_", "RANK_", "OMPI_", "DEVICE_"))}
-    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DEVICE_TARGET": "CPU",
-                   "MASTER_PORT": str(free_port()), **changes}
-
-
 def run_worker(folder: Path, ranks: int, sync_bn: str, accumulation: int) -> list[dict]:
     """The arrays that each rank wrote."""
     output = folder / f"{ranks}_{sync_bn}_{accumulation}"
     launch(folder, ranks, str(WORKER), str(output), str(STEPS), sync_bn, str(accumulation))
     return [dict(np.load(f"{output}.rank{rank}.npz")) for rank in range(ranks)]
-
-
-def launch(folder: Path, ranks: int, *words: str) -> None:
-    """Runs a Python program alone or as several ranks."""
-    command = [sys.executable, *words]
-    if ranks > 1:
-        command = ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={free_port()}",
-                   f"--log_dir={folder / 'logs'}", "--join=True", "--cluster_time_out=300", *words]
-    done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=900,
-                          check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -82,21 +58,6 @@ def test_ranks_and_micro_batches_equal_micro_batches_alone(tmp_path):
             np.testing.assert_allclose(ranks[0][name], one[name], rtol=1e-6, atol=1e-6, err_msg=name)
     for name in one:
         np.testing.assert_array_equal(ranks[0][name], ranks[1][name], err_msg=name)     # moving statistics too
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["fast_scnn", "enet", "bisenetv2", "fcn8s"])
-def test_networks_on_ranks_follow_one_process(name, tmp_path):
-    for ranks in (1, 2, 4):
-        launch(tmp_path, ranks, str(WORKER.with_name("network_worker.py")), str(tmp_path / str(ranks)), name)
-    one = np.load(tmp_path / "1.rank0.npy")
-    assert one[10] < one[0]
-    for ranks in (2, 4):
-        losses = np.load(tmp_path / f"{ranks}.rank0.npy")
-        print(name, ranks, "ranks:", losses / one - 1)
-        np.testing.assert_allclose(losses[0], one[0], rtol=1e-6)
-        np.testing.assert_allclose(losses[1], one[1], rtol=2e-5)
-        np.testing.assert_allclose(losses[10], one[10], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
