@@ -18,7 +18,7 @@ def streets(tmp_path_factory):
 
 @pytest.mark.slow
 def test_three_stages_hand_their_weights_on(streets, tmp_path):
-    command = train_command(STAGED, streets, tmp_path, **SMALL)
+    command = train_command(STAGED, streets, tmp_path, optim__lr=0.001, **SMALL)
     done = run_to_end(command)
     run_dir = only_stages(tmp_path)
     states = [read_checkpoint(run_dir / f"stage{i}" / "ckpt" / "last.ckpt")[0] for i in (1, 2, 3)]
