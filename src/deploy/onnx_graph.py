@@ -17,6 +17,15 @@ BATCH_NAME = "batch"
 _IR_OF_OPSET = {11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
 
 
+def _wiring(model: ModelProto) -> tuple[dict[str, TensorProto], dict[str, NodeProto], Counter[str]]:
+    """Constants by name, the node that makes each other tensor, and how often each is used; an output is a use."""
+    graph = model.graph
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(value.name for value in graph.output)
+    return ({tensor.name: tensor for tensor in graph.initializer},
+            {name: node for node in graph.node for name in node.output}, uses)
+
+
 def rename_tensors(model: ModelProto, names: dict[str, str]) -> ModelProto:
     """Renames inputs, outputs and every use of them."""
     graph = model.graph
@@ -79,10 +88,7 @@ def fold_batch_norm(model: ModelProto) -> int:
         Number of BatchNormalization nodes removed.
     """
     graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(value.name for value in graph.output)
-    producers = {name: node for node in graph.node for name in node.output}
+    tensors, producers, uses = _wiring(model)
     folded = []
     for norm in graph.node:
         conv = producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
@@ -165,10 +171,7 @@ def fold_pool_padding(model: ModelProto) -> int:
         Number of Pad nodes removed.
     """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(value.name for value in graph.output)
+    constants, producers, uses = _wiring(model)
     removed = 0
     for pool in graph.node:
         plain = pool.op_type == "MaxPool" and len(pool.output) == 1 and _attribute(pool, "auto_pad", b"NOTSET") in (
@@ -210,10 +213,7 @@ def rewrite_prelu(model: ModelProto) -> int:
         Number of PRelu nodes made.
     """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(value.name for value in graph.output)
+    constants, producers, uses = _wiring(model)
 
     def made_by(name: str, operator: str) -> NodeProto | None:
         node = producers.get(name)
@@ -264,10 +264,7 @@ def rewrite_resize(model: ModelProto) -> int:
         Number of pairs replaced.
     """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(value.name for value in graph.output)
+    constants, producers, uses = _wiring(model)
     replaced = 0
     for outer in list(graph.node):
         pair = _resize_pair(outer, producers, constants, uses)
