@@ -208,26 +208,17 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path, rng, num
 
 
 @pytest.mark.slow
-def test_disk_full(tmp_path, rng, run_cli):
+def test_disk_full(tmp_path, rng, run_cli, small_disk):
     """On a file system of 20 MB, with 29 MB of noise to pack."""
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", str(small)], capture_output=True,
-                             check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
-        for i in range(12):
-            folder = tmp_path / "d"
-            for part in ("train", "trainannot"):
-                (folder / part).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / "train" / f"{i}.png"), rng.integers(0, 256, (800, 1000, 3), np.uint8))
-            cv2.imwrite(str(folder / "trainannot" / f"{i}.png"), np.zeros((800, 1000), np.uint8))
-        done = run_cli(TOOL, "--config", BASE / "camvid.yaml", "--root", folder, "--output", small / "x")
-        assert done.returncode == 1
-        assert "error: " in done.stderr
-        assert "Traceback" not in done.stderr
-        assert "could not be written" in done.stderr.splitlines()[-1]
-        assert left_behind(small) == []
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    small, folder = small_disk(20), tmp_path / "d"
+    for part in ("train", "trainannot"):
+        (folder / part).mkdir(parents=True)
+    for i in range(12):
+        cv2.imwrite(str(folder / "train" / f"{i}.png"), rng.integers(0, 256, (800, 1000, 3), np.uint8))
+        cv2.imwrite(str(folder / "trainannot" / f"{i}.png"), np.zeros((800, 1000), np.uint8))
+    done = run_cli(TOOL, "--config", BASE / "camvid.yaml", "--root", folder, "--output", small / "x")
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could not be written" in done.stderr.splitlines()[-1]
+    assert left_behind(small) == []
