@@ -13,6 +13,7 @@ from mindspore import Tensor
 
 from src.config import Config
 from src.data.loader import Loader
+from src.data.sink import SinkLoader
 from src.engine.checkpoint import Progress, keep_copy, periodic_checkpoints, read_checkpoint, save_checkpoint
 from src.engine.runlog import EventFile, MetricsFile, log
 from src.engine.signals import StopRequested, StopSignals
@@ -47,6 +48,7 @@ class _Window:
     started: float
     losses: list[float] = field(default_factory=list)
     data_s: float = 0.0
+    untimed: int = 0
 
 
 class Trainer:
@@ -60,7 +62,7 @@ class Trainer:
             image, which may raise to leave it. None: no evaluation.
     """
 
-    def __init__(self, job: Job, step: TrainStep, loader: Loader,
+    def __init__(self, job: Job, step: TrainStep, loader: Loader | SinkLoader,
                  evaluate: Callable[[Callable[[], None]], dict] | None = None) -> None:
         self.job = job
         self.cfg = job.cfg
@@ -70,6 +72,7 @@ class Trainer:
         self.progress = Progress()
         self.saved_step = -1
         self.step_seconds = 0.0
+        self.compiled = False
         self.stopped = False
         self.signals = StopSignals()
         self.records: list = []
@@ -149,6 +152,8 @@ class Trainer:
             finished = step % self.loader.steps_per_epoch == 0
             if finished or self.stopped or step == self.total or step % self.cfg.train.log_interval == 0:
                 window = self._log(window)
+            if not self.compiled:
+                self._leave_out_compilation(window, time.perf_counter() - started)
             if finished:
                 seconds = time.perf_counter() - started
                 log.info("epoch %d finished in %.1f s, %.0f ms per step", self.progress.epoch, seconds,
@@ -166,7 +171,7 @@ class Trainer:
         stop = Tensor(bool(self.signals.received), ms.float32)
         for i in range(parts):
             part = slice(i * size, (i + 1) * size)
-            result = self.step(Tensor(batch["image"][part]), Tensor(batch["label"][part]), stop, i + 1 == parts)
+            result = self.step(_tensor(batch["image"][part]), _tensor(batch["label"][part]), stop, i + 1 == parts)
         # Without a look at the result the device would run ahead and every time in the log would be wrong.
         loss, stops = result.asnumpy()
         step = self.progress.step + 1
@@ -204,11 +209,17 @@ class Trainer:
         epoch, rest = divmod(self.progress.step, self.loader.steps_per_epoch)
         return rest == 0 and epoch >= max(start, 1) and (epoch - start) % interval == 0
 
+    def _leave_out_compilation(self, window: _Window, seconds: float) -> None:
+        """The first step of a process compiles the graph: it would spoil the rate and the estimate of the others."""
+        log.info("first step after %.1f s, with the compilation of the graph", seconds)
+        window.started, window.data_s, window.untimed = time.perf_counter(), 0.0, len(window.losses)
+        self.step_seconds = 0.0
+        self.compiled = True
+
     def _log(self, window: _Window) -> _Window:
         """Writes one log line and one row of metrics.csv; starts the next window."""
-        now, count = time.perf_counter(), len(window.losses)
+        now, count = time.perf_counter(), len(window.losses) - window.untimed
         step_s, step = (now - window.started) / count, self.progress.step
-        # The first window of a process holds the compilation of the graph and would spoil the estimate.
         self.step_seconds = step_s if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * step_s
         epoch = (step - 1) // self.loader.steps_per_epoch + 1
         row = {"epoch": epoch, "step": step, "total_steps": self.total, "loss": float(np.mean(window.losses)),
@@ -269,6 +280,11 @@ class Trainer:
         raise UserError(f"loss is {loss} at step {self.progress.step}; lower optim.lr, or check these samples: "
                         f"{', '.join(names)} (state saved as {self._checkpoint('not_finite')}; last.ckpt beside it, if "
                         "there is one, is from before)")
+
+
+def _tensor(values: np.ndarray | Tensor) -> Tensor:
+    """Hands values over to the device, unless data sinking has brought them there."""
+    return values if isinstance(values, Tensor) else Tensor(values)
 
 
 def checkpoint_folder(run_dir: Path, runtime: Runtime) -> Path:

@@ -1,5 +1,6 @@
 """One training from its configuration: builds every part and runs it. ``train.py`` is the command over it."""
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from mindspore import nn
 
 from src.config import Config
 from src.data.loader import create_dataset
+from src.data.sink import PLATFORMS as SINK_PLATFORMS
+from src.data.sink import sinking
 from src.engine.checkpoint import build_network
 from src.engine.precision import apply_amp, freeze_batch_norm, synchronise_batch_norm
 from src.engine.pretrained import load_pretrained
@@ -94,11 +97,16 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
         load_pretrained(net, cfg, start.checkpoint)
     step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
     job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command)
-    trainer = Trainer(job, step, train_set, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
-    if last:
-        trainer.restore(last)
-    with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
-        progress = trainer.fit()
+    sink = cfg.train.dataset_sink_mode and runtime.device_target in SINK_PLATFORMS
+    if cfg.train.dataset_sink_mode and not sink:
+        log.info("train.dataset_sink_mode: MindSpore has no queue on %s, each step gets its batch from the host",
+                 runtime.device_target)
+    with sinking(train_set, steps) if sink else nullcontext(train_set) as loader:
+        trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
+        if last:
+            trainer.restore(last)
+        with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
+            progress = trainer.fit()
     if not trainer.stopped:
         log.info("finished after %d epochs, %d steps; best mIoU %s; checkpoints in %s/ckpt", progress.epoch,
                  progress.step, f"{100 * progress.best_miou:.2f} %" if progress.best_miou >= 0 else "not measured",

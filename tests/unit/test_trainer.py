@@ -83,9 +83,28 @@ def test_every_batch_once_and_the_log_says_so(make):
     assert [int(row["step"]) for row in rows] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
     assert float(rows[1]["loss"]) == pytest.approx((1 / 3 + 1 / 4) / 2, rel=1e-4)
     assert float(rows[-1]["lr"]) == pytest.approx(0.1)
-    line = (trainer.job.run_dir / "train.log").read_text().splitlines()[0]
+    first, line, *_ = (trainer.job.run_dir / "train.log").read_text().splitlines()
+    assert re.search(r"first step after \d+\.\d s, with the compilation of the graph$", first)
     assert re.search(r"epoch 1/4 step 2/20 loss \d+\.\d{4} lr \d\.\d{6} data [\d.]+ ms step [\d.]+ ms [\d.]+ images/s "
                      r"eta \d+:\d\d:\d\d$", line)
+
+
+@pytest.mark.parametrize(("interval", "expected"), [(2, [2.0, 2.0, 2.0]), (1, [90.0, 2.0, 2.0, 2.0, 2.0])])
+def test_compilation_does_not_spoil_rate_and_estimate(make, monkeypatch, interval, expected):
+    clock = [0.0]
+
+    def lasting(seconds):
+        def hook():
+            clock[0] += seconds
+            return 0.5
+        return hook
+
+    monkeypatch.setattr("src.engine.trainer.time.perf_counter", lambda: clock[0])
+    trainer = make(step=FakeStep({1: lasting(90)} | {n: lasting(2) for n in range(2, 21)}), log_interval=interval)
+    trainer.fit()
+    rows = metrics(trainer.job.run_dir)
+    assert [float(row["step_ms"]) / 1000 for row in rows[:len(expected)]] == expected
+    assert all(float(row["eta_s"]) == 2.0 * (20 - int(row["step"])) for row in rows if row["step"] != "1")
 
 
 def test_steps_end_a_run_within_an_epoch(make):
