@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if "ONEDNN_MAX_CPU_ISA" not in os.environ:
     if "mindspore" in sys.modules:
         warnings.warn(
-            "mindspore was imported before src: convolutions may run 100 times slower on AVX-512 CPUs. "
+            "mindspore was imported before src: convolutions may run 150 times slower on AVX-512 CPUs. "
             "Import src first or set ONEDNN_MAX_CPU_ISA=AVX2.", RuntimeWarning, stacklevel=2)
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
 

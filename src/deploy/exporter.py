@@ -407,8 +407,12 @@ def _compare(what: str, answer: np.ndarray, reference: np.ndarray, manifest: Man
 
 
 def _format_figures(figures: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-                     for key, value in figures.items())
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return " ".join(f"{key}={number}" for key, number in value.items())
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key} {text(value)}" for key, value in figures.items())
 
 
 def _report(manifest: Manifest, options: ExportOptions, figures: dict[str, Any]) -> dict[str, Any]:
