@@ -1,9 +1,11 @@
 """Every configuration that ships: parsed, checked and built."""
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import mindspore as ms
 from mindspore import Tensor
@@ -19,6 +21,7 @@ from src.schedules import create_schedule
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 NETWORKS = ("fast_scnn", "fcn8s", "enet", "bisenetv2")
 CONFIGS = sorted(path for network in NETWORKS for path in (FOLDER / network).glob("*.yaml"))
+SCHEMA = FOLDER / "_base_" / "runtime.yaml"      # its comments declare the keys
 
 
 def test_there_is_a_recipe_a_seed_recipe_and_a_camvid_recipe_for_every_network():
@@ -79,6 +82,45 @@ def test_learning_rate_and_batch_name_their_source(path):
     if "cityscapes" in path.stem or "voc" in path.stem:
         for line in re.findall(r"^  (?:lr|global_batch|weight_decay): .*", text, re.M):
             assert "#" in line, line
+
+
+def sources(text):
+    """Yields each value's ``section.key`` and its comment.
+
+    A value is a line ``  key: ...`` of a section and the deeper lines that go on with it. Its comment stands behind one of
+    these lines, or alone on the line directly above, and speaks of this value only.
+    """
+    lines = text.splitlines()
+    section = None
+    for number, line in enumerate(lines):
+        section = line.partition(":")[0] if re.match(r"\w", line) else section
+        if found := re.match(r"  (\w+):", line):
+            rest = takewhile(lambda later: later.startswith("   "), lines[number + 1:])
+            above = lines[number - 1] if lines[number - 1].startswith("  #") else ""
+            comments = [part.partition(" #")[2].strip() for part in (line, *rest, above)]
+            yield f"{section}.{found[1]}", " ".join(filter(None, comments))
+
+
+def test_every_value_names_its_source():
+    files = sorted(set(FOLDER.rglob("*.yaml")) - {SCHEMA})
+    assert {path.parent.name for path in files} == {"_base_", "protocols", *NETWORKS}
+    assert len(files) > len(CONFIGS) >= 20
+    silent = []
+    for path in files:
+        found = list(sources(path.read_text()))
+        tree = {key: part for key, part in yaml.safe_load(path.read_text()).items() if key != "_base_"}
+        # The parser agrees which values there are, so none was overlooked.
+        assert [name for name, _ in found] == [f"{section}.{key}" for section in tree for key in tree[section]]
+        assert found, path
+        silent += [f"{path.relative_to(FOLDER)}: {name}" for name, comment in found if not re.search(r"\w{3}", comment)]
+    assert silent == []
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("a:\n  b: 1   # code\n", ["code"]), ("a:\n  b: 1\n", [""]), ("a:\n  b: [1,\n      2]   # code\n  c: 2\n", ["code", ""]),
+    ("a:\n  # code\n  b: 1\n  c: 1\n", ["code", ""]), ("# code\na:\n  b: 1\n", [""]), ("a:   # code\n  b: 1\n", [""])])
+def test_where_a_source_may_stand(text, expected):
+    assert [comment for _, comment in sources(text)] == expected
 
 
 def test_the_table_of_the_readme_lists_every_configuration():
