@@ -1,7 +1,7 @@
 #!/bin/bash
 # Converts an exported ONNX model to .om files for Ascend 310, 310P and 310B with ATC, and lists them in the manifest.
 #
-# usage: bash scripts/convert_om.sh MANIFEST [SOC_VERSION] [BATCH ...] [option ...]
+# usage: bash scripts/convert_om.sh MANIFEST [SOC_VERSION] [BATCH ...] [option ...] [-- ATC_OPTION ...]
 #   MANIFEST     deploy.yaml of an export with an ONNX model, or its folder
 #   SOC_VERSION  such as Ascend310, Ascend310P3 or 310P3 (default: asks npu-smi)
 #   BATCH        one .om for each (default: the export's batch)
@@ -11,6 +11,7 @@
 #   --aipp           the chip normalises uint8 pixels; the result goes to the folder aipp with its own manifest
 #   --log LEVEL      ATC's log level (default debug)
 #   --fusion_switch FILE   switches fusion passes off, one a line: ConvBatchnormFusionPass:off
+#   -- --NAME=VALUE ...    further options of ATC, such as --precision_mode_v2=origin; the manifest notes them
 # example:
 #   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
 set -euo pipefail

@@ -12,11 +12,13 @@ from src.errors import UserError, run_main
 EXAMPLES = """examples:
   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
   bash scripts/convert_om.sh export/deploy.yaml 310 1 4 8 --dynamic_batch --aipp --dry_run
+  bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 -- --precision_mode_v2=origin
   bash scripts/convert_lite.sh export/deploy.yaml 1 --optimize ascend_oriented --precision enforce_fp16
 """
 
 
 def parse_args() -> argparse.Namespace:
+    """The arguments; what stands behind ``--`` is kept for ATC as ``further``."""
     parser = argparse.ArgumentParser(description="Convert an exported model for Ascend.", epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("om", "lite"), help="om: ONNX with ATC; lite: MINDIR with converter_lite")
@@ -31,7 +33,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fusion_switch", default="", metavar="FILE", help="om: file that switches fusion passes off")
     parser.add_argument("--optimize", default="ascend_oriented", help="lite: ascend_oriented[:CHIP]")
     parser.add_argument("--precision", default="enforce_fp16", choices=ascend.PRECISIONS, help="lite: precision mode")
-    return parser.parse_intermixed_args()
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_intermixed_args(words[:cut])
+    args.further = words[cut + 1:]
+    return args
 
 
 def main() -> None:
@@ -48,7 +54,7 @@ def convert_om(args: argparse.Namespace) -> None:
                         "ConvBatchnormFusionPass:off")
     folder = "aipp" if args.aipp else ""
     conversions = ascend.om_conversions(manifest, soc or ascend.soc_from_npu_smi(), batches, args.aipp,
-                                        args.dynamic_batch, args.log, args.fusion_switch)
+                                        args.dynamic_batch, args.log, args.fusion_switch, args.further)
     show(conversions, {f"{folder}/{ascend.AIPP_NAME}": ascend.aipp_config(manifest.input)} if args.aipp else {})
     if args.dry_run:
         return
@@ -64,6 +70,8 @@ def convert_lite(args: argparse.Namespace) -> None:
     """One Lite ``.mindir`` in the folder ``lite``, with its own manifest."""
     manifest = load_manifest(args.manifest)
     soc, batches = split_numbers(args.numbers)
+    if args.further:
+        raise UserError(f"{args.further[0]}: converter_lite gets no further options; leave out what stands behind --")
     if soc:
         raise UserError(f"{soc}: converter_lite takes the chip as --optimize ascend_oriented:CHIP")
     conversion, config = ascend.lite_conversion(manifest, batches, args.optimize, args.precision, args.aipp)

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -99,8 +98,7 @@ def simulated_om(manifest: Manifest, folder: Path) -> Manifest:
     entry = manifest.find("onnx")
     path = folder / f"{Path(entry.file).stem}.om"
     write_text(path, f"SIMULATED OM\nonnx: {os.path.relpath(manifest.model_path(entry), folder)}\n")
-    twin = replace(manifest, path=folder / "deploy.yaml",
-                   models=(ModelFile("om", path.name, entry.batch, file_sha256(path)),))
+    twin = manifest.moved(folder / "deploy.yaml", models=(ModelFile("om", path.name, entry.batch, file_sha256(path)),))
     save_manifest(twin)
     return twin
 

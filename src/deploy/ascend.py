@@ -1,5 +1,4 @@
 """Commands and configuration for Ascend's converters, ATC and MindSpore Lite's converter_lite, from the manifest."""
-import os
 import re
 import shlex
 import shutil
@@ -17,9 +16,10 @@ from src.deploy.manifest import (
     ModelFile,
     file_sha256,
     save_manifest,
+    write_bytes,
     write_text,
 )
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 AIPP_NAME = "aipp.cfg"
 LITE_CONFIG_NAME = "lite.ini"
@@ -27,6 +27,8 @@ PRECISIONS = ("enforce_fp16", "preferred_fp32", "enforce_origin", "enforce_fp32"
 # Rows of `npu-smi info` that name a device look like "| 0       310P3     | OK   | …".
 _NPU_ROW = re.compile(r"^\|\s*\d+\s+([0-9][0-9A-Za-z_]*)\s*\|\s*[A-Za-z]", re.MULTILINE)
 _BATCH_SUFFIX = re.compile(r"(_bs\d+|_dynamic)$")
+# Newer ATCs add the host's system to the name: fast_scnn_bs1_linux_x86_64.om.
+_HOST_SUFFIX = re.compile(r"_linux_\w+(?=\.om$)")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def soc_from_npu_smi() -> str:
 
 
 def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int], aipp: bool = False,
-                   gears: bool = False, log: str = "debug", fusion_switch: str = "") -> list[Conversion]:
+                   gears: bool = False, log: str = "debug", fusion_switch: str = "",
+                   options: Sequence[str] = ()) -> list[Conversion]:
     """ATC commands, one for each batch size, or one for all of them.
 
     Args:
@@ -111,9 +114,10 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
         gears: One model with all batch sizes as gears (at least two) instead of one model each.
         log: ATC's log level.
         fusion_switch: File that switches fusion passes of ATC off, such as ``ConvBatchnormFusionPass:off``.
+        options: Further options of ATC, such as ``--precision_mode_v2=origin``; the manifest notes them.
 
     Raises:
-        UserError: No ONNX model, AIPP on a model that normalises by itself, or too few gears.
+        UserError: No ONNX model, AIPP on a model that normalises by itself, too few gears, an option that is set here.
     """
     soc = soc_version if soc_version.startswith("Ascend") else f"Ascend{soc_version}"
     batches = list(dict.fromkeys(batches)) or [max(manifest.find("onnx").batch, 1)]
@@ -141,10 +145,26 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
             command.append(f"--insert_op_conf={folder}{AIPP_NAME}")
         if fusion_switch:
             command.append(f"--fusion_switch_file={Path(fusion_switch).resolve()}")     # ATC runs in another folder
+        if options:
+            _check_atc_options(options, command)
+            command += options
+            extra["atc_options"] = list(options)
         root = manifest.path.parent
         conversions.append(Conversion(tuple(command), root, root / folder / f"{out}.om",
                                       ModelFile("om", f"{out}.om", batch, "", extra)))
     return conversions
+
+
+def _check_atc_options(options: Sequence[str], command: Sequence[str]) -> None:
+    """Refuses words that are no option, and options that would contradict the manifest."""
+    ours = {word.partition("=")[0] for word in command}
+    for word in options:
+        flag, equals, _ = word.partition("=")
+        if not re.fullmatch(r"--\w+", flag) or not equals:
+            raise UserError(f"ATC option {word}: write it as --NAME=VALUE, such as --precision_mode_v2=origin")
+        if flag in ours:
+            raise UserError(f"ATC option {word}: {flag} follows from the manifest and the options before --; leave it "
+                            "out behind --")
 
 
 def _onnx_for(manifest: Manifest, batch: int) -> ModelFile:
@@ -192,9 +212,7 @@ def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
         raise UserError(f"{source.file}: its dynamic-batch twin answers differently; export again with "
                         "export.batch_size=0")
     path = manifest.path.parent / target.file
-    temporary = path.with_name(f".{path.name}")
-    onnx.save(twin, temporary)
-    os.replace(temporary, path)
+    write_bytes(path, twin.SerializeToString())
     updated = replace(manifest, models=(*manifest.models, replace(target, sha256=file_sha256(path))))
     save_manifest(updated)
     return updated
@@ -255,17 +273,28 @@ def convert(conversion: Conversion) -> ModelFile:
         remedy = {"atc": "install the CANN toolkit and source its set_env.sh",
                   "converter_lite": "set MS_LITE_HOME to an unpacked MindSpore Lite package"}[program]
         raise UserError(f"{program}: not found; {remedy}, or use --dry_run to print the command")
-    conversion.result.parent.mkdir(parents=True, exist_ok=True)
-    status = subprocess.run(conversion.command, cwd=conversion.folder, check=False).returncode
     result = conversion.result
-    # Newer ATCs add the host's system to the name: fast_scnn_bs1_linux_x86_64.om.
-    made = [path for path in (result, *sorted(result.parent.glob(f"{result.stem}_linux_*{result.suffix}")))
-            if path.is_file()]
+    before = _versions(result)
+    try:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        status = subprocess.run(conversion.command, cwd=conversion.folder, check=False).returncode
+    except OSError as error:
+        raise UserError(f"{program}: cannot be run for {result} ({first_line(error)}); make that folder writable and "
+                        f"check the installation of {program}") from error
+    # What stood there before may be of an older converter, which gave its results another name.
+    made = [path for path, version in _versions(result).items() if before.get(path) != version]
     if status or not made:
         hint = "; an old ATC may want export.opset=11" if program == "atc" else ""
-        raise UserError(f"{program} failed with status {status} and left no {conversion.result.name}; read its "
-                        f"messages above{hint}")
+        raise UserError(f"{program} failed with status {status} and left no {result.name}; read its messages "
+                        f"above{hint}")
     return replace(conversion.entry, file=made[0].name, sha256=file_sha256(made[0]))
+
+
+def _versions(result: Path) -> dict[Path, tuple[int, ...]]:
+    """The files that a converter may have made for ``result``, and what changes when one is written again."""
+    paths = [result, *sorted(result.parent.glob(f"{result.stem}_linux_*{result.suffix}"))]
+    stats = {path: path.stat() for path in paths if path.is_file()}
+    return {path: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for path, stat in stats.items()}
 
 
 def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", aipp: bool = False) -> Path:
@@ -278,8 +307,8 @@ def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", a
         aipp: The models take raw uint8 NHWC pixels.
     """
     if not folder:
-        names = {entry.file for entry in entries}
-        kept = [entry for entry in manifest.models if entry.file not in names]
+        names = {_HOST_SUFFIX.sub("", entry.file) for entry in entries}
+        kept = [entry for entry in manifest.models if _HOST_SUFFIX.sub("", entry.file) not in names]
         return save_manifest(replace(manifest, models=(*kept, *entries)))
     spec, output = manifest.input, manifest.output
     batch = entries[0].batch
@@ -288,7 +317,7 @@ def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", a
     spec = replace(spec, shape=(batch, *spec.shape[1:]))
     output = replace(output, shape=(batch, *output.shape[1:]))
     path = manifest.path.parent / folder / MANIFEST_NAME
-    return save_manifest(replace(manifest, input=spec, output=output, models=tuple(entries), path=path))
+    return save_manifest(manifest.moved(path, input=spec, output=output, models=tuple(entries)))
 
 
 def write_aipp(manifest: Manifest, folder: str) -> Path:

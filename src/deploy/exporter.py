@@ -144,7 +144,7 @@ def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats:
             report[fmt.lower()] = figures
             entries.append(ModelFile(fmt.lower(), path.name, options.batch, file_sha256(path)))
             print(f"{output / path.name}: {_format_figures(figures)}", flush=True)
-        manifest = replace(manifest, models=(*entries, *_earlier_models(manifest, entries)))
+        manifest = _with_earlier(replace(manifest, models=tuple(entries)))
         _publish(staging, output, [entry.file for entry in entries])
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); free space or choose another folder"
@@ -260,12 +260,12 @@ def _publish(staging: Path, output: Path, files: Sequence[str]) -> None:
         os.replace(staging / name, output / name)
 
 
-def _earlier_models(manifest: Manifest, entries: Sequence[ModelFile]) -> list[ModelFile]:
-    """Entries of the manifest that stood here before, if they are the same model in other formats or batches."""
+def _with_earlier(manifest: Manifest) -> Manifest:
+    """Adds what the manifest that stood here before says of the same model: other formats or batches, ``ascend``."""
     try:
         old = load_manifest(manifest.path)
     except ManifestError:
-        return []
+        return manifest
 
     def identity(item: Manifest) -> dict:
         content = item.to_dict()
@@ -274,10 +274,12 @@ def _earlier_models(manifest: Manifest, entries: Sequence[ModelFile]) -> list[Mo
         return {key: content[key] for key in ("model", "input", "output", "dataset", "source")}
 
     if identity(old) != identity(manifest):
-        return []
+        return manifest
+    entries = manifest.models
     replaced = {entry.file for entry in entries} | {(entry.format, entry.batch) for entry in entries}
-    return [entry for entry in old.models if entry.file not in replaced and (entry.format, entry.batch) not in replaced
+    kept = [entry for entry in old.models if entry.file not in replaced and (entry.format, entry.batch) not in replaced
             and (old.path.parent / entry.file).is_file()]
+    return replace(manifest, models=(*entries, *kept), ascend=old.ascend)
 
 
 def _reference(network: nn.Cell, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

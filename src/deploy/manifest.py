@@ -3,7 +3,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,11 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of one ``deploy.yaml``; ``path`` is where it stands."""
+    """The content of one ``deploy.yaml``; ``path`` is where it stands.
+
+    ``ascend`` is written by hand: its ``fusion_switch`` names a file, relative to the manifest's folder, that switches
+    fusion passes off when MindSpore Lite loads a model.
+    """
     model: dict[str, Any]
     input: InputSpec
     output: OutputSpec
@@ -122,6 +126,7 @@ class Manifest:
     versions: dict[str, str]
     models: tuple[ModelFile, ...]
     path: Path
+    ascend: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -160,12 +165,26 @@ class Manifest:
                                 "to another export; copy both files again or run export.py again")
         return path
 
+    def moved(self, path: Path, **changes: Any) -> "Manifest":
+        """Returns a manifest for another folder with some fields changed; the file it names elsewhere stays the same.
+
+        Args:
+            path: Where the new manifest stands.
+            changes: Other fields.
+        """
+        ascend, name = dict(self.ascend), self.ascend.get("fusion_switch")
+        if name is not None and not Path(name).is_absolute():
+            ascend["fusion_switch"] = os.path.relpath(self.path.parent / name, path.parent)
+        return replace(self, path=path, ascend=ascend, **changes)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the plain, ordered content of the YAML file."""
         content: dict[str, Any] = {"format_version": FORMAT_VERSION, "model": dict(self.model)}
         for name in ("input", "output", "dataset"):
             content[name] = _plain(asdict(getattr(self, name)))
         content.update(source=_plain(self.source), versions=_plain(self.versions), models=[])
+        if self.ascend:
+            content["ascend"] = _plain(self.ascend)
         for entry in self.models:
             fields = _plain(asdict(entry))
             extra = fields.pop("extra")
@@ -211,7 +230,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+        raise ManifestError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+                            ) from error
     finally:
         if temporary is not None:
             os.unlink(temporary)
@@ -246,7 +266,8 @@ def load_manifest(path: str | Path) -> Manifest:
     manifest = Manifest(model=root.section("model").mapping(), input=_read_input(root.section("input")),
                         output=_read_output(root.section("output")), dataset=_read_dataset(root.section("dataset")),
                         source=root.section("source").mapping(), versions=root.section("versions").mapping(),
-                        models=tuple(_read_model(section) for section in root.sections("models")), path=path)
+                        models=tuple(_read_model(section) for section in root.sections("models")), path=path,
+                        ascend=_read_ascend(root))
     _check_output_shape(root, manifest)
     return manifest
 
@@ -398,6 +419,15 @@ def _read_model(section: _Section) -> ModelFile:
         raise section.error("batch", known["batch"], "it must be positive, or -1 if it is dynamic")
     extra = {key: value for key, value in content.items() if key not in known}
     return ModelFile(**known, extra=extra)
+
+
+def _read_ascend(root: _Section) -> dict[str, Any]:
+    if "ascend" not in root.content:
+        return {}
+    section = root.section("ascend")
+    if "fusion_switch" in section.content:
+        section.get("fusion_switch", str)
+    return section.mapping()
 
 
 def _check_output_shape(root: _Section, manifest: Manifest) -> None:

@@ -7,7 +7,6 @@ logits, and everything behind it (resize, arg-max) is float too.
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +94,6 @@ def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path) -> Man
     write_bytes(path, result.SerializeToString())
     quantized = ModelFile("onnx", path.name, entry.batch, file_sha256(path),
                           {"precision": "int8", "calibration_images": len(samples)})
-    made = replace(manifest, models=(quantized,), path=output / MANIFEST_NAME)
+    made = manifest.moved(output / MANIFEST_NAME, models=(quantized,))
     save_manifest(made)
     return made

@@ -71,16 +71,17 @@ def fake_programs(folder, **bodies):
     return folder
 
 
-def run_script(script, *arguments, programs=None):
+def run_script(script, *arguments, programs=None, **env):
     # A machine that has the real programs must not run them here.
     env = {**os.environ, "PATH": f"{programs or ''}:/usr/bin:/bin", "PYTHON": sys.executable,
-           "ASCEND_TOOLKIT_HOME": "/nowhere", "MS_LITE_HOME": ""}
+           "ASCEND_TOOLKIT_HOME": "/nowhere", "MS_LITE_HOME": "", **{key: str(value) for key, value in env.items()}}
     command = ["bash", str(ROOT / "scripts" / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 # What ATC leaves: a file of the name after --output=.
 ATC = 'for word in "$@"; do case $word in --output=*) echo om >"${word#*=}.om";; esac; done'
+LITE = 'for word in "$@"; do case $word in --outputFile=*) echo lite >"${word#*=}.mindir";; esac; done'
 
 
 @pytest.mark.parametrize(("soc", "full"), [("Ascend310P3", "Ascend310P3"), ("310", "Ascend310")])
@@ -213,8 +214,7 @@ def test_fusion_passes_are_switched_off_by_a_file(tmp_path):
 def test_aipp_and_lite_results_get_manifests_of_their_own(tmp_path):
     folder = tmp_path / "export"
     small_model(folder)
-    lite = 'for word in "$@"; do case $word in --outputFile=*) echo lite >"${word#*=}.mindir";; esac; done'
-    programs = fake_programs(tmp_path / "bin", atc=ATC, converter_lite=lite)
+    programs = fake_programs(tmp_path / "bin", atc=ATC, converter_lite=LITE)
     done = run_script("convert_om.sh", folder, "310P3", "--aipp", programs=programs)
     assert done.returncode == 0, done.stderr
     manifest = load_manifest(folder / "aipp")
@@ -228,6 +228,117 @@ def test_aipp_and_lite_results_get_manifests_of_their_own(tmp_path):
     assert manifest.input.dtype == "float32"
     assert manifest.model_path(manifest.find("mindir")).read_text() == "lite\n"
     assert [entry.file for entry in load_manifest(folder).models] == ["net.onnx", "net.mindir"]
+
+
+def test_the_lite_runners_fusion_switch_stays_in_the_manifests(tmp_path):
+    folder = tmp_path / "export"
+    small_model(folder)
+    (folder / "fusion.cfg").write_text("ConvBatchnormFusionPass:off\n")
+    with open(folder / "deploy.yaml", "a", encoding="utf-8") as stream:
+        stream.write("ascend: {fusion_switch: fusion.cfg}\n")
+    programs = fake_programs(tmp_path / "bin", atc=ATC, converter_lite=LITE)
+    for arguments in (("convert_om.sh", folder, "310P3", 4), ("convert_lite.sh", folder)):
+        done = run_script(*arguments, programs=programs)
+        assert done.returncode == 0, done.stderr
+    assert load_manifest(folder).ascend == {"fusion_switch": "fusion.cfg"}
+    # The runner looks from the folder of its manifest.
+    assert (folder / "lite" / load_manifest(folder / "lite").ascend["fusion_switch"]).samefile(folder / "fusion.cfg")
+
+
+def test_further_options_of_atc(tmp_path):
+    folder = tmp_path / "export"
+    small_model(folder)
+    programs = fake_programs(tmp_path / "bin", atc=ATC)
+    done = run_script("convert_om.sh", folder, "310P3", 1, "--", "--precision_mode_v2=origin", "--op_debug_level=0",
+                      programs=programs)
+    assert done.returncode == 0, done.stderr
+    call = (programs / "calls").read_text().strip().split("|")[:-1]
+    assert call[-3:] == ["--soc_version=Ascend310P3", "--precision_mode_v2=origin", "--op_debug_level=0"]
+    assert load_manifest(folder).find("om").extra == {
+        "soc_version": "Ascend310P3", "atc_options": ["--precision_mode_v2=origin", "--op_debug_level=0"]}
+
+
+@pytest.mark.parametrize(("script", "word", "remedy"), [
+    ("convert_om.sh", "--output=other", "--output follows from the manifest"),
+    ("convert_om.sh", "origin", "ATC option origin: write it as --NAME=VALUE"),
+    ("convert_om.sh", "--precision_mode_v2", "write it as --NAME=VALUE"),
+    ("convert_lite.sh", "--x=1", "leave out what stands behind --")])
+def test_further_options_that_are_refused(tmp_path, script, word, remedy):
+    small_model(tmp_path)
+    done = run_script(script, tmp_path, *(["310P3"] if script == "convert_om.sh" else []), "--dry_run", "--", word)
+    assert done.returncode == 1
+    assert remedy in done.stderr
+
+
+def test_what_an_older_atc_left_is_not_taken_for_the_new_result(tmp_path):
+    """The first conversion makes net_bs1.om; the upgraded ATC writes net_bs1_linux_x86_64.om beside it."""
+    small_model(tmp_path)
+    programs = fake_programs(tmp_path / "bin", atc=ATC)
+    assert run_script("convert_om.sh", tmp_path, "310P3", 1, programs=programs).returncode == 0
+    fake_programs(tmp_path / "bin", atc=ATC.replace("echo om", "echo new").replace(".om", "_linux_x86_64.om"))
+    for _ in range(2):      # the second time the new file is there before, too
+        assert run_script("convert_om.sh", tmp_path, "310P3", 1, programs=programs).returncode == 0
+        manifest = load_manifest(tmp_path)
+        assert [entry.file for entry in manifest.models if entry.format == "om"] == ["net_bs1_linux_x86_64.om"]
+        assert manifest.model_path(manifest.find("om", 1)).read_text() == "new\n"
+    fake_programs(tmp_path / "bin", atc="true")
+    done = run_script("convert_om.sh", tmp_path, "310P3", 1, programs=programs)
+    assert done.returncode == 1
+    assert "left no net_bs1.om" in done.stderr
+
+
+def test_a_full_disk_leaves_one_line_and_nothing_else(small_disk, tmp_path):
+    folder = small_disk(1)
+    small_model(folder)
+    left = os.statvfs(folder)
+    (folder / "filler").write_bytes(bytes(left.f_bavail * left.f_frsize))
+    before = {path.name: path.stat().st_size for path in folder.iterdir()}
+    done = run_script("convert_om.sh", folder, "310P3", 4, programs=fake_programs(tmp_path / "bin", atc=ATC))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {folder}/net_dynamic.onnx: cannot be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(fake_programs(tmp_path / "bin", atc=ATC)), prepend=os.pathsep)
+    item, = ascend.om_conversions(small_model(tmp_path / "export"), "310P3", [1])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/net_bs1\.om .*make that folder writable"):
+        ascend.convert(replace(item, result=tmp_path / "file" / "net_bs1.om"))
+
+
+def test_cann_is_found_by_its_set_env(tmp_path):
+    small_model(tmp_path / "export")
+    toolkit = tmp_path / "my toolkit"
+    programs = fake_programs(tmp_path / "atc bin", atc=ATC)
+    toolkit.mkdir()
+    # As CANN's own script, it reads a variable that may not be set.
+    (toolkit / "set_env.sh").write_text(f'export MORE=$NEVER_SET_BEFORE:/x\nexport PATH="{programs}:$PATH"\n')
+    done = run_script("convert_om.sh", tmp_path / "export", "310P3", 1, ASCEND_TOOLKIT_HOME=toolkit)
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(tmp_path / "export").find("om").file == "net_bs1.om"
+
+
+def test_mindspore_lite_is_found_in_its_package(tmp_path):
+    small_model(tmp_path / "export")
+    package = tmp_path / "mindspore lite"
+    converter = package / "tools" / "converter" / "converter"
+    converter.parent.mkdir(parents=True)
+    fake_programs(converter, converter_lite=f'echo "$LD_LIBRARY_PATH" >"{tmp_path}/libraries"\n{LITE}')
+    done = run_script("convert_lite.sh", tmp_path / "export", MS_LITE_HOME=package, LD_LIBRARY_PATH="/mine")
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(tmp_path / "export" / "lite").find("mindir").file == "net_bs1.mindir"
+    assert (tmp_path / "libraries").read_text().strip().split(":") == [
+        f"{package}/tools/converter/lib", f"{package}/runtime/lib", "/mine"]
+
+
+def test_a_missing_converter_lite_is_said_in_one_line(tmp_path):
+    small_model(tmp_path)
+    done = run_script("convert_lite.sh", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == ("error: converter_lite: not found; set MS_LITE_HOME to an unpacked MindSpore Lite package, "
+                           "or use --dry_run to print the command\n")
 
 
 @pytest.mark.parametrize(("arguments", "programs", "words"), [

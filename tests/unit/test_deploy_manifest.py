@@ -28,6 +28,22 @@ def test_round_trip_by_file_and_by_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["deploy.yaml"]
 
 
+def test_what_is_written_by_hand_for_the_lite_runner_stays(tmp_path):
+    manifest = make_manifest(tmp_path, ascend={"fusion_switch": "fusion.cfg", "note": 1})
+    assert load_manifest(save_manifest(manifest)) == manifest
+    moved = manifest.moved(tmp_path / "lite" / "deploy.yaml")
+    assert load_manifest(save_manifest(moved)).ascend == {"fusion_switch": "../fusion.cfg", "note": 1}
+    absolute = make_manifest(tmp_path, ascend={"fusion_switch": "/opt/fusion.cfg"})
+    assert absolute.moved(tmp_path / "lite" / "deploy.yaml").ascend == absolute.ascend
+    assert manifest.ascend["fusion_switch"] == "fusion.cfg"
+
+
+@pytest.mark.parametrize(("value", "words"), [("fusion.cfg", "ascend is 'fusion.cfg'"),
+                                              ({"fusion_switch": 1}, "ascend.fusion_switch is 1")])
+def test_a_wrong_fusion_switch_is_named(tmp_path, value, words):
+    assert words in broken(tmp_path, lambda tree: tree.update(ascend=value))
+
+
 def test_yaml_is_plain_block_style(tmp_path):
     text = save_manifest(make_manifest(tmp_path)).read_text(encoding="utf-8")
     assert not {"{", "[", "!", "&"} & set(text)
