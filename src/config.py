@@ -5,7 +5,7 @@ The schema is that YAML page itself: its values are the defaults, and the commen
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,11 @@ from src.errors import ConfigError
 
 SCHEMA_FILE = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "runtime.yaml"
 _KEY_LINE = re.compile(r"^  (?P<key>\w+):.*?#\s*(?P<type>\S.*?)\s*\|\s*(?P<text>.*)$")
+# Key of data.color_jitter: type and greatest value of a single number, and in words.
+_JITTER = {"brightness": ("float", 255, "a number from 0 to 255, or [low, high]"),
+           "contrast": ("float", 1, "a number from 0 to 1, or [low, high]"),
+           "saturation": ("float", 1, "a number from 0 to 1, or [low, high]"),
+           "hue": ("int", 180, "a whole number from 0 to 180"), "prob": ("float", 1, "a number from 0 to 1")}
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "list": list}
 
 
@@ -57,6 +62,8 @@ def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     seen: set = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, "found unhashable key", key_node.start_mark)
         if key in seen:
             raise ConfigError(f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' stands twice")
         seen.add(key)
@@ -290,6 +297,9 @@ def check_rules(cfg: Config, origin: str) -> None:
                           f"model.num_classes = {cfg.model.num_classes}")
     _check_training(cfg, origin)
     _check_eval(cfg, origin)
+    _check_augmentation(cfg, origin)
+    if not 0 <= cfg.runtime.seed < 2**31:
+        raise ConfigError(f"{origin}: runtime.seed = {cfg.runtime.seed} must be 0 to {2**31 - 1}")
     if not 11 <= cfg.export.opset <= 17:
         raise ConfigError(f"{origin}: export.opset = {cfg.export.opset} must be 11 to 17")
 
@@ -315,6 +325,26 @@ def _check_training(cfg: Config, origin: str) -> None:
     size = d.resize or d.crop_size
     if any(side % cfg.loss.label_stride for side in size):
         raise ConfigError(f"{origin}: loss.label_stride = {cfg.loss.label_stride} must divide the training size {size}")
+
+
+def _check_augmentation(cfg: Config, origin: str) -> None:
+    """Rules of resize, crop_ratio and color_jitter of section data."""
+    d = cfg.data
+    if d.resize and min(d.resize) < 32:
+        raise ConfigError(f"{origin}: data.resize = {d.resize} must be at least 32 x 32")
+    if d.crop_ratio and not 1 <= d.crop_ratio[0] <= d.crop_ratio[1]:
+        raise ConfigError(f"{origin}: data.crop_ratio = {d.crop_ratio} must be [low, high] with 1 <= low <= high: the "
+                          "crop is 1/low to 1/high of the image")
+    for key, value in (d.color_jitter or {}).items():
+        name = f"data.color_jitter.{key}"
+        if key not in _JITTER:
+            hint = _nearest(str(key), _JITTER) or f"; it knows {', '.join(_JITTER)}"
+            raise ConfigError(f"{origin}: unknown key '{name}'{hint}")
+        if isinstance(value, list) and key not in ("hue", "prob"):
+            if not _fits(value, "list[float]") or len(value) != 2 or not 0 <= value[0] <= value[1]:
+                raise ConfigError(f"{origin}: {name} = {value} must be [low, high] with 0 <= low <= high")
+        elif not _fits(value, _JITTER[key][0]) or not 0 <= value <= _JITTER[key][1]:
+            raise ConfigError(f"{origin}: {name} = {value!r} must be {_JITTER[key][2]}")
 
 
 def _check_eval(cfg: Config, origin: str) -> None:

@@ -34,7 +34,7 @@ def check_split(cfg: Config, split: str, shown: int) -> tuple[Summary | None, li
     record = {"train": cfg.data.mindrecord, "eval": cfg.data.eval_mindrecord}.get(split)
     name = resolve_split(cfg.data, split)[0]
     try:
-        source = RecordSource(record) if record else FolderSource(list_samples(cfg.data, split, errors))
+        source = RecordSource(record) if record else open_folder(cfg, split, errors)
         place = record or f"{cfg.data.root} (split '{name}')"
         print(f"\n{split}: {len(source)} samples in {place}", flush=True)
         table = choose_table(info, source, cfg.data.label_file)
@@ -49,6 +49,21 @@ def check_split(cfg: Config, split: str, shown: int) -> tuple[Summary | None, li
     print_values(found, table, info)
     print_images(found, cfg, shown)
     return found, errors + found.errors
+
+
+def open_folder(cfg: Config, split: str, errors: list[str]) -> FolderSource:
+    """The samples of a split; what stands alone, an image or a label, is added to ``errors``.
+
+    Raises:
+        DataError: There is not one pair. It says all, and ``errors`` is emptied.
+    """
+    samples = list_samples(cfg.data, split, errors)
+    if not samples:
+        alone = errors.copy()
+        errors.clear()
+        raise DataError(f"split '{resolve_split(cfg.data, split)[0]}': not one image with its label; {len(alone)} "
+                        f"files stand alone, the first: {alone[0]}. Unpack the labels too, or correct data.root")
+    return FolderSource(samples)
 
 
 def print_small(found: Summary, cfg: Config) -> None:

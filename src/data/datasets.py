@@ -128,18 +128,31 @@ def dataset_info(data: Mapping) -> DatasetInfo:
     classes = tuple(data.get("class_names") or ())
     if not 1 <= len(classes) < UNMAPPED:
         raise DataError(f"data.name = list: data.class_names holds {len(classes)} names; give 1 to {UNMAPPED - 1}")
-    palette = tuple(tuple(int(v) for v in colour) for colour in data.get("palette") or voc_palette(len(classes)))
-    if len(palette) != len(classes) or any(len(c) != 3 or min(c) < 0 or max(c) > 255 for c in palette):
+    palette = data.get("palette") or voc_palette(len(classes))
+    if len(palette) != len(classes) or not all(map(_is_colour, palette)):
         raise DataError(f"data.palette: give one [r, g, b] of 0..255 for each of the {len(classes)} classes")
     mapping = data.get("label_map")
     if mapping:
-        table = label_table({IGNORE: IGNORE, **{int(k): int(v) for k, v in mapping.items()}})
+        table = label_table({IGNORE: IGNORE, **{_whole(k): _whole(v) for k, v in mapping.items()}})
         wrong = sorted(int(i) for i in np.unique(table) if len(classes) <= i < UNMAPPED)
         if wrong:
             raise DataError(f"data.label_map: train id {wrong[0]} has no class; there are {len(classes)} classes")
     else:
         table = train_id_table(len(classes), data.get("ignore_id", IGNORE))
-    return DatasetInfo("list", classes, palette, id_to_train=table)
+    return DatasetInfo("list", classes, tuple(map(tuple, palette)), id_to_train=table)
+
+
+def _is_colour(value: object) -> bool:
+    return (isinstance(value, (list, tuple)) and len(value) == 3
+            and all(isinstance(v, int) and 0 <= v <= 255 for v in value))
+
+
+def _whole(value: object) -> int:
+    """A label value or train id of ``data.label_map``; a text of digits will do."""
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    raise DataError(f"data.label_map: {value!r} is no whole number; write {{label value: train id}}, such as "
+                    "{0: 0, 255: 1}")
 
 
 def cityscapes_encoding(label_values: Iterable[np.ndarray], file_name: str = "") -> str:
@@ -279,7 +292,7 @@ def _read_list(list_file: Path, root: Path, name: str, problems: list[str] | Non
         else:
             tried = ", ".join(str(base / n) for base in dict.fromkeys(bases) for n in (labels if image else images))
             _report(problems, f"{list_file}:{number}: no such file; searched {tried}")
-    if not samples:
+    if not samples and not problems:
         raise DataError(f"{list_file}: the list holds no samples; write one image,label a line")
     return samples
 

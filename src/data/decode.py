@@ -12,6 +12,7 @@ from src.data.datasets import UNMAPPED
 from src.errors import DataError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OTHERS = {b"\xff\xd8": "JPEG", b"BM": "BMP", b"RIFF": "WebP"}
 _KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
 
@@ -110,6 +111,11 @@ def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
         what = kind or "colour"
         raise DataError(f"{name}: label is {what}, {bits or 8}-bit; it must hold class ids (8-bit grey or palette): "
                         "colour and instance files are not labels")
+    if data[:len(_PNG)].tobytes() != _PNG:
+        # A lossy file may hold legal values by luck, and other ones along the edges.
+        kind = next((word for magic, word in _OTHERS.items() if data[:4].tobytes().startswith(magic)), "not PNG")
+        raise DataError(f"{name}: label is {kind}; class ids must be stored exactly, as PNG (8-bit grey or palette): "
+                        "make the file again from its source, a lossy one cannot be converted")
     return values
 
 

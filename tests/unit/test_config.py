@@ -77,6 +77,22 @@ def test_a_dump_loads_back_to_the_same_values(tmp_path, base):
     ("data: {ignore_id: 3}", ["data.ignore_id"]),
     ("loss: {class_weights: [1.0, 2.0]}", ["loss.class_weights", "2", "19"]),
     ("export: {opset: 9}", ["export.opset", "11"]),
+    ("runtime: {seed: -1}", ["runtime.seed = -1", "0 to"]),
+    ("runtime: {seed: 4294967296}", ["runtime.seed = 4294967296", "0 to"]),
+    ("data: {resize: [512, 1024], crop_ratio: [0.8, 1.0]}", ["data.crop_ratio = [0.8, 1.0]", "1 <= low <= high"]),
+    ("data: {resize: [512, 1024], crop_ratio: [1.3, 1.2]}", ["data.crop_ratio = [1.3, 1.2]", "1 <= low <= high"]),
+    ("data: {resize: [0, 1024]}", ["data.resize = [0, 1024]", "32"]),
+    ("data: {root: {{D}: 1}}", ["bad.yaml", "line 1", "unhashable key"]),
+    ("data: {color_jitter: {contrst: [0.4, 1.6]}}", ["color_jitter.contrst", "did you mean 'contrast'"]),
+    ("data: {color_jitter: {xyz: 1}}", ["color_jitter.xyz", "brightness, contrast, saturation, hue, prob"]),
+    ("data: {color_jitter: {1: 1}}", ["color_jitter.1"]),
+    ("data: {color_jitter: {contrast: much}}", ["color_jitter.contrast = 'much'"]),
+    ("data: {color_jitter: {contrast: [1.6, 0.4]}}", ["color_jitter.contrast = [1.6, 0.4]", "low <= high"]),
+    ("data: {color_jitter: {saturation: [0.4]}}", ["color_jitter.saturation = [0.4]"]),
+    ("data: {color_jitter: {saturation: 1.5}}", ["color_jitter.saturation = 1.5", "0 to 1"]),
+    ("data: {color_jitter: {brightness: -3}}", ["color_jitter.brightness = -3"]),
+    ("data: {color_jitter: {hue: [1, 2]}}", ["color_jitter.hue = [1, 2]", "whole number"]),
+    ("data: {color_jitter: {prob: 2}}", ["color_jitter.prob = 2", "0 to 1"]),
 ])
 def test_errors_are_one_line_with_file_key_and_remedy(tmp_path, text, words):
     with pytest.raises(ConfigError) as error:
@@ -97,6 +113,19 @@ def test_a_wrong_override_is_named(base, override, words):
         load_config(base, [override])
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_text_that_is_no_hashable_yaml_is_a_text(base):
+    """``{{D}}`` is a placeholder that somebody forgot to fill in, and to YAML a mapping that is a key."""
+    assert load_config(base, ["data.root={{D}}"]).data.root == "{{D}}"
+    with pytest.raises(ConfigError, match=r"loss\.weights"):
+        load_config(base, ["loss.weights={{D}}"])
+
+
+@pytest.mark.parametrize("jitter", ["{}", "{brightness: 32, contrast: [0.4, 1.6], saturation: 0, hue: 18, prob: 0.5}",
+                                    "{brightness: [0.6, 1.4], contrast: 0.4, prob: 1}"])
+def test_good_colour_distortions_pass(base, jitter):
+    assert load_config(base, [f"data.color_jitter={jitter}"]).data.color_jitter == yaml.safe_load(jitter)
 
 
 def test_yaml_cannot_build_objects(tmp_path):

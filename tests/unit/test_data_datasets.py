@@ -62,6 +62,13 @@ def test_list_info_from_configuration():
     ({"name": "list", "class_names": ["a", "b"], "palette": [[0, 0, 0], [0, 0, 256]]}, "palette"),
     ({"name": "list", "class_names": ["a", "b"], "label_map": {0: 0, 1: 2}}, "train id 2"),
     ({"name": "list", "class_names": ["a", "b"], "label_map": {300: 0}}, "300"),
+    ({"name": "list", "class_names": ["a", "b"], "label_map": {"road": 0}}, "label_map: 'road'"),
+    ({"name": "list", "class_names": ["a", "b"], "label_map": {0: 0, 1: "car"}}, "label_map: 'car'"),
+    ({"name": "list", "class_names": ["a", "b"], "label_map": {0: 0, 1: 0.5}}, "label_map: 0.5"),
+    ({"name": "list", "class_names": ["a", "b"], "label_map": {0: 0, 1: None}}, "label_map: None"),
+    ({"name": "list", "class_names": ["a"], "palette": [["a", "b", "c"]]}, "palette"),
+    ({"name": "list", "class_names": ["a", "b", "c"], "palette": [1, 2, 3]}, "palette"),
+    ({"name": "list", "class_names": ["a"], "palette": [[0.5, 0, 0]]}, "palette"),
 ])
 def test_wrong_description_is_refused(data, words):
     with pytest.raises(DataError, match=words):

@@ -140,6 +140,14 @@ def test_labels_that_are_none(rng):
             decode_label(data, "x", TABLE)
 
 
+@pytest.mark.parametrize(("suffix", "name"), [(".jpg", "JPEG"), (".bmp", "BMP"), (".tiff", "not PNG")])
+def test_grey_labels_that_are_no_png_are_refused_though_their_values_are_legal(suffix, name):
+    ids = np.full((32, 32), 1, np.uint8)
+    assert np.array_equal(cv2.imdecode(encode(suffix, ids), cv2.IMREAD_UNCHANGED), ids)
+    with pytest.raises(DataError, match=rf"x: label is {name}.*PNG"):
+        decode_label(encode(suffix, ids), "x", TABLE)
+
+
 def test_bad_value_names_file_value_and_share():
     ids = np.zeros((10, 20), np.uint8)
     ids[0, :3] = 77

@@ -78,6 +78,28 @@ def test_missing_split_is_an_error(tmp_path, capsys):
     assert "val: cannot be read" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("layout", ["cityscapes", "camvid", "voc"])
+def test_a_split_without_any_label_is_one_line(tmp_path, rng, capsys, layout):
+    """As when only the archive of the images was unpacked."""
+    if layout == "cityscapes":
+        make_cityscapes(tmp_path, rng, 3)
+        shutil.rmtree(tmp_path / "gtFine")
+    elif layout == "camvid":
+        make_camvid(tmp_path, rng, 3)
+        shutil.rmtree(tmp_path / "trainannot")
+    else:
+        make_voc_and_sbd(tmp_path, rng)
+        shutil.rmtree(tmp_path / "VOC2012" / "SegmentationClass")
+    found, errors = check_dataset.check_split(config(layout, tmp_path), "train", 5)
+    assert found is None
+    (error,) = errors
+    assert "\n" not in error
+    assert f"not one image with its label; {2 if layout == 'voc' else 3} files stand alone" in error
+    searched = {"cityscapes": "gtFine/train", "camvid": "trainannot", "voc": "VOC2012/SegmentationClass"}[layout]
+    assert f"{tmp_path / searched}/" in error
+    assert "train: cannot be read" in capsys.readouterr().out
+
+
 def test_summary_equals_counting_by_hand(tmp_path, rng):
     make_cityscapes(tmp_path, rng, 4)
     data = {"name": "cityscapes", "root": str(tmp_path)}
