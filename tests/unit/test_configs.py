@@ -87,8 +87,8 @@ def test_learning_rate_and_batch_name_their_source(path):
 def sources(text):
     """Yields each value's ``section.key`` and its comment.
 
-    A value is a line ``  key: ...`` of a section and the deeper lines that go on with it. Its comment stands behind one of
-    these lines, or alone on the line directly above, and speaks of this value only.
+    A value is a line ``  key: ...`` of a section and the deeper lines that go on with it. Its comment stands behind one
+    of these lines, or alone on the line directly above, and speaks of this value only.
     """
     lines = text.splitlines()
     section = None
@@ -117,7 +117,8 @@ def test_every_value_names_its_source():
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("a:\n  b: 1   # code\n", ["code"]), ("a:\n  b: 1\n", [""]), ("a:\n  b: [1,\n      2]   # code\n  c: 2\n", ["code", ""]),
+    ("a:\n  b: 1   # code\n", ["code"]), ("a:\n  b: 1\n", [""]),
+    ("a:\n  b: [1,\n      2]   # code\n  c: 2\n", ["code", ""]),
     ("a:\n  # code\n  b: 1\n  c: 1\n", ["code", ""]), ("# code\na:\n  b: 1\n", [""]), ("a:   # code\n  b: 1\n", [""])])
 def test_where_a_source_may_stand(text, expected):
     assert [comment for _, comment in sources(text)] == expected
