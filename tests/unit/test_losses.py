@@ -71,6 +71,27 @@ def test_ohem_min_kept_rule_follows_mmsegmentation(min_kept):
     assert run(loss, logits, label) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("thresh", [0.01, 0.7])
+@pytest.mark.parametrize("rule", ["fraction", "min_kept"])
+def test_ohem_weighs_the_pixels_that_it_chose_without_weights(rule, thresh):
+    """At 0.7 the threshold chooses, at 0.01 the least number that is kept: n_valid / 16, or 30 pixels an image."""
+    weights = np.array([0.5, 2.0, 0.0, 1.0, 3.0])
+    logits, label = make_batch(17, scale=1.0)
+    rows, ids = flat(logits, label)
+    losses, w = pixel_cross_entropy(rows, ids), weights[ids]
+    kept = len(losses) // 16 if rule == "fraction" else 2 * 30
+    hard = np.zeros(len(losses), bool)
+    hard[np.argsort(-losses)[:kept]] = True
+    above = losses > -np.log(thresh)
+    assert (above.sum() > kept) == (thresh == 0.7)      # each rule is met on both of its branches
+    hard |= above
+    # The first rule is the weighted mean of the chosen pixels, the second divides by the weights of all valid ones.
+    divisor = w[hard].sum() if rule == "fraction" else w.sum()
+    expected = (losses * w)[hard].sum() / divisor
+    loss = OhemLoss(IGNORE, weights.tolist(), thresh=thresh, rule=rule, min_kept=30)
+    assert run(loss, logits, label) == pytest.approx(expected, rel=1e-5)
+
+
 def test_ohem_sends_gradients_to_the_hard_pixels_only():
     logits, label = make_batch(4, ignored=0.0, scale=0.5)
     hard = np.zeros(label.shape, bool)
@@ -90,6 +111,22 @@ def test_sigmoid_loss_is_the_mean_of_binary_cross_entropies():
     p = 1 / (1 + np.exp(-rows))
     expected = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
     assert run(SigmoidLoss(IGNORE), logits, label) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sigmoid_loss_with_class_weights_weighs_each_pixel_by_its_class():
+    """A pixel's weight is that of its true class, for the cross entropies of all classes at that pixel."""
+    weights = np.array([0.5, 2.0, 0.0, 1.0, 3.0])
+    logits, label = make_batch(18)
+    rows, ids = flat(logits, label)
+    total, divisor = 0.0, 0.0
+    for row, true in zip(rows, ids, strict=True):
+        p = 1 / (1 + np.exp(-row))
+        pixel = -sum(np.log(p[c]) if c == true else np.log(1 - p[c]) for c in range(CLASSES)) / CLASSES
+        total += weights[true] * pixel
+        divisor += weights[true]
+    loss = SigmoidLoss(IGNORE, weights.tolist())
+    assert run(loss, logits, label) == pytest.approx(total / divisor, rel=1e-5)
+    assert float(loss.weight(ms.Tensor(label)).asnumpy()) == pytest.approx(divisor, rel=1e-6)
 
 
 def test_sigmoid_loss_stays_finite_for_large_logits():
