@@ -1,4 +1,6 @@
 """The compiled step: micro-batches, scales, averages, mixed precision. Its losses on the goldens: tests/models."""
+import inspect
+
 import numpy as np
 import pytest
 
@@ -185,6 +187,48 @@ def test_when_batch_norm_is_synchronised(wish, size, part, expected):
     assert isinstance(net[0].norm, nn.BatchNorm2d) is not expected
     assert len(names) == 12
     assert {p.name for p in net.get_parameters()} == names
+
+
+class PlatformBatchNorm(nn.BatchNorm2d):
+    """In place of ``nn.SyncBatchNorm``, which cannot be made without Ascend's or a GPU's communication."""
+    signature = inspect.signature(nn.SyncBatchNorm)
+
+    def __init__(self, *args, **kwargs) -> None:
+        given = self.signature.bind(*args, **kwargs)        # refuses what the real one would
+        given.apply_defaults()
+        self.given = dict(given.arguments)
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize("target", ["Ascend", "GPU"])
+def test_a_platform_with_its_own_synchronised_batch_norm_gets_that(target, monkeypatch):
+    monkeypatch.setattr(nn, "SyncBatchNorm", PlatformBatchNorm)
+    net = nn.SequentialCell([Net(norm=True), Net(norm=True), nn.BatchNorm2d(CLASSES)])
+    net[1].norm = nn.BatchNorm2d(4, eps=1e-3, momentum=0.97)
+    net[1].norm.update_parameters_name("1.norm.")
+    rng = np.random.default_rng(3)
+    for param in net.get_parameters():
+        param.set_data(Tensor(rng.uniform(0.5, 2, param.shape).astype(np.float32)))
+    before = [(param, param.name, param.asnumpy(), param.requires_grad) for param in net.get_parameters()]
+    assert synchronise_batch_norm(net, "auto", target, 8, 2)
+
+    layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, PlatformBatchNorm)]
+    assert layers == [net[0].norm, net[1].norm, net[2]]
+    assert not [cell for _, cell in net.cells_and_names() if type(cell) is nn.BatchNorm2d]
+    assert [layer.given["num_features"] for layer in layers] == [4, 4, CLASSES]
+    assert [layer.given["eps"] for layer in layers] == [1e-5, 1e-3, 1e-5]
+    # The share of the old statistics that stays, as the layers were made with, not its complement.
+    assert [layer.given["momentum"] for layer in layers] == pytest.approx([0.9, 0.97, 0.9])
+    assert [layer.given["process_groups"] for layer in layers] == [None] * 3      # all devices are one group
+    # The same parameters, not copies: an optimizer or a checkpoint made before still means these.
+    after = list(net.get_parameters())
+    assert len(after) == len(before) == 6 + 6 + 4
+    for param, (old, name, value, trainable) in zip(after, before, strict=True):
+        assert param is old
+        assert (param.name, param.requires_grad) == (name, trainable)
+        np.testing.assert_array_equal(param.asnumpy(), value)
+    assert "1.norm.gamma" in {param.name for param in after}
+    assert "1.norm.moving_mean" in {param.name for param in after}
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adam", "adamw"])
