@@ -18,7 +18,7 @@ import src  # noqa: F401  (prepares the environment, so it must come before Mind
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from benchmarks.torch_peer import TorchPeer, measure
+from benchmarks.support.torch_peer import TorchPeer, measure
 from src.errors import run_main
 from src.models import MODELS, create_model
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
-from benchmarks.torch_peer import TorchPeer, measure
+from benchmarks.support.torch_peer import TorchPeer, measure
 from src.config import Config, load_config
 from src.data.loader import create_dataset
 from src.data.synthetic import write_street

@@ -177,13 +177,32 @@ def test_normalisation_in_the_graph_and_a_batch_of_four(tiny, tmp_path):
 
 def test_a_second_batch_size_joins_the_first_and_another_checkpoint_replaces_both(tiny, tmp_path):
     export(tiny, tmp_path, formats=["ONNX"])
+    with open(tmp_path / "deploy.yaml", "a", encoding="utf-8") as stream:
+        stream.write("ascend: {fusion_switch: fusion.cfg}\n")      # by hand, for the Lite runner
     manifest = export(tiny, tmp_path, "export.batch_size=4", formats=["ONNX"])
+    assert manifest.ascend == load_manifest(tmp_path).ascend == {"fusion_switch": "fusion.cfg"}
     assert [(entry.file, entry.batch) for entry in load_manifest(tmp_path).models] == [
         ("fast_scnn_bs4.onnx", 4), ("fast_scnn.onnx", 1)]
     assert manifest.find("onnx", 1).file == "fast_scnn.onnx"
     other = {**SOURCE, "checkpoint_sha256": "1" * 64}
     exporter.export_network(tiny, config(96, 128, "export.file_name=mine"), other, ["ONNX"], tmp_path)
     assert [entry.file for entry in load_manifest(tmp_path).models] == ["mine.onnx"]
+    assert not load_manifest(tmp_path).ascend
+
+
+def test_batch_sizes_agree_with_each_other(network, tmp_path):
+    """The acceptance rule's second half (docs/ascend.md), on the same eight images in batches of 1, 4 and 8."""
+    images = random_images(9, 8)
+    logits = network_logits(network, images)
+    x = np.stack([normalize(image, MEAN, STD) for image in images])
+    for batch in (1, 4, 8):
+        manifest = export(network, tmp_path, f"export.batch_size={batch}", formats=["ONNX"])
+        path = str(manifest.model_path(manifest.find("onnx", batch)))
+        run_ort = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        run_ov = ov.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        parts = [x[i:i + batch] for i in range(0, 8, batch)]
+        assert_ids(np.concatenate([run_ort.run(None, {"image": part})[0] for part in parts]), logits)
+        assert_ids(np.concatenate([run_ov([part])[0] for part in parts]), logits)
 
 
 def test_the_void_channel_is_cut_off(tmp_path):
