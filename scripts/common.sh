@@ -30,9 +30,17 @@ split_arguments() {
   OPTIONS=("$@")
 }
 
-# What the user types again to continue a stopped run; train.py prints it.
+# What the user types again to continue a stopped run; train.py prints it. Quoted so that it reads the same in any locale.
+# shellcheck disable=SC2089,SC2090 # the quotes are for the reader of the variable
 remember_command() {
-  SEGMENTATION_COMMAND="$(printf '%q ' bash "$0" "$@")"
+  local name word
+  SEGMENTATION_COMMAND=""
+  for name in DEVICE_TARGET DEVICE_IDS NODE_NUM NODE_RANK MASTER_ADDR MASTER_PORT; do
+    [[ -z "${!name:-}" ]] || SEGMENTATION_COMMAND+="$name=${!name} "
+  done
+  for word in bash "$0" "$@"; do
+    SEGMENTATION_COMMAND+="'${word//\'/\'\\\'\'}' "
+  done
   export SEGMENTATION_COMMAND
 }
 

@@ -74,7 +74,11 @@ while kill -0 "$msrun" 2>/dev/null; do # a signal ends wait early
 done
 if ((status)); then
   echo "error: the job failed; logs are in $logs:" >&2
-  grep -H -m 1 -E '^(error:|[A-Za-z]*Error:)' "$logs"/worker_*.log | cut -c 1-400 >&2 ||
-    grep -h -E 'Worker process .* exit' "$logs/msrun.log" | tail -n 5 >&2
+  if ! grep -H -m 1 -E '^(error:|[A-Za-z]*Error:)' "$logs"/worker_*.log | cut -c 1-400 >&2; then
+    # Killed, or crashed without a word: msrun knows its number, its log says which number it had.
+    dead="$(grep -m 1 -o -E 'Worker process [0-9]+ exit.*' "$logs/msrun.log" || true)"
+    number="$(cut -d ' ' -f 3 <<<"$dead")"
+    echo "$(grep -l -x -E "rank [0-9]+ of [0-9]+ is process $number" "$logs"/worker_*.log || true): ${dead:-see msrun.log}" >&2
+  fi
 fi
 exit "$status"

@@ -52,7 +52,7 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
         UserError: The device is not there, or joining failed.
     """
     r = cfg_runtime
-    device_id = int(os.environ.get("DEVICE_ID", r.device_id))
+    device_id = _device_id(r.device_id)
     target = _choose_device(os.environ.get("DEVICE_TARGET", r.device_target))
     ms.set_context(mode=ms.GRAPH_MODE if r.mode == "graph" else ms.PYNATIVE_MODE)
     launched = _adopt_launcher(target)
@@ -79,6 +79,14 @@ def _choose_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "Ascend" if Path("/dev/davinci_manager").exists() else "CPU"
+
+
+def _device_id(configured: int) -> int:
+    value = os.environ.get("DEVICE_ID") or str(configured)
+    if not value.isdigit():
+        raise UserError(f"DEVICE_ID = {value} is not the number of one device; several are for "
+                        "scripts/run_distribute_train.sh with DEVICE_IDS")
+    return int(value)
 
 
 def _adopt_launcher(target: str) -> bool:
@@ -124,6 +132,8 @@ def _join() -> tuple[int, int]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other processes ({first_line(error)}); see the scheduler's log") from None
     rank, size = communication.get_rank(), communication.get_group_size()
+    # Into the process's own log: the launcher knows a process that dies by its number only.
+    print(f"rank {rank} of {size} is process {os.getpid()}", file=sys.stderr, flush=True)
     if size > 1:
         # MindSpore's own parameter_broadcast stays off, see share_parameters.
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
@@ -131,22 +141,35 @@ def _join() -> tuple[int, int]:
     return rank, size
 
 
-def from_main(value: int, size: int) -> int:
-    """Rank 0's value on every rank; called by all of them. ``value`` is below 2**31."""
+def from_main(value: object, size: int) -> object:
+    """Rank 0's value on every rank; called by all of them.
+
+    Args:
+        value: Anything that JSON can hold; what other ranks give is not looked at.
+        size: Number of ranks.
+    """
     if size == 1:
         return value
-    return int(ms.ops.Broadcast(0)((ms.Tensor([value], ms.int32),))[0].asnumpy()[0])
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
+    length = int(_broadcast(np.array([text.size], np.int32))[0])
+    text = np.resize(text, length)
+    return json.loads(_broadcast(text).astype(np.uint8).tobytes())
+
+
+def _broadcast(values: np.ndarray) -> np.ndarray:
+    return ms.ops.Broadcast(0)((ms.Tensor(values),))[0].asnumpy()
 
 
 def share_parameters(parameters: Iterable[ms.Parameter], size: int) -> None:
-    """Gives every rank rank 0's values; called by all of them, before the first step.
+    """Gives every rank rank 0's values; called by all of them, before a step.
 
     MindSpore's ``parameter_broadcast`` does so whenever a graph is compiled. The graph of a step's last micro-batch is
     compiled after the others ran: the broadcast would replace the sums that a rank has gathered by those of rank 0.
     """
     if size > 1:
         for param in parameters:
-            param.set_data(ms.ops.Broadcast(0)((ms.Tensor(param.asnumpy()),))[0])
+            values = param.asnumpy()
+            param.set_data(ms.Tensor(_broadcast(values.reshape(-1)).reshape(values.shape), param.dtype))
 
 
 def set_seed(seed: int) -> None:
@@ -207,13 +230,15 @@ def modelarts_arguments(argv: list[str]) -> list[str]:
     Returns:
         The command line that argparse understands; the same one if there is no such flag.
     """
-    rest, found, words = [], {}, iter(argv)
-    for word in words:
+    rest, found, words = [], {}, list(argv)
+    while words:
+        word = words.pop(0)
         flag, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or flag not in MODELARTS_FLAGS + _MODELARTS_SWITCHES:
             rest.append(word)
             continue
-        value = value if equals else next(words, "")
+        if not equals and words and not words[0].startswith("--"):      # a switch may stand alone
+            value = words.pop(0)
         if flag in MODELARTS_FLAGS and value:
             found[flag] = value
     if found:
@@ -258,7 +283,7 @@ def modelarts(cfg: Config, run_dir: Path, runtime: Runtime) -> Iterator[Path | N
     finally:
         target = urls.get("outer_path") or urls.get("train_url")
         if target and runtime.is_main and run_dir.is_dir():
-            _moxing_copy(str(run_dir), f"{target.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}", folder=True)
+            _moxing_copy(str(run_dir), f"{target.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}")
 
 
 def _copy_in(url: str, target: Path) -> Path:
@@ -268,19 +293,19 @@ def _copy_in(url: str, target: Path) -> Path:
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not marker.exists() or marker.read_text() != url:
-            _moxing_copy(url, str(target), folder=target.suffix != ".ckpt")
+            _moxing_copy(url, str(target))
             marker.write_text(url)
     return target
 
 
-def _moxing_copy(source: str, target: str, folder: bool) -> None:
+def _moxing_copy(source: str, target: str) -> None:
     try:
         import moxing
     except ImportError:
         raise UserError("runtime.modelarts needs the package moxing, which only ModelArts has; elsewhere leave "
                         "--data_url and --train_url out, or set runtime.modelarts=null") from None
     try:
-        (moxing.file.copy_parallel if folder else moxing.file.copy)(source, target)
+        (moxing.file.copy_parallel if moxing.file.is_directory(source) else moxing.file.copy)(source, target)
     except Exception as error:
         raise UserError(f"{source}: cannot be copied to {target} ({first_line(error)}); check the address and its "
                         "permissions") from None

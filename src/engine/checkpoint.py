@@ -45,8 +45,9 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
     Raises:
         UserError: The folder cannot be written; an older file of that name is kept.
     """
-    tmp = path.with_name(f".{path.stem}.tmp.ckpt")
-    extras = {**asdict(progress), "config": dump_config(cfg)}
+    tmp = path.with_name(".part.ckpt")      # one name for all, so that the next one takes the place of a leftover
+    # As text: MindSpore stores a number as float32, and a score must not come back as a lower one.
+    extras = {**asdict(progress), "best_miou": repr(float(progress.best_miou)), "config": dump_config(cfg)}
     content = [{"name": p.name, "data": p} for p in parameters]
     try:
         ms.save_checkpoint(content, str(tmp), append_dict=extras, crc_check=True)
@@ -55,7 +56,7 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
         os.replace(tmp, path)
         _sync(path.parent)
     except (OSError, RuntimeError, ValueError) as error:
-        for left in path.parent.glob(f".{path.stem}.tmp.*"):     # MindSpore writes .tmp before it renames to .ckpt
+        for left in path.parent.glob(".part.*"):     # MindSpore writes .tmp before it renames to .ckpt
             with suppress(OSError):
                 left.unlink()
         raise UserError(f"{path}: cannot write the checkpoint ({first_line(error)}); free space or choose another "
@@ -71,30 +72,32 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def keep_copy(path: Path, step: int, limit: int) -> None:
-    """Names a checkpoint ``step<N>.ckpt`` too, as a link that takes no space, and removes the oldest such names.
+def name_last(path: Path, limit: int) -> None:
+    """Names a checkpoint ``step<N>.ckpt`` also ``last.ckpt``, a link that takes no space, and removes old ones.
+
+    In this order a run that is killed at any moment has both names or will write both again.
 
     Args:
         path: Checkpoint.
-        step: Its step.
-        limit: Names to keep; 0: all.
+        limit: Files ``step<N>.ckpt`` to keep, those written last; 0: all.
     """
-    copy = path.with_name(f"step{step}.ckpt")
-    tmp = path.with_name(f".{copy.name}.tmp")
+    last = path.with_name("last.ckpt")
+    tmp = path.with_name(".last.link.tmp")
     tmp.unlink(missing_ok=True)
     try:
         os.link(path, tmp)
     except OSError:     # a file system without links
         shutil.copyfile(path, tmp)
-    os.replace(tmp, copy)
+    os.replace(tmp, last)
+    _sync(path.parent)
     for old in periodic_checkpoints(path.parent)[limit:] if limit else ():
         old.unlink(missing_ok=True)
 
 
 def periodic_checkpoints(folder: Path) -> list[Path]:
-    """The files ``step<N>.ckpt`` of a folder, the newest first."""
+    """The files ``step<N>.ckpt`` of a folder, the last written first (a run may go on from an earlier one)."""
     found = [path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit()]
-    return sorted(found, key=lambda path: int(path.stem[4:]), reverse=True)
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, int(path.stem[4:])), reverse=True)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -113,7 +116,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     path = Path(path)
     if not path.is_file():
         why = " (training writes it when it evaluates)" if path.name == "best.ckpt" else ""
-        others = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))[:5])
+        others = ", ".join(sorted(other.name for other in path.parent.glob("[!.]*.ckpt"))[:5])
         raise UserError(f"{path}: no such checkpoint file{why}" + (f"; the folder holds {others}" if others else ""))
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
@@ -125,6 +128,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     for name, value in loaded.items():
         if name in EXTRAS:
             extras[name] = value if isinstance(value, str) else value.asnumpy().item()
+            if name == "best_miou":
+                extras[name] = float(extras[name])
         else:
             arrays[name] = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
     return arrays, extras

@@ -51,18 +51,30 @@ def _not_writable(path: Path, error: OSError) -> UserError:
 
 
 def describe_run(cfg: Config, run_dir: Path, runtime: Runtime) -> None:
-    """Makes ``ckpt`` and writes ``config.yaml`` and ``env.json`` into a run folder.
+    """Writes ``config.yaml`` and ``env.json`` into a run folder, which is made if need be.
 
     Raises:
         UserError: The folder cannot be written.
     """
     try:
-        (run_dir / "ckpt").mkdir(parents=True, exist_ok=True)
         if runtime.is_main:
+            run_dir.mkdir(parents=True, exist_ok=True)
             dump_config(cfg, run_dir / "config.yaml")
             write_json(run_dir / "env.json", environment(runtime))
     except OSError as error:
         raise _not_writable(run_dir, error) from None
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder with its parents.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(path, error) from None
 
 
 def write_json(path: Path, tree: dict) -> None:

@@ -1,7 +1,7 @@
 """The training loop: compiled steps, log lines, evaluation, checkpoints, and going on where a run was cut off."""
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from mindspore import Tensor
 from src.config import Config
 from src.data.loader import Loader
 from src.data.sink import SinkLoader
-from src.engine.checkpoint import Progress, keep_copy, periodic_checkpoints, read_checkpoint, save_checkpoint
+from src.engine.checkpoint import Progress, name_last, periodic_checkpoints, read_checkpoint, save_checkpoint
 from src.engine.runlog import EventFile, MetricsFile, log
 from src.engine.signals import StopRequested, StopSignals
 from src.engine.train_step import TrainStep, state_parameters
 from src.errors import UserError
-from src.runtime import Runtime
+from src.runtime import Runtime, from_main, share_parameters
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Trainer:
         self.loader = loader
         self.evaluate = evaluate
         self.progress = Progress()
-        self.saved_step = -1
+        self.saved: Progress | None = None
         self.step_seconds = 0.0
         self.compiled = False
         self.stopped = False
@@ -82,12 +82,23 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return len(self.job.rates)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path | None) -> None:
         """Continues from a checkpoint of this run: weights, optimizer state, counters, position.
+
+        Args:
+            path: Rank 0's checkpoint; other ranks get what it holds from rank 0, and need no file.
 
         Raises:
             UserError: The file is damaged, or of another network or optimizer. Names a checkpoint before it, if any.
         """
+        if self.job.runtime.is_main:
+            self._read(path)
+        share_parameters(state_parameters(self.step), self.job.runtime.size)
+        self.progress = Progress(**from_main(asdict(self.progress), self.job.runtime.size))
+        self.saved = self.progress
+        log.info("resumed %s at step %d of %d", path or "rank 0's checkpoint", self.progress.step, self.total)
+
+    def _read(self, path: Path) -> None:
         try:
             arrays, extras = read_checkpoint(path)
         except UserError as error:
@@ -105,8 +116,6 @@ class Trainer:
             param.set_data(Tensor(arrays[param.name], param.dtype))
         self.progress = Progress(**{key: extras[key] for key in ("epoch", "step", "best_miou", "eval_step")
                                     if key in extras})
-        self.saved_step = self.progress.step
-        log.info("resumed %s at step %d of %d", path, self.progress.step, self.total)
         for line in _changed_values(extras, self.cfg):
             log.info("resumed with another value: %s", line)
 
@@ -188,10 +197,11 @@ class Trainer:
             self._evaluate()
         due = step > 0 and (step == self.total or self._epoch_is_due(t.save_interval_epochs, 0)
                             or bool(t.save_interval_steps and step % t.save_interval_steps == 0))
-        if (due or self.stopped) and step != self.saved_step:
-            self._save("last")
+        if (due or self.stopped) and self.progress != self.saved:
+            self._save(f"step{step}" if due else "last")
             if due and self._writes():
-                keep_copy(self._checkpoint("last"), step, t.keep_checkpoint_max)
+                name_last(self._checkpoint(f"step{step}"), t.keep_checkpoint_max)
+            self.saved = self.progress
         if self.stopped:
             log.info("stopped by %s after step %d of %d; to continue: %s", self.signals.received or "another rank",
                      step, self.total, self.job.command)
@@ -272,14 +282,13 @@ class Trainer:
     def _save(self, name: str) -> None:
         if self._writes():
             save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg)
-        if name == "last":
-            self.saved_step = self.progress.step
 
     def _stop_not_finite(self, names: list[str], loss: float) -> None:
         self._save("not_finite")
+        from_main("saved", self.job.runtime.size)       # a rank that ends sooner would end rank 0 while it writes
         raise UserError(f"loss is {loss} at step {self.progress.step}; lower optim.lr, or check these samples: "
-                        f"{', '.join(names)} (state saved as {self._checkpoint('not_finite')}; last.ckpt beside it, if "
-                        "there is one, is from before)")
+                        f"{', '.join(names)} (state after the step: {self.job.run_dir / 'ckpt' / 'not_finite.ckpt'}; "
+                        "last.ckpt beside it, if there is one, is from before)")
 
 
 def _tensor(values: np.ndarray | Tensor) -> Tensor:

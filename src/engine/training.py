@@ -10,10 +10,10 @@ from src.config import Config
 from src.data.loader import create_dataset
 from src.data.sink import PLATFORMS as SINK_PLATFORMS
 from src.data.sink import sinking
-from src.engine.checkpoint import build_network
+from src.engine.checkpoint import build_network, periodic_checkpoints
 from src.engine.precision import apply_amp, freeze_batch_norm, synchronise_batch_norm
 from src.engine.pretrained import load_pretrained
-from src.engine.runlog import describe_run, log, setup_logging
+from src.engine.runlog import describe_run, log, make_folder, setup_logging
 from src.engine.train_step import Normalize, StepOptions, TrainStep
 from src.engine.trainer import Job, Trainer, checkpoint_folder
 from src.errors import UserError
@@ -21,7 +21,7 @@ from src.evaluation.evaluator import evaluate
 from src.evaluation.inference import Segmenter
 from src.losses import create_loss
 from src.optim import create_optimizer
-from src.runtime import Runtime, profiled
+from src.runtime import Runtime, from_main, profiled
 from src.schedules import create_schedule
 
 
@@ -67,7 +67,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
 
     Args:
         cfg: Resolved configuration.
-        run_dir: Run folder; one with a checkpoint ``ckpt/last.ckpt`` is continued.
+        run_dir: Run folder; one with checkpoints in ``ckpt`` is continued from the last one.
         runtime: Where this process runs.
         start: Where a training without a checkpoint of its own starts.
         command: What the user types to continue the run.
@@ -78,10 +78,12 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     Raises:
         UserError: Something that the user can mend.
     """
-    describe_run(cfg, run_dir, runtime)
-    if cfg.train.save_all_ranks:
-        checkpoint_folder(run_dir, runtime).mkdir(parents=True, exist_ok=True)
+    make_folder(checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt")
     setup_logging(run_dir, runtime.rank)
+    last = start.checkpoint if start.resumed else find_checkpoint(run_dir)
+    continued = from_main(last is not None, runtime.size)       # what rank 0 has counts, with or without a common disk
+    if not continued:
+        describe_run(cfg, run_dir, runtime)
     batches = divide_batch(cfg, runtime.size)
     train_set = create_dataset(cfg, "train", runtime.rank, runtime.size, batches.device)
     per_epoch = train_set.steps_per_epoch
@@ -92,8 +94,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
              train_set.num_samples, cfg.train.global_batch, runtime.size, batches.accumulation, batches.part, per_epoch,
              steps)
     net = build_network(cfg)
-    last = start.checkpoint if start.resumed else find_checkpoint(run_dir, runtime)
-    if start.checkpoint and not last:
+    if start.checkpoint and not continued and runtime.is_main:      # the others get rank 0's weights
         load_pretrained(net, cfg, start.checkpoint)
     step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
     job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command)
@@ -103,8 +104,9 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
                  runtime.device_target)
     with sinking(train_set, steps) if sink else nullcontext(train_set) as loader:
         trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
-        if last:
+        if continued:
             trainer.restore(last)
+            describe_run(cfg, run_dir, runtime)
         with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
             progress = trainer.fit()
     if not trainer.stopped:
@@ -114,10 +116,10 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     return not trainer.stopped
 
 
-def find_checkpoint(run_dir: Path, runtime: Runtime) -> Path | None:
-    """The newest checkpoint of a run: this rank's own if there is one, else rank 0's; None: it has none yet."""
-    folders = (checkpoint_folder(run_dir, runtime), run_dir / "ckpt")
-    return next((folder / "last.ckpt" for folder in folders if (folder / "last.ckpt").is_file()), None)
+def find_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint to continue a run from: ``last.ckpt``, or the newest ``step<N>.ckpt`` if that was removed."""
+    last = run_dir / "ckpt" / "last.ckpt"
+    return last if last.is_file() else next(iter(periodic_checkpoints(run_dir / "ckpt")), None)
 
 
 def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, steps: int, steps_per_epoch: int,

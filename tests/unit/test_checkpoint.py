@@ -13,9 +13,10 @@ from src.engine import checkpoint as module
 from src.engine.checkpoint import (
     Progress,
     build_network,
-    keep_copy,
     load_network,
     load_weights,
+    name_last,
+    periodic_checkpoints,
     read_checkpoint,
     save_checkpoint,
 )
@@ -104,10 +105,23 @@ def test_copies_are_kept_up_to_the_limit(saved, links, monkeypatch):
         def refuse(*_):
             raise OSError(errno.EPERM, "no links here")
         monkeypatch.setattr(module.os, "link", refuse)
-    for step in (9, 10, 100, 11):
-        keep_copy(saved, step, 2)
-    assert sorted(path.name for path in saved.parent.iterdir()) == ["last.ckpt", "step100.ckpt", "step11.ckpt"]
-    assert (saved.parent / "step100.ckpt").read_bytes() == saved.read_bytes()
+    folder, data = saved.parent, saved.read_bytes()
+    saved.unlink()
+    for moment, step in enumerate((9, 100, 10, 11)):        # the run went on from an earlier checkpoint
+        path = folder / f"step{step}.ckpt"
+        path.write_bytes(data + bytes([step]))
+        os.utime(path, ns=(moment, moment))
+        name_last(path, 2)
+        assert (folder / "last.ckpt").read_bytes() == path.read_bytes()
+        assert (folder / "last.ckpt").samefile(path) is links
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "step10.ckpt", "step11.ckpt"]
+    assert [path.name for path in periodic_checkpoints(folder)] == ["step11.ckpt", "step10.ckpt"]
+
+
+@pytest.mark.parametrize("miou", [0.1, 1 / 3, 0.7, -1.0])
+def test_a_score_comes_back_as_it_was(tmp_path, parameters, cfg, miou):
+    save_checkpoint(tmp_path / "a.ckpt", parameters, Progress(1, 2, miou, 2), cfg)
+    assert read_checkpoint(tmp_path / "a.ckpt")[1]["best_miou"] == miou
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,18 @@ def test_environment_chooses_the_device(monkeypatch):
         setup_runtime(Config(RUNTIME))
 
 
+@pytest.mark.parametrize("value", ["0,1", "first", "-1"])
+def test_one_device_is_wanted(monkeypatch, value):
+    monkeypatch.setenv("DEVICE_ID", value)
+    with pytest.raises(UserError, match=f"DEVICE_ID = {value} is not the number of one device"):
+        setup_runtime(Config(RUNTIME))
+
+
+def test_an_empty_device_id_is_none(monkeypatch):
+    monkeypatch.setenv("DEVICE_ID", "")
+    assert module._device_id(3) == 3
+
+
 @pytest.mark.skipif(Path("/dev/davinci_manager").exists(), reason="there is an Ascend device here")
 def test_an_absent_device_is_one_line():
     with pytest.raises(UserError, match=r"= Ascend: device 0 cannot be used .*set runtime\.device_target="):
@@ -112,6 +124,9 @@ def test_flags_of_modelarts_become_one_setting():
         "--config", "c.yaml", "--run_eval", "--set",
         'runtime.modelarts={data_url: "s3://a b/d", train_url: "s3://out/"}']
     assert modelarts_arguments(["--config", "x"]) == ["--config", "x"]
+    for switch in (["--use_modelarts"], ["--use_modelarts=1"], ["--modelarts", "True"], ["--enable_modelarts", "0"]):
+        assert modelarts_arguments([*switch, "--config", "x"]) == ["--config", "x"]
+        assert modelarts_arguments(["--config", "x", *switch]) == ["--config", "x"]
     cfg = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml", [modelarts_arguments(words)[-1]])
     assert cfg.runtime.modelarts == {"data_url": "s3://a b/d", "train_url": "s3://out/"}
 
@@ -123,16 +138,16 @@ def moxing(monkeypatch, tmp_path):
 
     def copy_parallel(source, target):
         calls.append((source, target))
-        if "missing" in source:
-            raise OSError("no such bucket")
         shutil.copytree(source, target, dirs_exist_ok=True)
 
     def copy(source, target):
         calls.append((source, target))
+        if "missing" in source:
+            raise OSError("no such bucket")
         shutil.copyfile(source, target)
 
     package = types.ModuleType("moxing")
-    package.file = types.SimpleNamespace(copy_parallel=copy_parallel, copy=copy)
+    package.file = types.SimpleNamespace(copy_parallel=copy_parallel, copy=copy, is_directory=os.path.isdir)
     package.calls = calls
     monkeypatch.setitem(sys.modules, "moxing", package)
     monkeypatch.setenv("MODELARTS_CACHE", str(tmp_path / "cache"))
@@ -148,14 +163,14 @@ def bucket(tmp_path):
     for name in ("data", "out"):
         (tmp_path / "obs" / name).mkdir(parents=True)
     (tmp_path / "obs" / "data" / "a.png").write_bytes(b"pixels")
-    (tmp_path / "obs" / "start.ckpt").write_bytes(b"weights")
+    for name in ("start.ckpt", "vgg16_bn.pth"):
+        (tmp_path / "obs" / name).write_bytes(b"weights")
     return tmp_path / "obs"
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_data_come_in_before_and_results_go_out_after(moxing, bucket, tmp_path, fails):
-    cfg = settings(data_url=str(bucket / "data"), train_url=str(bucket / "out"),
-                   checkpoint_url=str(bucket / "start.ckpt"))
+@pytest.mark.parametrize(("fails", "start"), [(False, "start.ckpt"), (True, "start.ckpt"), (False, "vgg16_bn.pth")])
+def test_data_come_in_before_and_results_go_out_after(moxing, bucket, tmp_path, fails, start):
+    cfg = settings(data_url=str(bucket / "data"), train_url=str(bucket / "out"), checkpoint_url=str(bucket / start))
     run_dir = tmp_path / "outputs" / "fast_scnn" / "20260101-000000"
     expected = pytest.raises(UserError, match="training failed") if fails else nullcontext()
     with expected, modelarts(cfg, run_dir, Runtime("CPU", 0)) as checkpoint:

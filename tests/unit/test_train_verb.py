@@ -1,0 +1,126 @@
+"""What ``train.py`` makes of its command line, with the training itself recorded."""
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from src.config import dump_config, load_config
+from src.errors import UserError
+from src.runtime import Runtime
+from tests.data_support import ROOT
+
+PLAIN = ROOT / "configs" / "enet" / "enet_camvid.yaml"
+STAGED = ROOT / "configs" / "enet" / "enet_cityscapes_staged.yaml"
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Runs the verb; gives (network's stage, folder, start, command) of every training."""
+    def run(config, *words, ends=True):
+        calls = []
+
+        def record(cfg, folder, runtime, start, command):
+            calls.append((cfg, folder, start, command))
+            return ends
+
+        monkeypatch.setattr(train, "train", record)
+        monkeypatch.setattr(train, "setup_runtime", lambda cfg: Runtime("CPU", 0))
+        monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), "--set",
+                                          f"runtime.output_dir={tmp_path / 'out'}", *map(str, words)])
+        train.main()
+        return calls
+    return run
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """Makes an earlier run's folder."""
+    def make(config, moment, stages=0):
+        run = tmp_path / "out" / config.stem / moment
+        for folder in [run / f"stage{i}" for i in range(1, stages + 1)] or [run]:
+            (folder / "ckpt").mkdir(parents=True)
+            (folder / "ckpt" / "step2.ckpt").write_bytes(b"")
+        dump_config(load_config(config), run / "config.yaml")
+        return run
+    return make
+
+
+def test_a_new_run_has_a_folder_of_its_own(call, tmp_path):
+    (one,), (other,) = call(PLAIN), call(PLAIN, "--pretrained", "x.ckpt")
+    assert one[1].parent == other[1].parent == tmp_path / "out" / "enet_camvid"
+    assert one[1] != other[1]
+    assert (one[2].checkpoint, other[2].checkpoint, other[2].resumed) == (None, Path("x.ckpt"), False)
+    assert one[3].endswith(f"--resume {one[1]}")
+    assert "--pretrained" not in other[3]
+
+
+def test_a_run_is_resumed_by_folder_by_file_and_by_itself(call, earlier):
+    earlier(PLAIN, "20260101-000000")
+    run = earlier(PLAIN, "20260102-000000")
+    for words in (["--resume", run], ["--resume", "auto"]):
+        ((_, folder, start, command),) = call(PLAIN, *words)
+        assert (folder, start.checkpoint) == (run, None)
+        assert command.count("--resume") == 1
+    for place in (run / "ckpt", run / "rank1" / "ckpt"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "step2.ckpt").write_bytes(b"")
+        ((_, folder, start, _),) = call(PLAIN, "--resume", place / "step2.ckpt")
+        assert (folder, start.checkpoint, start.resumed) == (run, place / "step2.ckpt", True)
+
+
+def test_auto_starts_anew_if_there_is_nothing(call, tmp_path):
+    ((_, folder, start, _),) = call(PLAIN, "--resume", "auto")
+    assert folder.is_dir()
+    assert start.checkpoint is None
+
+
+@pytest.mark.parametrize("what", ["nothing", "empty"])
+def test_what_is_no_run_is_refused(call, tmp_path, what):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"--resume .*{what}: not a run folder"):
+        call(PLAIN, "--resume", tmp_path / what)
+
+
+def test_stages_follow_each_other(call):
+    calls = call(STAGED)
+    run = calls[0][1].parent
+    assert [folder for _, folder, _, _ in calls] == [run / f"stage{i}" for i in (1, 2, 3)]
+    assert [start.checkpoint for _, _, start, _ in calls] == [
+        None, run / "stage1" / "ckpt" / "last.ckpt", run / "stage2" / "ckpt" / "last.ckpt"]
+    assert not any(start.resumed for _, _, start, _ in calls)
+    assert len({cfg.model.encoder_only for cfg, *_ in calls}) == 2
+    assert len(call(STAGED, ends=False)) == 1       # a signal
+
+
+def test_a_checkpoint_of_a_stage_is_resumed_in_its_stage(call, earlier):
+    run = earlier(STAGED, "20260101-000000", stages=2)
+    file = run / "stage1" / "ckpt" / "step2.ckpt"
+    calls = call(STAGED, "--resume", file)
+    assert [folder for _, folder, _, _ in calls] == [run / f"stage{i}" for i in (1, 2, 3)]
+    assert [(start.checkpoint, start.resumed) for _, _, start, _ in calls][:2] == [
+        (file, True), (run / "stage1" / "ckpt" / "last.ckpt", False)]
+    assert calls[0][0].model.encoder_only       # the first stage's network, not the last one's
+    assert all(command.endswith(f"--resume {run}") for *_, command in calls)
+
+
+def test_modelarts_copies_for_a_resumed_checkpoint_too(call, earlier, monkeypatch):
+    seen = []
+
+    def copy(source, target):
+        seen.append(source)
+
+    run = earlier(PLAIN, "20260101-000000")
+    monkeypatch.setattr("src.runtime._moxing_copy", copy)
+    monkeypatch.setenv("MODELARTS_CACHE", str(run.parent / "cache"))
+    ((cfg, folder, start, _),) = call(PLAIN, "--resume", run / "ckpt" / "step2.ckpt", "--data_url", "s3://data",
+                                      "--train_url", "s3://out")
+    assert (folder, start.checkpoint) == (run, run / "ckpt" / "step2.ckpt")
+    assert cfg.data.root == str(run.parent / "cache" / "data")
+    assert seen == ["s3://data", str(run)]
+
+
+def test_a_wrapper_leaves_its_own_command(call, monkeypatch):
+    monkeypatch.setenv("SEGMENTATION_COMMAND", "DEVICE_IDS=4,5 'bash' 'run.sh' 'a b.yaml' '2' '--resume' 'old' 'Grün' ")
+    ((_, folder, _, command),) = call(PLAIN)
+    assert command == f"DEVICE_IDS=4,5 bash run.sh 'a b.yaml' 2 'Grün' --resume {folder}"

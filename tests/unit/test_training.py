@@ -1,0 +1,181 @@
+"""From a configuration to a training: every switch arrives, and what a resumed run must find again."""
+import numpy as np
+import pytest
+
+from mindspore import nn
+
+from src.config import load_config
+from src.engine import training
+from src.engine.checkpoint import read_checkpoint
+from src.engine.runlog import setup_logging
+from src.engine.trainer import Job, Trainer
+from src.engine.training import Batches, Start, build_step, divide_batch, find_checkpoint
+from src.errors import UserError
+from src.runtime import Runtime
+from tests.data_support import ROOT, make_camvid
+from tests.system.train_support import assert_same_state
+from tests.unit.test_train_step import CLASSES, Net, graph_mode, make_step  # noqa: F401
+
+CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml"
+
+
+class Batches8x8:
+    """Four steps an epoch, of four images of 8x8 that differ by epoch and step."""
+    steps_per_epoch = 4
+
+    def epoch(self, epoch, start_step=0):
+        for i in range(start_step, self.steps_per_epoch):
+            rng = np.random.default_rng((epoch, i))
+            yield {"image": rng.integers(0, 256, (4, 8, 8, 3)).astype(np.uint8),
+                   "label": rng.integers(0, CLASSES, (4, 8, 8)).astype(np.uint8), "names": [f"{epoch}_{i}"] * 4}
+
+
+def trainer_in(folder, total=12, evaluate=None, accumulation=1, step=None, **options):
+    """A trainer over a real step with Adam, BatchNorm and what ``options`` switch on."""
+    cfg = load_config(CONFIG, ["train.log_interval=1", "train.save_interval_steps=1", "train.eval_start=1",
+                               "train.eval_interval=1"])
+    (folder / "ckpt").mkdir(parents=True, exist_ok=True)
+    setup_logging(folder)
+    step = step or make_step(Net(norm=True), optim="adam", accumulation=accumulation, **options)
+    job = Job(cfg, folder, Runtime("CPU", 0), np.full(total, 0.01), accumulation)
+    return Trainer(job, step, Batches8x8(), evaluate)
+
+
+@pytest.mark.parametrize("options", [{"loss_scale": 2.0**20, "dynamic_scale": True, "ema_decay": 0.9},
+                                     {"accumulation": 2, "ema_decay": 0.5, "loss_scale": 8.0}], ids=str)
+def test_scale_and_averages_go_on_to_the_bit(tmp_path, options):
+    trainer_in(tmp_path / "whole", **options).fit()
+    trainer_in(tmp_path / "cut", total=5, **options).fit()
+    resumed = trainer_in(tmp_path / "cut", **options)
+    resumed.restore(tmp_path / "cut" / "ckpt" / "last.ckpt")
+    resumed.fit()
+    assert_same_state(tmp_path / "whole" / "ckpt" / "last.ckpt", tmp_path / "cut" / "ckpt" / "last.ckpt")
+    arrays, _ = read_checkpoint(tmp_path / "cut" / "ckpt" / "last.ckpt")
+    assert {"ema.conv1.weight", "loss_scale", "good_steps", "moment1.conv1.weight"} <= set(arrays)
+    if "dynamic_scale" in options:
+        assert arrays["good_steps"] == 12
+
+
+def test_an_evaluation_sees_the_averages_and_training_the_weights(tmp_path):
+    seen = []
+    trainer = trainer_in(tmp_path, evaluate=lambda check: seen.append(weight()) or {"miou": 0.5, "pixel_accuracy": 0.5},
+                         ema_decay=0.9)
+
+    def weight():
+        assert not trainer.step.net.training
+        return trainer.step.net.conv1.weight.asnumpy().copy()
+
+    trainer.fit()
+    arrays, _ = read_checkpoint(tmp_path / "ckpt" / "last.ckpt")
+    assert len(seen) == 3
+    np.testing.assert_array_equal(seen[-1], arrays["ema.conv1.weight"])
+    assert np.abs(seen[-1] - arrays["conv1.weight"]).max() > 1e-3
+
+
+class StopAt:
+    """An evaluation that asks the run to stop, as a signal would, in the last step but one."""
+
+    def __init__(self, trainer) -> None:
+        self.trainer, self.original = trainer, trainer._train_step
+
+    def __call__(self, batch):
+        if self.trainer.progress.step == 10:
+            self.trainer.signals.received = "SIGTERM"
+        return self.original(batch)
+
+
+def test_a_run_stopped_in_its_last_step_is_evaluated_once(tmp_path):
+    def evaluate(check):
+        return {"miou": 0.7, "pixel_accuracy": 0.9}
+
+    trainer_in(tmp_path / "whole", evaluate=evaluate).fit()
+    first = trainer_in(tmp_path / "cut", evaluate=evaluate)
+    first._train_step = StopAt(first)
+    first.fit()
+    assert first.stopped
+    last = tmp_path / "cut" / "ckpt" / "last.ckpt"
+    for _ in range(2):
+        again = trainer_in(tmp_path / "cut", evaluate=evaluate)
+        again.restore(last)
+        again.fit()
+    assert_same_state(tmp_path / "whole" / "ckpt" / "last.ckpt", last)
+    assert (tmp_path / "cut" / "train.log").read_text().count("evaluation mIoU") == 3
+    assert (tmp_path / "cut" / "train.log").read_text().count("best so far") == 1      # 0.7 again is no better
+
+
+def test_the_newest_checkpoint_takes_the_place_of_a_removed_one(tmp_path):
+    trainer_in(tmp_path, total=6).fit()
+    assert find_checkpoint(tmp_path).name == "last.ckpt"
+    (tmp_path / "ckpt" / "last.ckpt").unlink()
+    assert find_checkpoint(tmp_path).name == "step6.ckpt"
+    for path in (tmp_path / "ckpt").iterdir():
+        path.unlink()
+    assert find_checkpoint(tmp_path) is None
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """What ``build_step`` hands to the training step."""
+    found = {}
+
+    def record(net, loss, optimizer, normalize, options):
+        found.update(net=net, loss=loss, optimizer=optimizer, normalize=normalize, options=options)
+        return found
+
+    monkeypatch.setattr(training, "TrainStep", record)
+    return found
+
+
+def built(*overrides, size=1):
+    cfg = load_config(CONFIG, ["train.global_batch=8", *overrides])
+    runtime = Runtime("CPU", 0, 0, size)
+    build_step(cfg, nn.SequentialCell([Net(norm=True)]), runtime, divide_batch(cfg, size), 6, 3, 255)
+
+
+@pytest.mark.parametrize(("overrides", "attribute", "value"), [
+    ([], "accumulation", 1), (["train.device_batch=2"], "accumulation", 4), (["optim.clip_norm=0.5"], "clip_norm", 0.5),
+    (["train.ema_decay=0.99"], "ema_decay", 0.99), (["optim.drop_overflow=true"], "drop_overflow", True),
+    (["optim.loss_scale=256"], "loss_scale", 256.0), (["optim.loss_scale=dynamic"], "loss_scale", 65536.0),
+    (["optim.loss_scale=dynamic"], "dynamic_scale", True), ([], "dynamic_scale", False),
+    ([], "share_statistics", True)])
+def test_every_switch_arrives_at_the_step(parts, overrides, attribute, value):
+    built(*overrides)
+    assert getattr(parts["options"], attribute) == value
+
+
+def test_frozen_statistics_arrive_at_the_step(parts):
+    built("train.frozen_bn=true")
+    assert parts["net"][0].norm.use_batch_statistics is False
+    assert not parts["options"].share_statistics
+    built()
+    assert parts["net"][0].norm.use_batch_statistics is not False
+
+
+def test_synchronised_statistics_need_no_sharing(parts):
+    built("train.sync_bn=always", size=2)
+    assert parts["options"].size == 2
+    assert not parts["options"].share_statistics
+    built("train.sync_bn=never", size=2)
+    assert parts["options"].share_statistics
+
+
+def test_bfloat16_is_refused_on_the_cpu(parts):
+    with pytest.raises(UserError, match=r"train\.amp_dtype = bfloat16 does not run on the CPU"):
+        built("train.amp_level=O2", "train.amp_dtype=bfloat16")
+
+
+def test_a_batch_is_divided_evenly():
+    cfg = load_config(CONFIG, ["train.global_batch=24", "train.device_batch=3"])
+    assert divide_batch(cfg, 2) == Batches(12, 4)
+
+
+def test_a_refused_checkpoint_leaves_the_run_as_it_is(tmp_path, rng):
+    make_camvid(tmp_path / "data", rng, 10)
+    run_dir = tmp_path / "run"
+    trainer_in(run_dir, total=2).fit()
+    for name in ("config.yaml", "env.json"):
+        (run_dir / name).write_text("as it was")
+    cfg = load_config(CONFIG, [f"data.root={tmp_path / 'data'}", "data.crop_size=[64, 64]", "train.run_eval=false"])
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be resumed"):
+        training.train(cfg, run_dir, Runtime("CPU", 0), Start())
+    assert {(run_dir / name).read_text() for name in ("config.yaml", "env.json")} == {"as it was"}
