@@ -104,7 +104,7 @@ def add_recorder(folder: Path) -> Path:
     """Programs that note how they were called and do nothing; converters run, with ``--dry_run``."""
     record = folder / "record.txt"
     text = ('#!/bin/bash\nset -e\n'
-            f'if [[ "$1" == */tools/convert_ascend.py ]]; then exec {sys.executable} "$@" --dry_run; fi\n'
+            f'if [[ "$1" == */tools/convert_ascend.py ]]; then exec {sys.executable} "$1" --dry_run "${{@:2}}"; fi\n'
             f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@" >>"{record}"\n'
             'echo "mIoU 0.00 %, pixel accuracy 0.00 %"\n')
     for name in ("python", "msrun", "segment"):

@@ -1,12 +1,16 @@
 """Pre-processing and post-processing against NumPy by hand, for every rule and every program's result files."""
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from src.deploy.manifest import OutputSpec
+from src.deploy.manifest import OutputSpec, save_manifest
 from src.deploy.offline import find_samples, fit_image, preprocess, read_image, scaled_size, to_tensor
 from src.deploy.results import Results, dataset_of, interpret, score, to_ids, write_scores
 from src.errors import DataError, UserError
@@ -81,6 +85,26 @@ def test_preprocess_writes_exact_bytes_and_names(tmp_path, in_graph):
     expected = rgb if in_graph else ((rgb.astype(np.float64) - MEAN) / STD).transpose(2, 0, 1)
     got = np.fromfile(output / f"{samples[1].name}.bin", np.uint8 if in_graph else np.float32)
     np.testing.assert_allclose(got.reshape(expected.shape), expected, atol=0 if in_graph else 1e-6)
+
+
+def test_both_verbs_run_where_only_their_five_packages_are(tmp_path):
+    """On the machine with the card: NumPy, OpenCV, Pillow, PyYAML and tqdm, neither MindSpore nor the exporters'."""
+    for name in ("mindspore", "onnx", "onnxruntime", "openvino", "tensorboardX", "torch", "safetensors", "pytest"):
+        (tmp_path / "absent" / name).mkdir(parents=True)
+        (tmp_path / "absent" / name / "__init__.py").write_text(f"raise ImportError('{name} is not installed here')\n")
+    name, = make_list_data(tmp_path / "data", seed=14, sizes=[(48, 64)])
+    manifest = save_manifest(make_manifest(tmp_path / "export"))
+    common = ["--manifest", manifest, "--dataset", tmp_path / "data", "--output"]
+    write_result(tmp_path / "result", name, "png", random_logits(np.random.default_rng(15)))
+    root = Path(__file__).resolve().parents[2]
+    for words in (["preprocess.py", *common, tmp_path / "bins"],
+                  ["postprocess.py", *common, tmp_path, "--result", tmp_path / "result", "--save_masks", "color"]):
+        command = [sys.executable, root / words[0], *words[1:]]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path / "absent")})
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bins" / f"{name}.bin").stat().st_size == 4 * 3 * 48 * 64
+    assert (tmp_path / "eval.json").is_file()
 
 
 def test_preprocess_names_a_broken_image_and_leaves_no_list(tmp_path):
