@@ -26,18 +26,21 @@ class MaskWriter:
         kind: ``color`` or ``labelIds``.
         info: Palette and official ids.
         folder: Made if need be.
+        notes: File that gets the name of every mask, one a line, for another process to read; None: nobody does.
 
     Raises:
         UserError: The folder cannot be made.
     """
 
-    def __init__(self, kind: str, info: DatasetInfo, folder: Path) -> None:
-        self.kind, self.info, self.folder = kind, info, folder
+    def __init__(self, kind: str, info: DatasetInfo, folder: Path, notes: Path | None = None) -> None:
+        self.kind, self.info, self.folder, self.notes = kind, info, folder, notes
         self.files: list[Path] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
+        if notes:
+            notes.write_text("", encoding="utf-8")
 
     def write(self, name: str, ids: np.ndarray) -> None:
         """Writes the mask of one image: uint8 train ids (H, W)."""
@@ -48,6 +51,9 @@ class MaskWriter:
             path = self.folder / f"{name}.png"
             save_palette_png(path, ids, self.info.palette)
         self.files.append(path)
+        if self.notes:
+            with open(self.notes, "a", encoding="utf-8") as stream:
+                stream.write(f"{path.name}\n")
 
 
 def write_submission(files: Sequence[Path], info: DatasetInfo, output: Path) -> Path:

@@ -31,12 +31,13 @@ def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, ru
         if record.get(key) is not None and record[key] == record[key]:
             facts.append((label, f"{100 * record[key]:.2f} %"))
     info = dataset_info(cfg.data)
+    share = f"; the pictures are from the first of {runtime.size} processes' share" if runtime.size > 1 else ""
     if programs:
         programs = [(Path(record["checkpoint"]).name, record["miou"]), *programs]
     metrics = _metrics_file(folder, Path(record["checkpoint"]))
     data = ReportData(
         title=f"{cfg.model.name} on {Path(record['config']).stem.removeprefix(f'{cfg.model.name}_')}",
-        subtitle=f"Evaluated on {record['images']} images of split {record['split']}",
+        subtitle=f"Evaluated on {record['images']} images of split {record['split']}{share}",
         classes=info.classes, palette=info.palette, scores=record, facts=facts,
         programs=programs, worst=_rgb(result.worst, cfg), best=_rgb(result.best, cfg),
         history=read_history(metrics) if metrics else (), config=dump_config(cfg), environment=environment(runtime))

@@ -68,7 +68,8 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
         _score_folder(cfg, runtime, request, info, programs)
         return
     segment = open_exported(cfg, info, request) if request.manifest else open_checkpoint(cfg, info, request.ckpt_path)
-    record, result = _score_one(cfg, runtime, request, segment, request.ckpt_path or request.manifest)
+    record, result, rows = _score_one(cfg, runtime, request, segment, request.ckpt_path or request.manifest)
+    _write_csv(runtime, request, info.classes, rows)
     if runtime.is_main:
         _save(cfg, runtime, request, record, result, programs)
 
@@ -121,17 +122,26 @@ def open_exported(cfg: Config, info: DatasetInfo, request: Request) -> Segment:
         raise UserError(f"eval.mode = {cfg.eval.mode}, eval.label_size = {cfg.eval.label_size}: an exported model has "
                         "one input size and is scored whole at the labels' size; add --mode whole "
                         "--set eval.label_size=original --set eval.resize=null")
+    resize, own = cfg.eval.resize or {}, manifest.input.resize
+    rule, size = resize.get("rule", "none"), resize.get("size")
+    size = size[0] if isinstance(size, list) and len(size) == 1 else size
+    if size is not None and (rule, size) != (own["rule"], own.get("size")):
+        raise UserError(f"eval.resize = {resize}: {manifest.path} has its own rule, {own}; add --set eval.resize=null "
+                        "to use that, or export the model again with this configuration")
     cfg.data.color_order = manifest.input.color_order
     return open_session(manifest, request.file_format.lower())
 
 
-def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment, name: str) -> tuple[dict, Result]:
-    """Evaluates one model; returns the content of ``eval.json`` and the examples."""
+def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment,
+               name: str) -> tuple[dict, Result, list[list]]:
+    """Evaluates one model; returns the content of ``eval.json``, the examples and the lines of ``images.csv``."""
     loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
     info = loader.info
     writer = None
     if request.save_masks:
-        writer = MaskWriter(request.save_masks, info, request.output / f"masks_{request.save_masks}")
+        # Rank 0 packs the masks of all ranks, and only those: the folder may hold an earlier run's.
+        notes = _notes(request, runtime.rank) if runtime.size > 1 and request.save_masks == "labelIds" else None
+        writer = MaskWriter(request.save_masks, info, request.output / f"masks_{request.save_masks}", notes)
     rows: list[list] = []
 
     def on_image(image: str, ids: np.ndarray, counts: np.ndarray) -> None:
@@ -142,17 +152,28 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment
 
     result = evaluate(segment, loader, info, cfg.eval.num_images if request.report else 0,
                       _instances(cfg, loader), on_image, segment.loss if cfg.eval.loss else None)
-    record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": cfg.eval.resize,
+    resize = segment.manifest.input.resize if request.manifest else cfg.eval.resize
+    record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": resize,
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}
-    if request.csv:
-        part = f".rank{runtime.rank}" if runtime.size > 1 else ""
-        _write_csv(request.output / f"images{part}.csv", info.classes, rows)
     if writer and request.save_masks == "labelIds" and runtime.is_main:
-        # All ranks have written: their matrices are summed. Rank 0 knows only its own files.
-        files = writer.files if runtime.size == 1 else sorted(writer.folder.glob("*.png"))
+        files = writer.files if runtime.size == 1 else _all_masks(writer.folder, request, runtime.size)
         log.info("to hand in: %s", write_submission(files, info, request.output))
-    return record, result
+    return record, result, rows
+
+
+def _notes(request: Request, rank: int) -> Path:
+    """The file in which a rank notes the names of its masks."""
+    return request.output / f".masks.rank{rank}.txt"
+
+
+def _all_masks(folder: Path, request: Request, size: int) -> list[Path]:
+    """The masks of all ranks, which have written all of theirs: their matrices are summed."""
+    files: list[Path] = []
+    for notes in (_notes(request, rank) for rank in range(size)):
+        files += [folder / name for name in notes.read_text(encoding="utf-8").splitlines()]
+        notes.unlink()
+    return files
 
 
 def _instances(cfg: Config, loader: Loader) -> Callable[[str], np.ndarray] | None:
@@ -171,12 +192,16 @@ def _image_scores(counts: np.ndarray) -> list:
     return [f"{image_miou(counts):.6f}", f"{accuracy:.6f}", *iou]
 
 
-def _write_csv(path: Path, classes: tuple[str, ...], rows: list[list]) -> None:
+def _write_csv(runtime: Runtime, request: Request, classes: tuple[str, ...], rows: list[list]) -> None:
+    """Writes ``images.csv``, or this rank's part of it, if it is asked for."""
+    if not request.csv:
+        return
+    part = f".rank{runtime.rank}" if runtime.size > 1 else ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "miou", "pixel_accuracy", *classes])
     writer.writerows(rows)
-    _write_text(path, text.getvalue())
+    _write_text(request.output / f"images{part}.csv", text.getvalue())
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -201,10 +226,12 @@ def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: Dataset
         except UserError as error:
             log.info("left out: %s", error)
             continue
-        record, result = _score_one(cfg, runtime, request, segment, path)
+        record, result, rows = _score_one(cfg, runtime, request, segment, path)
         log.info("%s: mIoU %.2f %%", path.name, 100 * record["miou"])
         if runtime.is_main:
             write_json(request.output / f"{path.name}.eval.json", record)
+        if not found or record["miou"] > found[0][0]["miou"]:
+            _write_csv(runtime, request, info.classes, rows)
         found = sorted([*found, (record, result)], key=lambda pair: -pair[0]["miou"])
         found[1:] = [(other, Result({}, [], [])) for other, _ in found[1:]]      # only the best one's pictures are kept
     if not found:

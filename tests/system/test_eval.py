@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from src.data.datasets import CITYSCAPES, VOC
+from src.deploy.exporter import export_network
 from src.engine.checkpoint import load_network
 from src.errors import UserError
+from src.evaluation import scoring
 from src.evaluation.masks import MaskWriter, write_submission
 from src.evaluation.protocol import protocol_overrides
 from src.evaluation.scoring import Request, score
 from src.runtime import Runtime
+from tests.deploy_support import make_tiny_network
 from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
 
 RUNTIME = Runtime("CPU", 0)
@@ -43,6 +46,17 @@ def finished(run_folder, streets, run_cli):
 def record(finished, run_folder):
     assert finished.returncode == 0, finished.stderr
     return json.loads((run_folder / "eval.json").read_text())
+
+
+def images_csv(folder):
+    with open(folder / "images.csv", newline="") as stream:
+        return {row["name"]: row for row in csv.DictReader(stream)}
+
+
+def labels_of(streets):
+    """Train ids by sample name."""
+    paths = {path.name.removesuffix("_gtFine_labelIds.png"): path for path in streets.rglob("*_gtFine_labelIds.png")}
+    return {name: CITYSCAPES.id_to_train[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)] for name, path in paths.items()}
 
 
 def evaluated(cfg, output, **request):
@@ -90,10 +104,6 @@ def test_submission_and_other_files(record, run_folder):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert mask.shape == SIZE
         assert set(np.unique(mask)) <= set(CITYSCAPES.train_to_id)
-    with open(run_folder / "images.csv", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert len(rows) == 4
-    assert set(CITYSCAPES.classes) < set(rows[0])
     lines = (run_folder / "eval_results.txt").read_text().splitlines()
     assert lines[0] == f"validation pixAcc: {record['pixel_accuracy']:.6f}, mIoU: {record['miou']:.6f}"
     assert lines[1] == f"class name: road iou: {record['iou'][0]:.6f}"
@@ -101,6 +111,61 @@ def test_submission_and_other_files(record, run_folder):
     page = (run_folder / "report.html").read_text()
     assert f"{100 * record['miou']:.1f}" in page
     assert not [path for path in run_folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_images_csv_equals_numpy(record, run_folder, streets):
+    rows, labels = images_csv(run_folder), labels_of(streets)
+    assert list(next(iter(rows.values()))) == ["name", "miou", "pixel_accuracy", *CITYSCAPES.classes]
+    assert rows.keys() == labels.keys()
+    to_train = {value: index for index, value in enumerate(CITYSCAPES.train_to_id)}
+    for name, label in labels.items():
+        mask = cv2.imread(str(run_folder / "masks_labelIds" / f"{name}_labelIds.png"), cv2.IMREAD_UNCHANGED)
+        pred = np.vectorize(to_train.get)(mask)
+        ious = []
+        for index, title in enumerate(CITYSCAPES.classes):
+            truth, guess = label == index, (pred == index) & (label != 255)
+            if (truth | guess).any():
+                iou = (truth & guess).sum() / (truth | guess).sum()
+                assert float(rows[name][title]) == pytest.approx(iou, abs=1e-6)
+                ious += [iou] if truth.any() else []
+            else:
+                assert rows[name][title] == ""
+        assert float(rows[name]["miou"]) == pytest.approx(np.mean(ious), abs=1e-6)
+        right = (pred == label)[label != 255].mean()
+        assert float(rows[name]["pixel_accuracy"]) == pytest.approx(right, abs=1e-6)
+
+
+def test_several_ranks_hand_in_their_own_masks_only(streets, tmp_path, monkeypatch):
+    """Rank 1's part and then rank 0's, one after the other, into a folder that holds an earlier run's mask."""
+    monkeypatch.setattr(scoring, "open_checkpoint",
+                        lambda *_: lambda images, size: np.zeros((len(images), *size), np.uint8))
+    cfg, masks = street_config(streets), tmp_path / "masks_labelIds"
+    masks.mkdir()
+    (masks / "earlier_labelIds.png").write_bytes(b"an earlier run's")
+    for rank in (1, 0):
+        request = Request(str(CONFIG), tmp_path, ckpt_path="x.ckpt", save_masks="labelIds", csv=True, report=True)
+        score(cfg, Runtime("CPU", 0, rank, 2), request)
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(f"{name}_labelIds.png" for name in labels_of(streets))
+    assert (masks / "earlier_labelIds.png").exists()
+    assert sorted(path.name for path in tmp_path.glob("images*.csv")) == ["images.rank0.csv", "images.rank1.csv"]
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    assert "first of 2 processes" in (tmp_path / "report.html").read_text()
+
+
+def test_an_exported_model_keeps_its_own_size(streets, tmp_path):
+    cfg = street_config(streets, "export.height=64", "export.width=96")
+    export_network(make_tiny_network(), cfg, {"checkpoint": "x.ckpt", "checkpoint_sha256": "0" * 64}, ["ONNX"],
+                   tmp_path / "export")
+    manifest = str(tmp_path / "export" / "deploy.yaml")
+    found = evaluated(cfg, tmp_path / "own", manifest=manifest)
+    assert found["resize"] == {"rule": "exact", "size": [64, 96], "pad": False}
+    same = street_config(streets, "eval.resize={rule: exact, size: [64, 96]}")
+    assert evaluated(same, tmp_path / "same", manifest=manifest)["confusion"] == found["confusion"]
+    for asked in (["eval.resize={rule: exact, size: [96, 64]}"], ["eval.resize={rule: long_side, size: 96}"],
+                  protocol_overrides("bisenetv2_paper")):
+        with pytest.raises(UserError, match=r"^eval\.resize = .*own rule.*\[64, 96\].*--set eval\.resize=null"):
+            evaluated(street_config(streets, *asked), tmp_path / "refused", manifest=manifest)
 
 
 def test_batches_make_no_difference(record, run_folder, streets, tmp_path):
@@ -145,14 +210,19 @@ def test_folder_of_checkpoints(run_folder, streets, tmp_path):
     make_checkpoint(folder / "a.ckpt", cfg, seed=5)
     (folder / "broken.ckpt").write_bytes(b"0" * 100)
     (folder / ".last.tmp.ckpt").write_bytes(b"")
-    found = evaluated(cfg, tmp_path / "out", ckpt_path=str(tmp_path))       # a run folder stands for its ckpt/
+    found = evaluated(cfg, tmp_path / "out", ckpt_path=str(tmp_path), csv=True)     # a run folder will do, too
     each = {name: json.loads((tmp_path / "out" / f"{name}.ckpt.eval.json").read_text()) for name in "ab"}
     assert not (tmp_path / "out" / "broken.ckpt.eval.json").exists()
     best = max(each, key=lambda name: each[name]["miou"])
-    assert each["a"]["miou"] != each["b"]["miou"]
+    assert best == "a", "the last one's images.csv could pass for the best one's"
     assert found["checkpoint"].endswith(f"{best}.ckpt")
     assert found["miou"] == each[best]["miou"]
     assert [row["miou"] for row in found["ranking"]] == sorted((e["miou"] for e in each.values()), reverse=True)
+    rows, labels = images_csv(tmp_path / "out"), labels_of(streets)
+    assert each["a"]["pixel_accuracy"] != pytest.approx(each["b"]["pixel_accuracy"], abs=1e-3)
+    labelled = {name: (label != 255).sum() for name, label in labels.items()}
+    hits = sum(float(rows[name]["pixel_accuracy"]) * count for name, count in labelled.items())
+    assert hits / sum(labelled.values()) == pytest.approx(found["pixel_accuracy"], abs=1e-5)
     with pytest.raises(UserError, match="folder of checkpoints"):
         evaluated(cfg, tmp_path / "out", ckpt_path=str(folder), save_masks="color")
     with pytest.raises(UserError, match=r"no \*.ckpt"):
