@@ -235,7 +235,8 @@ def _check_leftovers(name: str, source: Source, lost: list[str], odd: dict[str, 
         filled: First words of the parameters that were found.
         heads: First words of all our parameters.
     """
-    optional = {"head", "bga"} if name == "bisenetv2" else set()  # absent from CoinCheung's backbone_v2 file
+    # CoinCheung's backbone_v2 file holds the two branches and nothing else; a file with more has lost what it lacks.
+    optional = {"head", "bga"} if name == "bisenetv2" and filled <= {"detail", "segment"} else set()
 
     def whole_head(key: str, others: set[str]) -> bool:
         head = key.split(".")[0]

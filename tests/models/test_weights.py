@@ -1,6 +1,9 @@
 """Weights of other implementations: names of the fixtures, or derived from ours by the other's naming rules."""
 import json
 import os
+import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -226,6 +229,70 @@ def test_a_backbone_file_without_head_is_read():
     result = convert("bisenetv2", state)
     assert {key.split(".")[0] for key in result.params} == {"detail", "segment"}
     assert {key.split(".")[0] for key in result.missing} == {"bga", "head", "aux2", "aux3", "aux4", "aux5_4"}
+
+
+@pytest.mark.parametrize("lost", [("bga.",), ("head.", "aux"), ("bga.", "head.")])
+def test_a_whole_file_that_lost_a_part_is_no_backbone_file(lost):
+    state = {key: value for key, value in zeros_state("bisenetv2").items() if not key.startswith(lost)}
+    with pytest.raises(UserError, match=rf"are not in the file: {lost[0]}"):
+        convert("bisenetv2", state, num_classes=19)
+
+
+class FakeTensor:
+    """What ``read_weights`` asks of a PyTorch tensor."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def is_floating_point(self) -> bool:
+        return self.values.dtype.kind == "f"
+
+    def detach(self) -> "FakeTensor":
+        return self
+
+    def float(self) -> "FakeTensor":
+        return FakeTensor(self.values.astype(np.float32))
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+
+def test_pytorch_files_are_read_without_running_their_code(tmp_path, monkeypatch):
+    """With a stand-in for torch, whose ``load`` unpickles whatever it is not told to refuse, as torch's own does."""
+    def load(path, map_location=None, weights_only=False):
+        assert (str(path), map_location) == (str(tmp_path / "file.pth"), "cpu")
+        if not weights_only:
+            with open(path, "rb") as stream:
+                return pickle.load(stream)
+        if b"system" in tmp_path.joinpath("file.pth").read_bytes():
+            raise pickle.UnpicklingError("Weights only load failed: Unsupported global posix.system")
+        return {"epoch": 3, "state_dict": {"a.weight": FakeTensor(np.ones(2, np.float64)),
+                                           "a.num": FakeTensor(np.array(7)), "part": {"b": FakeTensor(np.zeros(1))}}}
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch '{tmp_path / 'executed'}'",)
+
+    torch = types.ModuleType("torch")
+    torch.Tensor, torch.load = FakeTensor, load
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / "file.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match=r"file\.pth: damaged or not a \.pth file .*Unsupported global"):
+        read_weights(tmp_path / "file.pth")
+    assert not (tmp_path / "executed").exists()
+    (tmp_path / "file.pth").write_bytes(b"weights")
+    found = read_weights(tmp_path / "file.pth")
+    assert found.keys() == {"a.weight", "a.num", "part.b"}
+    assert found["a.weight"].dtype == np.float32
+    assert found["a.num"] == 7
+
+
+def test_pytorch_files_without_torch_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)      # importing it fails
+    (tmp_path / "file.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"file\.pth: reading PyTorch files needs torch; "
+                                        r"pip install -r requirements-convert\.txt, .*\.npz or \.safetensors"):
+        read_weights(tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".ckpt", ".pth"])
