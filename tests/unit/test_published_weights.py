@@ -91,7 +91,7 @@ def test_the_readmes_predict_command_works_with_the_published_weights(run_cli, t
                          input=tmp_path / "streets" / "leftImg8bit" / "test", output=tmp_path / "shown")
     assert words[0] == "predict.py"
     assert {"overlay", "mask"} < set(words)
-    done = run_cli(*words, timeout=120)
+    done = run_cli(*words)
     assert done.returncode == 0, done.stderr
     assert re.search(r"1 pictures? in .* 0 failed", done.stdout + done.stderr)
     (street,) = (tmp_path / "streets" / "leftImg8bit").rglob("*.png")
