@@ -1,34 +1,29 @@
-"""Several processes on the CPU: equal to one process, started, stopped and failing as the scripts promise."""
-import os
-import random
+"""Several processes on the CPU: equal to one process, started and failing as the scripts promise."""
+import json
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from src.engine.checkpoint import read_checkpoint
-from tests.system.distributed_support import environment, free_port, launch
-from tests.system.train_support import (
-    assert_same_state,
-    make_streets,
-    metrics,
-    only_run,
-    run_to_end,
-    steps_logged,
-    train_command,
+from tests.system.distributed_support import (
+    FAST,
+    ROOT,
+    SCRIPT,
+    environment,
+    free_port,
+    launch,
+    run_script,
+    script_command,
 )
+from tests.system.train_support import make_streets, metrics, only_run, run_to_end, train_command
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "tests" / "system" / "distributed_worker.py"
-SCRIPT = ROOT / "scripts" / "run_distribute_train.sh"
-FAST = "configs/fast_scnn/fast_scnn_cityscapes.yaml"
 STEPS = 10
-UNDISTURBED = {"train__steps": 30, "train__sync_bn": "never"}
+STAGED = "configs/enet/enet_cityscapes_staged.yaml"
 
 
 def run_worker(folder: Path, ranks: int, sync_bn: str, accumulation: int) -> list[dict]:
@@ -65,24 +60,15 @@ def streets(tmp_path_factory):
     return make_streets(tmp_path_factory.mktemp("two words") / "streets")
 
 
-def script_command(streets: Path, output: Path, ranks: int, *words: str, **changes) -> list[str]:
-    """The distributed form of ``train_command``."""
-    options = train_command(FAST, streets, output, *words, train__global_batch=4, model__dropout=0, **changes)[4:]
-    return ["bash", str(SCRIPT), str(ROOT / FAST), str(ranks), str(streets), *options]
-
-
-def run_script(command: list[str], logs: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, env=environment(LOG_DIR=str(logs)), cwd=ROOT, capture_output=True, text=True,
-                          timeout=900, check=False)
-
-
 @pytest.mark.slow
 def test_a_network_on_two_ranks_follows_one_process(streets, tmp_path):
-    rate = {"optim__lr": 0.0005}      # a rate that does not amplify rounding, see network_worker.py
-    run_to_end(train_command(FAST, streets, tmp_path / "one", train__global_batch=4, model__dropout=0, **rate))
-    done = run_script(script_command(streets, tmp_path / "two words", 2, train__sync_bn="always", **rate),
+    same = {"optim__lr": 0.0005, "model__dropout": 0}      # a rate that does not amplify rounding: network_worker.py
+    run_to_end(train_command(FAST, streets, tmp_path / "one", train__global_batch=4, **same))
+    done = run_script(script_command(streets, tmp_path / "two words", 2, train__sync_bn="always", **same),
                       tmp_path / "l o g")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" step 12/12 ") == 1       # the console shows rank 0
+    assert " step 12/12 " not in (tmp_path / "l o g" / "worker_1.log").read_text()
     one, two = (metrics(only_run(tmp_path / name)) for name in ("one", "two words"))
     losses = np.array([[float(row["loss"]) for row in rows] for rows in (one, two)])
     assert losses[1, 0] == pytest.approx(losses[0, 0], rel=1e-6)
@@ -93,80 +79,40 @@ def test_a_network_on_two_ranks_follows_one_process(streets, tmp_path):
     assert (tmp_path / "l o g" / "worker_1.log").exists()
 
 
-@pytest.fixture(scope="module")
-def whole(streets, tmp_path_factory) -> Path:
-    """The last checkpoint of two ranks that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = run_script(script_command(streets, folder / "out", 2, **UNDISTURBED), folder / "logs")
+@pytest.mark.slow
+def test_an_evaluation_while_training_is_shared_out(streets, tmp_path):
+    done = run_script(script_command(streets, tmp_path / "out", 2, "--run_eval", train__steps=4), tmp_path / "logs")
     assert done.returncode == 0, done.stdout + done.stderr
-    return only_run(folder / "out") / "ckpt" / "last.ckpt"
-
-
-def start_script(command: list[str], logs: Path) -> subprocess.Popen:
-    return subprocess.Popen(command, env=environment(LOG_DIR=str(logs)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    run_dir = only_run(tmp_path / "out")
+    (row,) = (row for row in metrics(run_dir) if row["phase"] == "eval")
+    alone = run_to_end([sys.executable, "eval.py", "--config", str(run_dir / "config.yaml"), "--ckpt_path",
+                        str(run_dir / "ckpt" / "best.ckpt"), "--output", str(tmp_path / "alone")])
+    scores = json.loads((tmp_path / "alone" / "eval.json").read_text())
+    assert float(row["miou"]) == pytest.approx(scores["miou"], rel=1e-5), alone.stdout
+    assert float(row["pixel_accuracy"]) == pytest.approx(scores["pixel_accuracy"], rel=1e-5)
 
 
 @pytest.mark.slow
-def test_two_ranks_stop_together_and_go_on_to_the_bit(streets, whole, tmp_path):
-    command = script_command(streets, tmp_path / "stopped", 2, **UNDISTURBED)
-    process = start_script(command, tmp_path / "l2")
-    wait_for(process, tmp_path / "stopped", 3)
-    process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    run_dir = only_run(tmp_path / "stopped")
-    assert re.search(r"to continue: bash .*run_distribute_train\.sh .* --resume ", (run_dir / "train.log").read_text())
-    assert read_checkpoint(run_dir / "ckpt" / "last.ckpt")[1]["step"] < 30
-    done = run_script([*command, "--resume", str(run_dir)], tmp_path / "l3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_state(whole, run_dir / "ckpt" / "last.ckpt")
-
-
-def wait_for(process: subprocess.Popen, output: Path, step: int) -> None:
-    deadline = time.monotonic() + 600
-    while process.poll() is None and time.monotonic() < deadline:
-        folders = list(output.glob("*/*/config.yaml"))
-        if folders and steps_logged(folders[0].parent) >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the run did not get that far: " + process.communicate()[0])
+def test_a_loss_that_is_not_finite_ends_all_ranks_and_keeps_the_state(streets, tmp_path):
+    done = run_script(script_command(streets, tmp_path / "out", 2, optim__lr="1.0e+30", optim__clip_norm=0),
+                      tmp_path / "logs")
+    assert done.returncode != 0
+    found = re.search(r"error: loss is (?:nan|inf) at step (\d+); .*check these samples: town_", done.stderr)
+    assert found, done.stdout + done.stderr
+    arrays, extras = read_checkpoint(only_run(tmp_path / "out") / "ckpt" / "not_finite.ckpt")
+    assert extras["step"] == int(found[1])
+    assert "classifier.conv.weight" in arrays or len(arrays) > 100
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_job_and_it_goes_on_to_the_bit(streets, whole, tmp_path):
-    """Three times, at random steps: the other rank is told, the log is named, and a resume loses nothing."""
-    command, resume = script_command(streets, tmp_path / "out", 2, **UNDISTURBED), []
-    points = [random.randint(*limits) for limits in ((1, 6), (10, 15), (19, 24))]
-    print("kill points", points)
-    for number, point in enumerate(points):
-        logs = tmp_path / f"logs{number}"
-        process = start_script([*command, *resume], logs)
-        wait_for(process, tmp_path / "out", point)
-        victim = next(pid for pid in worker_ids(process.pid) if f"MS_NODE_ID={number % 2}\0".encode() in environ(pid))
-        os.kill(victim, signal.SIGKILL)
-        killed = time.monotonic()
-        text, _ = process.communicate(timeout=300)
-        assert time.monotonic() - killed < 90
-        assert process.returncode != 0
-        assert f"error: the job failed; logs are in {logs}" in text
-        resume = ["--resume", "auto"]
-    done = run_script([*command, *resume], tmp_path / "last logs")
+def test_stages_on_two_ranks(streets, tmp_path):
+    command = script_command(streets, tmp_path / "out", 2, config=STAGED, data__resize="[64,64]", train__steps=2)
+    done = run_script(command, tmp_path / "logs")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_state(whole, only_run(tmp_path / "out") / "ckpt" / "last.ckpt")
-
-
-def environ(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/environ").read_bytes()
-
-
-def worker_ids(script: int) -> list[int]:
-    """The train.py processes below msrun, which is below the script."""
-    def children(pid: int) -> list[int]:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    return [pid for msrun in children(script) for pid in children(msrun)
-            if b"MS_ROLE=MS_WORKER\0" in environ(pid) and b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (run_dir,) = (path.parent for path in (tmp_path / "out").glob("*/*/config.yaml"))
+    for i in (1, 2, 3):
+        assert (run_dir / f"stage{i}" / "ckpt" / "last.ckpt").is_file()
+        assert "finished after" in (run_dir / f"stage{i}" / "rank1.log").read_text()
 
 
 @pytest.mark.slow

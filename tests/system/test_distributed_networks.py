@@ -10,14 +10,13 @@ WORKER = Path(__file__).with_name("network_worker.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "several"), [("fast_scnn", (2, 4)), ("enet", (2,)), ("bisenetv2", (2,)),
-                                               ("fcn8s", (2, 4))])
-def test_networks_on_ranks_follow_one_process(name, several, tmp_path):
-    for ranks in (1, *several):
+@pytest.mark.parametrize("name", ["fast_scnn", "enet", "bisenetv2", "fcn8s"])
+def test_networks_on_ranks_follow_one_process(name, tmp_path):
+    for ranks in (1, 2, 4):
         launch(tmp_path, ranks, str(WORKER), str(tmp_path / str(ranks)), name)
     one = np.load(tmp_path / "1.rank0.npy")
     assert one[10] < one[0]
-    for ranks in several:
+    for ranks in (2, 4):
         losses = np.load(tmp_path / f"{ranks}.rank0.npy")
         print(name, ranks, "ranks:", losses / one - 1)
         np.testing.assert_allclose(losses[0], one[0], rtol=1e-6)

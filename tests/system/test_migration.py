@@ -32,7 +32,7 @@ ELSEWHERE = {
     "FS-07": [UNIT + "losses.py::test_heads_are_weighted",
               UNIT + "losses.py::test_a_crop_without_valid_pixels_gives_zero_and_zero_gradients"],
     "FS-10": [UNIT + "trainer.py::test_periodic_checkpoints"],
-    "FS-11": [TWO_RANKS],
+    "FS-11": [TWO_RANKS, SYSTEM + "distributed_resume.py::test_two_ranks_stop_together_and_go_on_to_the_bit"],
     "FS-12": [RESUME],
     "FS-13": [UNIT + "trainer.py::test_evaluations_and_the_best"],
     "FS-18": [EQUAL_RANKS, SHARES],

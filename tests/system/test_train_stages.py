@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from src.engine.checkpoint import read_checkpoint
-from tests.system.train_support import make_streets, only_run, run_to_end, train_command
+from tests.system.train_support import (
+    assert_same_state,
+    kill_at,
+    make_streets,
+    only_run,
+    run_to_end,
+    steps_logged,
+    train_command,
+)
 
 STAGED = "configs/enet/enet_cityscapes_staged.yaml"
 SMALL = {"data__resize": "[64,64]", "train__steps": 2, "train__save_interval_steps": 2}
@@ -16,16 +24,21 @@ def streets(tmp_path_factory):
     return make_streets(tmp_path_factory.mktemp("streets"))
 
 
+@pytest.fixture(scope="module")
+def staged(streets, tmp_path_factory):
+    """A staged training that nobody disturbed: its command, what it printed, its run folder."""
+    output = tmp_path_factory.mktemp("staged")
+    command = train_command(STAGED, streets, output, optim__lr=0.001, **SMALL)
+    return command, run_to_end(command).stdout, only_stages(output)
+
+
 @pytest.mark.slow
-def test_three_stages_hand_their_weights_on(streets, tmp_path):
-    command = train_command(STAGED, streets, tmp_path, optim__lr=0.001, **SMALL)
-    done = run_to_end(command)
-    run_dir = only_stages(tmp_path)
+def test_three_stages_hand_their_weights_on(staged):
+    command, text, run_dir = staged
     states = [read_checkpoint(run_dir / f"stage{i}" / "ckpt" / "last.ckpt")[0] for i in (1, 2, 3)]
     assert "pred.weight" in states[1]
     assert "pred.weight" not in states[2]
     assert any(name.startswith("decoder.") for name in states[2])
-    text = done.stdout
     assert text.count("parameters loaded from") == 2
     assert "new, with random weights: decoder" in text
     # Adam moves a weight by about the learning rate a step: two steps leave the stages' encoders close to each other.
@@ -45,6 +58,18 @@ def only_stages(output):
     (config,) = output.glob("*/*/config.yaml")
     assert sorted(path.name for path in config.parent.iterdir()) == ["config.yaml", "stage1", "stage2", "stage3"]
     return config.parent
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_cut_off_is_found(staged, streets, tmp_path):
+    command = train_command(STAGED, streets, tmp_path, optim__lr=0.001, **SMALL)
+    kill_at(command, tmp_path, lambda run_dir: steps_logged(run_dir / "stage2") >= 1)
+    assert not any(tmp_path.glob("*/*/stage3"))
+    done = run_to_end([*command, "--resume", "auto"])
+    assert done.stdout.count("resumed ") >= 1       # stage 1, and stage 2 if its first checkpoint was written
+    for i in (1, 2, 3):
+        assert_same_state(staged[2] / f"stage{i}" / "ckpt" / "last.ckpt",
+                          only_stages(tmp_path) / f"stage{i}" / "ckpt" / "last.ckpt")
 
 
 @pytest.mark.slow
