@@ -27,6 +27,17 @@ def test_the_page_of_all_keys_is_what_its_tool_writes():
     assert text == config_table.page(), "run python tools/config_table.py"
 
 
+def test_the_model_zoo_is_what_its_tool_writes():
+    """All but the counts of a network, which take minutes: those are taken from the page."""
+    from tools import model_table
+
+    path = ROOT / "docs" / "model_zoo.md"
+    counts = [(row[3], row[5:5 + len(model_table.SIZES)]) for row in tables(path)[0][1:]]
+    assert all(float(gmacs) > 0 for _, cells in counts for gmacs in cells)
+    lines = [model_table.table_line(row, *count) for row, count in zip(model_table.ROWS, counts, strict=True)]
+    assert path.read_text(encoding="utf-8") == model_table.page(lines), "run python tools/model_table.py"
+
+
 def test_every_key_stands_on_the_page_of_all_keys():
     rows = {row[0] for table in tables(ROOT / "docs" / "configuration.md") for row in table}
     assert {f"`{key}`" for keys in load_schema().values() for key in keys} <= rows
