@@ -154,7 +154,7 @@ def _png_kind(data: np.ndarray, name: str) -> tuple[str, int]:
     if raw.startswith(_PNG):
         whole = len(raw) == 32 and data[-4096:].tobytes().rfind(b"IEND") >= 0
     elif raw.startswith(b"\xff\xd8"):
-        whole = data[-65536:].tobytes().rfind(b"\xff\xd9") >= 0
+        whole = jpeg.is_whole(data)
     else:
         return "", 0
     if not whole:

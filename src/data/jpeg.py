@@ -1,4 +1,4 @@
-"""Cuts rows out of a JPEG without decoding it.
+"""Tells a whole JPEG from one that is cut off, and cuts rows out of one, both without decoding it.
 
 A restart marker makes the decoder forget what came before (ITU-T T.81, F.2.1.3.1). With one after every row of blocks,
 any run of such rows is a JPEG of its own under the same header. MindRecords built here hold such files, and a training
@@ -23,6 +23,31 @@ class _Layout:
     row_height: int
     height_at: int
     body_at: int
+
+
+def is_whole(data: np.ndarray) -> bool:
+    """Whether the end mark of a JPEG stands somewhere behind the header of its first scan.
+
+    Further up it can be a thumbnail's, a JPEG of its own in the EXIF segment; behind it anything may follow. The C++
+    runner has the same rule (``ascend310_infer/src/preprocess.cc``).
+
+    Args:
+        data: uint8 vector, starting with the start mark.
+    """
+    raw, at = data.tobytes(), 2
+    while (at := raw.find(b"\xff", at)) >= 0 and at + 4 <= len(raw):
+        kind = raw[at + 1]
+        if kind in (0x00, 0xFF):                        # no mark, or a byte that fills up
+            at += 1
+        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:      # marks without a segment
+            at += 2
+        elif kind == 0xD9:
+            return False
+        else:
+            at += 2 + int.from_bytes(raw[at + 2:at + 4], "big")
+            if kind == 0xDA:
+                return raw.rfind(b"\xff\xd9", at) >= 0
+    return False
 
 
 def restart_interval(width: int) -> int:

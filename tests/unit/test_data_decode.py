@@ -64,6 +64,25 @@ def test_damaged_and_foreign_bytes(rng):
         decode_image(np.frombuffer(b"<html>not found</html>", np.uint8), "x")
 
 
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_thumbnails_end_mark_is_not_the_images(rng, progressive):
+    """A camera's file holds a small JPEG of its own in the EXIF segment; what counts is the end behind the pixels."""
+    image = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    options = (cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    data = encode(".jpg", image, *options)
+    content = b"Exif\0\0" + encode(".jpg", cv2.resize(image, (24, 16)), cv2.IMWRITE_JPEG_QUALITY, 50).tobytes()
+    exif = np.frombuffer(b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content, np.uint8)
+    whole = np.concatenate([data[:2], exif, data[2:]])
+    trailer = np.zeros(70_000, np.uint8)        # phones append films and depth maps
+    for fine in (whole, np.concatenate([whole, trailer]), np.concatenate([whole[:2], [np.uint8(255)], whole[2:]])):
+        np.testing.assert_array_equal(decode_image(fine, "x"), decode_image(data, "x"))
+    for keep in (len(whole) - 2, len(whole) // 2, len(exif) + 200, len(exif) + 2, len(exif) - 5):
+        with pytest.raises(DataError, match=r"^x: the file is cut off"):
+            decode_image(whole[:keep], "x")
+        with pytest.raises(DataError, match=r"^x: the file is cut off"):
+            decode_image_rows(whole[:keep], "x", 0, 8)
+
+
 def packed_jpeg(image: np.ndarray, interval: int | None = None, *options: int) -> np.ndarray:
     """A JPEG as MindRecords hold it, or with another restart interval."""
     interval = jpeg.restart_interval(image.shape[1]) if interval is None else interval
