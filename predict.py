@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from src.config import load_config
+from src.config import SCHEMA_FILE, load_config
 from src.engine.runlog import setup_logging
 from src.errors import UserError, run_main
 from src.evaluation.prediction import KINDS, Output, open_manifest, open_predictor, predict
@@ -46,6 +46,8 @@ def main() -> int:
         raise UserError(f"--alpha {args.alpha} must be 0 to 1")
     setup_logging()
     if args.manifest:
+        if args.file_format == "MINDIR":
+            setup_runtime(load_config(SCHEMA_FILE).runtime)     # the defaults, and DEVICE_TARGET and DEVICE_ID
         model = open_manifest(args.manifest, args.file_format)
     else:
         cfg = load_config(args.config, args.set + ([f"eval.mode={args.mode}"] if args.mode else []))

@@ -1,15 +1,21 @@
 """predict.py: every kind of input, every kind of picture, and what happens to broken ones."""
 import json
+import sys
 import zipfile
 
 import cv2
 import numpy as np
 import pytest
 
+import mindspore as ms
+
+import predict as predict_verb
 from src.data.datasets import CITYSCAPES
+from src.deploy.exporter import export_network
 from src.errors import DataError, UserError
 from src.evaluation.prediction import Model, Output, find_inputs, open_predictor, predict
 from src.evaluation.video import frames
+from tests.deploy_support import MEAN, STD, make_tiny_network
 from tests.eval_support import CONFIG, make_checkpoint, street_config
 
 SIZE = (48, 64)
@@ -202,6 +208,51 @@ def test_checkpoint_on_an_image_of_odd_size(tmp_path):
     cv2.imwrite(str(tmp_path / "odd.png"), np.random.default_rng(0).integers(0, 256, (51, 77, 3), np.uint8))
     assert predict(open_predictor(cfg, str(path)), str(tmp_path / "odd.png"), Output(tmp_path / "out", ("ids",))) == 0
     assert cv2.imread(str(tmp_path / "out" / "odd_ids.png"), cv2.IMREAD_UNCHANGED).shape == (51, 77)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A tiny network and the folder that holds it as ONNX and MINDIR."""
+    folder, network = tmp_path_factory.mktemp("exported"), make_tiny_network()
+    cfg = street_config(folder, f"export.height={SIZE[0]}", f"export.width={SIZE[1]}")
+    export_network(network, cfg, {"checkpoint": "x.ckpt", "checkpoint_sha256": "0" * 64}, ["ONNX", "MINDIR"], folder)
+    return network, folder
+
+
+@pytest.mark.parametrize("file_format", ["ONNX", "MINDIR"])
+def test_exported_model(exported, tmp_path, rng, run_cli, file_format):
+    network, folder = exported
+    image = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "same.png"), image)
+    cv2.imwrite(str(tmp_path / "in" / "larger.png"), cv2.resize(image, (100, 70)))
+    done = run_cli("predict.py", "--manifest", folder / "deploy.yaml", "--file_format", file_format, "--input",
+                   tmp_path / "in", "--output", tmp_path / "out", "--save", "ids", "overlay")
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "out")["images"] == 2
+    x = ((image[..., ::-1] - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)[None]
+    logits = network(ms.Tensor(np.ascontiguousarray(x))).asnumpy()[0]
+    ids = cv2.imread(str(tmp_path / "out" / "same_ids.png"), cv2.IMREAD_UNCHANGED)
+    best, second = np.sort(logits, 0)[:-3:-1]
+    clear = best - second > 1e-4 * np.abs(logits).max()     # elsewhere another program may round differently
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(ids[clear], logits.argmax(0)[clear])
+    assert cv2.imread(str(tmp_path / "out" / "larger_ids.png"), cv2.IMREAD_UNCHANGED).shape == (70, 100)
+    assert cv2.imread(str(tmp_path / "out" / "same_overlay.png")).shape == (*SIZE, 3)
+
+
+def test_a_mindir_model_gets_the_device_that_eval_would_take(exported, tmp_path, monkeypatch):
+    """onnxruntime needs none; MindSpore must be set up before the model is opened."""
+    cv2.imwrite(str(tmp_path / "a.png"), street(10))
+    asked, opened = [], predict_verb.open_manifest
+    monkeypatch.setattr(predict_verb, "setup_logging", lambda: None)
+    monkeypatch.setattr(predict_verb, "setup_runtime", lambda r: asked.append((r.device_target, r.mode)))
+    monkeypatch.setattr(predict_verb, "open_manifest", lambda *words: asked.append(words[1]) or opened(*words))
+    for file_format in ("ONNX", "MINDIR"):
+        monkeypatch.setattr(sys, "argv", ["predict.py", "--manifest", str(exported[1]), "--input", str(tmp_path),
+                                          "--output", str(tmp_path / "out"), "--file_format", file_format])
+        assert predict_verb.main() == 0
+    assert asked == ["ONNX", ("auto", "graph"), "MINDIR"]
 
 
 def test_random_weights_are_refused(run_cli, tmp_path):

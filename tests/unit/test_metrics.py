@@ -40,6 +40,22 @@ def test_hand_worked_4x4():
     assert scores["fwiou"] == pytest.approx((3 / 6 + 3 / 5 + 3 / 4) / 3, abs=1e-12)
 
 
+def test_hand_worked_with_unequal_counts():
+    """Ten labelled pixels, six, three and one of a class: means over classes and over pixels differ."""
+    label = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 255, 255], np.uint8)
+    pred = np.array([0, 0, 0, 0, 0, 1, 1, 0, 3, 2, 0, 1], np.uint8)
+    matrix = ConfusionMatrix(5)
+    matrix.update(pred, label)
+    scores = matrix.compute()
+    # Hit, missed, wrong: class 0 has 5, 1, 1; class 1 has 1, 2, 1; class 2 has 1, 0, 0; class 3 was predicted once.
+    assert scores["iou"] == pytest.approx([5 / 7, 1 / 4, 1, 0, math.nan], abs=1e-12, nan_ok=True)
+    assert scores["class_accuracy"] == pytest.approx([5 / 6, 1 / 3, 1, math.nan, math.nan], abs=1e-12, nan_ok=True)
+    assert scores["fwiou"] == pytest.approx((6 * 5 / 7 + 3 * 1 / 4 + 1 * 1) / 10, abs=1e-12)
+    assert scores["miou"] == pytest.approx((5 / 7 + 1 / 4 + 1 + 0) / 4, abs=1e-12)
+    assert scores["pixel_accuracy"] == pytest.approx(7 / 10, abs=1e-12)
+    assert scores["present"] == 4
+
+
 def test_predicted_but_never_labelled_counts_as_zero():
     matrix = ConfusionMatrix(4)
     matrix.update(np.array([[0, 3]]), np.array([[0, 0]]))
