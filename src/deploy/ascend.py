@@ -19,7 +19,7 @@ from src.deploy.manifest import (
     write_bytes,
     write_text,
 )
-from src.errors import UserError, first_line
+from src.errors import UserError
 
 AIPP_NAME = "aipp.cfg"
 LITE_CONFIG_NAME = "lite.ini"
@@ -279,7 +279,7 @@ def convert(conversion: Conversion) -> ModelFile:
         result.parent.mkdir(parents=True, exist_ok=True)
         status = subprocess.run(conversion.command, cwd=conversion.folder, check=False).returncode
     except OSError as error:
-        raise UserError(f"{program}: cannot be run for {result} ({first_line(error)}); make that folder writable and "
+        raise UserError(f"{program}: cannot be run for {result} ({error.strerror}); make that folder writable and "
                         f"check the installation of {program}") from error
     # What stood there before may be of an older converter, which gave its results another name.
     made = [path for path, version in _versions(result).items() if before.get(path) != version]
