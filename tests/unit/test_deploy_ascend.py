@@ -304,7 +304,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(fake_programs(tmp_path / "bin", atc=ATC)), prepend=os.pathsep)
     item, = ascend.om_conversions(small_model(tmp_path / "export"), "310P3", [1])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/net_bs1\.om \(Not a directory\); make that folder writable"):
+    with pytest.raises(UserError, match=r"file/net_bs1\.om \(File exists\); make that folder writable"):
         ascend.convert(replace(item, result=tmp_path / "file" / "net_bs1.om"))
 
 
