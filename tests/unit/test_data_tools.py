@@ -71,6 +71,29 @@ def test_every_kind_of_error_is_reported_in_one_run(tmp_path, rng, run_cli):
     assert "f001 (train)" in done.stdout                # the image that stands in both splits
 
 
+def test_absent_classes_and_the_worst_files_are_named(tmp_path, rng, capsys):
+    cfg = config("camvid", tmp_path)
+    shares = {"f000": 0, "f001": 0.25, "f002": 0.5, "f003": 1}
+    for name, share in shares.items():
+        label = np.full((48, 64), 3, np.uint8)
+        label[:, ::2] = 5
+        label[:int(48 * share)] = 11
+        write(tmp_path / "train" / f"{name}.png", picture(rng, 48, 64))
+        write(tmp_path / "trainannot" / f"{name}.png", label)
+    shutil.copy(tmp_path / "train" / "f000.png", tmp_path / "train" / "f001.png")
+    check_dataset.check_split(cfg, "train", 2)
+    lines = capsys.readouterr().out.splitlines()
+    absent = [name for i, name in enumerate(cfg.data.class_names) if i not in (3, 5)]
+    assert f"  warning: 9 of 11 classes are absent: {', '.join(absent)}" in lines
+    assert "  most ignored pixels: f003 100.0 %, f002 50.0 %" in lines
+    assert "  warning: 1 samples have no labelled pixel, for example f003" in lines
+    assert "  warning: 1 images stand in the split more than once: f000, f001 …" in lines
+    shown = {words[0]: words[1:] for words in (line.split() for line in lines) if words and words[0].isdigit()}
+    # Of four images one is ignored, one half and one a quarter: 2.25 are left, in halves.
+    assert shown["3"] == [cfg.data.class_names[3], f"{100 * 2.25 / 2 / 4:.4f}", "3"]
+    assert shown["11"] == ["(ignored)", f"{100 * 1.75 / 4:.4f}", "3"]
+
+
 def test_missing_split_is_an_error(tmp_path, capsys):
     found, errors = check_dataset.check_split(config("camvid", tmp_path), "val", 5)
     assert found is None

@@ -81,6 +81,24 @@ def test_figures_are_those_of_the_matrix(tmp_path):
     assert re.search(r'class="d" tabindex="0" style="--v:0.67">67<', text)
 
 
+def test_share_of_the_pixels_settings_and_environment_are_on_the_page(tmp_path):
+    data = bare(confusion=[[5, 1, 0], [0, 3, 0], [0, 0, 1]], mode="msflip", images=1234)
+    data.config, data.environment = "optim:\n  lr: 0.045", {"mindspore": "2.7.1", "cpu_count": 64}
+    text, page = read(write_report(tmp_path / "r.html", data))
+    assert "Share of the labelled pixels" in page.text
+    bar = re.search(r'<div class="share" role="img" aria-label="([^"]+)">(.*?)</div>', text)
+    assert bar[1] == "a 60.0 %, b 30.0 %, c 10.0 %, and smaller ones"
+    assert re.findall(r'style="flex:([\d.]+);--c:rgb\((\d+), (\d+), (\d+)\)"', bar[2]) == [
+        (f"{share:.6f}", *map(str, colour)) for share, colour in zip((0.6, 0.3, 0.1), voc_palette(3), strict=True)]
+    details = dict(re.findall(r"<details><summary>(\w+)</summary>(.*?)</details>", text, re.DOTALL))
+    assert list(details) == ["Evaluation", "Environment", "Configuration"]
+    cells = r'<th scope="row">(.*?)</th><td>(.*?)</td>'
+    rows = {title: dict(re.findall(cells, part)) for title, part in details.items()}
+    assert rows["Environment"] == {"mindspore": "2.7.1", "cpu_count": "64"}
+    assert rows["Evaluation"] == {"mode": "msflip", "images": "1234"}
+    assert "optim:\n  lr: 0.045" in details["Configuration"]
+
+
 def test_nothing_from_outside_and_nothing_unescaped(tmp_path):
     evil = '<script>alert("x")</script>&\'"'
     image = np.zeros((8, 16, 3), np.uint8)

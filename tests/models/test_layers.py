@@ -1,0 +1,123 @@
+"""Dropout by its statistics, and how the networks' weights start. The bounds lie eight standard deviations away."""
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Tensor, nn
+
+from src.models import create_model
+from src.models.layers import Dropout
+
+
+@pytest.fixture
+def seed(rng):
+    """A fresh seed of MindSpore, from which masks and initial weights are drawn."""
+    before = ms.get_seed()
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    value = int(rng.integers(1, 2**31))
+    ms.set_seed(value)
+    yield value
+    if before is not None:
+        ms.set_seed(before)
+
+
+def dropped(layer: Dropout, x: np.ndarray) -> np.ndarray:
+    """Where a training call gives 0; everything else must be scaled, exactly."""
+    out = layer.set_train()(Tensor(x)).asnumpy()
+    gone = out == 0
+    np.testing.assert_allclose(out[~gone], (x / (1 - layer.rate))[~gone], rtol=1e-6)
+    return gone
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_dropout_zeroes_its_share_and_scales_the_rest(seed, rng, rate, spatial):
+    shape = (64, 256, 2, 2) if spatial else (4, 64, 32, 32)
+    x = rng.uniform(1, 2, shape).astype(np.float32)
+    gone = dropped(Dropout(rate, "head", spatial), x)
+    per_channel = gone.mean((2, 3))
+    whole = np.isin(per_channel, (0, 1)).mean()
+    if spatial:
+        assert whole == 1
+    else:
+        assert whole < 0.05     # 1024 values a channel are hardly ever all kept or all dropped
+    draws = per_channel.size if spatial else gone.size
+    assert abs(gone.mean() - rate) < 8 * np.sqrt(rate * (1 - rate) / draws) + (0 if spatial else 0.02)
+
+
+def test_dropout_is_the_identity_in_evaluation_and_at_rate_0(seed, rng):
+    x = rng.normal(0, 1, (2, 8, 4, 4)).astype(np.float32)
+    layer = Dropout(0.5, "head")
+    np.testing.assert_array_equal(layer.set_train(False)(Tensor(x)).asnumpy(), x)
+    assert int(layer.step.asnumpy()) == 0
+    none = Dropout(0.0, "head").set_train()
+    np.testing.assert_array_equal(none(Tensor(x)).asnumpy(), x)
+    assert not list(none.get_parameters())
+
+
+@pytest.mark.parametrize("spatial", [False, True])
+def test_dropout_masks_follow_step_layer_and_seed_and_nothing_else(seed, rng, spatial):
+    x = np.ones((16, 256, 4, 4), np.float32)
+    layer = Dropout(0.5, "head", spatial)
+    first, second = dropped(layer, x), dropped(layer, x)
+    assert int(layer.step.asnumpy()) == 2
+    layer.step.set_data(Tensor(0, ms.int32))        # as after a resume
+    np.testing.assert_array_equal(dropped(layer, x), first)
+    other = dropped(Dropout(0.5, "tail", spatial), x)
+    ms.set_seed(seed ^ 1)
+    reseeded = dropped(Dropout(0.5, "head", spatial), x)
+    for mask in (second, other, reseeded):
+        assert abs((mask == first).mean() - 0.5) < 8 * 0.5 / np.sqrt(16 * 256) + 0.1
+
+
+def weights(network: nn.Cell) -> list[tuple[str, nn.Conv2d, np.ndarray, int, int]]:
+    """Name, layer, weights, and both fans of every convolution."""
+    found = []
+    for name, cell in network.cells_and_names():
+        if isinstance(cell, nn.Conv2d):
+            values = cell.weight.asnumpy()
+            place = values.shape[2] * values.shape[3]
+            found.append((name, cell, values, values.shape[1] * place, values.shape[0] * place))
+    return found
+
+
+@pytest.mark.parametrize(("model", "options", "count"), [("fast_scnn", {}, 47), ("enet", {}, 86)])
+def test_fast_scnn_and_enet_start_as_pytorch_does(seed, model, options, count):
+    """Uniform in +-1/sqrt(fan_in), whose standard deviation is 1/sqrt(3 fan_in)."""
+    network = create_model(model, 19, **options)
+    found = weights(network)
+    assert len(found) == count
+    for name, cell, values, fan_in, _ in found:
+        limit = 1 / np.sqrt(fan_in)
+        assert np.abs(values).max() <= limit * (1 + 1e-6), name
+        error = 8 * 0.45 / np.sqrt(values.size)
+        assert abs(values.std() * np.sqrt(3) / limit - 1) < max(error, 0.02), name
+        if cell.has_bias:
+            assert 0 < np.abs(cell.bias.asnumpy()).max() <= limit * (1 + 1e-6), name
+    for p in network.get_parameters():
+        kind = p.name.rpartition(".")[2]
+        start = {"gamma": 1, "moving_variance": 1, "beta": 0, "moving_mean": 0, "slope": 0.25, "step": 0}.get(kind)
+        assert start is None or (p.asnumpy() == start).all(), p.name
+
+
+def test_bisenetv2_starts_as_he_says(seed):
+    """Normal with variance 2/fan_out, of grouped kernels 2/fan_in; biases 0; the last BatchNorm of a block at 0."""
+    network = create_model("bisenetv2", 19)
+    found = weights(network)
+    assert len(found) == 68
+    for name, cell, values, fan_in, fan_out in found:
+        expected = np.sqrt(2 / (fan_out if cell.group == 1 else fan_in))
+        assert abs(values.std() / expected - 1) < 8 * 0.71 / np.sqrt(values.size) + 0.01, name
+        if values.size > 2000:      # a uniform distribution ends at 1.73
+            assert np.abs(values).max() > 2 * expected, name
+        if cell.has_bias:
+            assert not cell.bias.asnumpy().any(), name
+    blocks = [name for name, cell in network.cells_and_names() if type(cell).__name__ in ("GELayerS1", "GELayerS2")]
+    assert len(blocks) == 8
+    zeros = {f"{name}.conv2.bn.gamma" for name in blocks}
+    for p in network.get_parameters():
+        kind = p.name.rpartition(".")[2]
+        if kind == "gamma":
+            assert (p.asnumpy() == (p.name not in zeros)).all(), p.name
+        elif kind == "beta":
+            assert not p.asnumpy().any(), p.name
