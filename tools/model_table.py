@@ -189,8 +189,9 @@ logits are resized to the input (ENet ends in a transposed convolution of stride
 TAIL = """
 Every network takes any height and width from 32 on: it pads to a multiple of 32 with zeros at the bottom and right
 and crops the logits. Each variant computes what its public implementation computes, and loads its weights
-(`tools/convert_weights.py --help`); the tests compare with float64 runs of those implementations, in evaluation and
-through five training steps.
+(`tools/convert_weights.py --help`). The tests compare the defaults and `variant=segmentron` with float64 runs of those
+implementations in evaluation and through five training steps, and the variants `seed` in evaluation. `ppm_kernel=3`,
+`unpool=bilinear`, `head_channels=128` and `encoder_only=True` have no such run to be compared with.
 
 ## Quoted results
 
