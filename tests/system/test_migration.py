@@ -56,7 +56,7 @@ ELSEWHERE = {
               SYSTEM + "runner_acl.py::test_a_batch_that_was_not_converted_is_refused"],
     "FG-16": [UNIT + "deploy_offline.py::test_order_of_the_samples_does_not_matter",
               UNIT + "deploy_offline.py::test_a_missing_result_is_named_with_the_runners_reason"],
-    "FG-19": [ACL],
+    "FG-19": [ACL, SYSTEM + "deploy_export.py::test_batch_sizes_agree_with_each_other"],
     "FC-02": [UNIT + "data_tools.py::test_trainaug_leaks_no_validation_image"],
     "FC-03": [UNIT + "runtime.py::test_an_absent_device_is_one_line"],
     "FC-07": [UNIT + "data_loader.py::test_record_equals_folder"],
