@@ -2,7 +2,7 @@
 # Offline inference from an exported model to its mIoU: build the runner, preprocess, run, postprocess.
 #
 # usage: bash scripts/run_infer_310.sh MODEL DATASET [DEVICE_ID] [option ...]
-#   MODEL      folder of an export, its deploy.yaml, or a model file beside that
+#   MODEL      folder of an export, its deploy.yaml, or the model file beside that which is to run
 #   DATASET    folder of the data set that the manifest names
 #   DEVICE_ID  Ascend device (default 0)
 # options:
@@ -88,9 +88,14 @@ device=${positional[2]:-0}
 backend=${BACKEND:-auto}
 input=${INPUT:-bins}
 manifest=$model/deploy.yaml
+chosen=()
 if [[ -f $model ]]; then
   manifest=$(dirname "$model")/deploy.yaml
-  [[ $model == *.yaml ]] && manifest=$model
+  if [[ $model == *.yaml ]]; then
+    manifest=$model
+  else
+    chosen=(--model "$model")
+  fi
   if [[ $backend == auto ]]; then
     case $model in
       *.om) backend=acl ;;
@@ -100,6 +105,9 @@ if [[ -f $model ]]; then
   fi
 fi
 [[ -f $manifest ]] || fail "$model: no deploy.yaml found ($manifest); give the folder that export.py wrote"
+# The runner checks this exactly, but only after all the images have been preprocessed.
+((${#chosen[@]} == 0)) || grep -qF -- "$(basename "$model")" "$manifest" ||
+  fail "$model: not listed in $manifest; convert it with scripts/convert_om.sh, or name a model file that is"
 [[ -d $dataset ]] || fail "$dataset: no such folder; DATASET is the root of the data set"
 [[ $device =~ ^[0-9]+$ ]] || fail "DEVICE_ID $device: must be a whole number"
 case $backend in auto | acl | mslite | openvino) ;; *) fail "BACKEND=$backend: must be auto, acl, mslite or openvino" ;; esac
@@ -126,7 +134,7 @@ links=()
 step preprocess preprocess "$python" "$root/preprocess.py" --manifest "$manifest" --dataset "$dataset" \
   --output "$bins" "${which[@]}" "${links[@]}"
 runner=("$segment" run --manifest "$manifest" --input "$bins" --output "$results"
-  --backend "$backend" --device_id "$device")
+  --backend "$backend" --device_id "$device" "${chosen[@]}")
 [[ -n ${PRECISION:-} ]] && runner+=(--precision "$PRECISION")
 [[ -n ${BATCH:-} ]] && runner+=(--batch "$BATCH")
 [[ -n ${STREAMS:-} ]] && runner+=(--streams "$STREAMS")

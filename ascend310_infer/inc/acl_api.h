@@ -56,6 +56,7 @@ const char* aclGetRecentErrMsg();
 
 aclError aclrtGetDeviceCount(uint32_t* count);
 const char* aclrtGetSocName();
+aclError aclrtGetVersion(int32_t* majorVersion, int32_t* minorVersion, int32_t* patchVersion);
 aclError aclrtSetDevice(int32_t deviceId);
 aclError aclrtResetDevice(int32_t deviceId);
 aclError aclrtCreateContext(aclrtContext* context, int32_t deviceId);

@@ -85,6 +85,10 @@ Manifest LoadManifest(const std::filesystem::path& path);
 // The same from text, for tests and fuzzing; `path` only names the file in messages.
 Manifest ParseManifest(const std::string& text, const std::filesystem::path& path);
 
+// Leaves only the model file that `file` names, as a path or as a name beside the manifest. Throws UserError if the
+// manifest does not list it.
+void KeepOnly(const std::filesystem::path& file, Manifest* manifest);
+
 // Throws UserError if the file is missing or its SHA-256 is not the manifest's.
 void CheckModelFile(const Manifest& manifest, const ModelFile& model);
 

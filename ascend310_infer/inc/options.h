@@ -12,6 +12,7 @@ namespace segment {
 struct Options {
   std::string command;  // run | bench | info | help | version
   std::string manifest;
+  std::string model;  // one of the files that the manifest lists; empty: the backend and the batch decide
   std::string input;
   std::string output;
   std::string backend = "auto";

@@ -16,6 +16,9 @@ namespace segment {
 // 16-bit or has an alpha channel.
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path);
 
+// Throws ItemError unless a preprocessed .bin of `size` bytes is one image's input.
+void CheckBinSize(uintmax_t size, const std::filesystem::path& path, const InputSpec& input);
+
 // A preprocessed .bin -> tensor. `input` describes the file; `model_dtype` is float16 where the model takes that
 // instead of the file's float32. Throws ItemError for a file of another size.
 void CopyBin(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, const InputSpec& input,

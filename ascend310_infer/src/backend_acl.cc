@@ -324,7 +324,12 @@ class AclBackend : public Backend {
     const char* soc = aclrtGetSocName();
     info_.device = soc == nullptr ? "Ascend" : soc;
     info_.simulated = info_.device.find("simulated") != std::string::npos;
-    info_.version = "AscendCL";
+    int32_t major = 0;
+    int32_t minor = 0;
+    int32_t patch = 0;
+    ACL_CALL(aclrtGetVersion, &major, &minor, &patch);
+    info_.version = "AscendCL " + std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch) +
+                    (info_.simulated ? "-simulated" : "");
     info_.precision = "as converted";
     info_.model_file = file_.path.filename().string();
   }

@@ -17,6 +17,12 @@
 namespace segment {
 namespace {
 
+Manifest LoadChosen(const Options& options) {
+  Manifest manifest = LoadManifest(options.manifest);
+  if (!options.model.empty()) KeepOnly(options.model, &manifest);
+  return manifest;
+}
+
 void AddBackend(const BackendInfo& info, JsonObject* json) {
   json->Add("backend", info.backend)
       .Add("device", info.device)
@@ -145,7 +151,7 @@ void PrintBackend(const Manifest& manifest, const BackendInfo& info) {
 }  // namespace
 
 int RunCommand(const Options& options) {
-  const Manifest manifest = LoadManifest(options.manifest);
+  const Manifest manifest = LoadChosen(options);
   const ImageSource source = ListInputs(options.input);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   // After the model, so that a missing one leaves no empty folder behind.
@@ -167,7 +173,7 @@ int RunCommand(const Options& options) {
 }
 
 int BenchCommand(const Options& options) {
-  const Manifest manifest = LoadManifest(options.manifest);
+  const Manifest manifest = LoadChosen(options);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   const BackendInfo& info = backend->Info();
   StopOnSignals();
@@ -197,7 +203,7 @@ int BenchCommand(const Options& options) {
 }
 
 int InfoCommand(const Options& options) {
-  const Manifest manifest = LoadManifest(options.manifest);
+  const Manifest manifest = LoadChosen(options);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   if (!options.json) {
     PrintBackend(manifest, backend->Info());

@@ -331,6 +331,25 @@ Manifest LoadManifest(const fs::path& path) {
   return ParseManifest(std::string(bytes.begin(), bytes.end()), file);
 }
 
+void KeepOnly(const fs::path& file, Manifest* manifest) {
+  const auto same = [](const fs::path& a, const fs::path& b) {
+    std::error_code error;  // of a path that cannot be resolved: it then stays empty and is like no other
+    const fs::path resolved = fs::weakly_canonical(a, error);
+    return !resolved.empty() && resolved == fs::weakly_canonical(b, error);
+  };
+  std::vector<ModelFile> kept;
+  std::string listed;
+  for (const ModelFile& model : manifest->models) {
+    if (same(model.path, file) || same(model.path, manifest->path.parent_path() / file)) kept.push_back(model);
+    listed += (listed.empty() ? "" : ", ") + model.path.filename().string();
+  }
+  if (kept.empty()) {
+    throw UserError("--model " + file.string() + ": not listed in " + manifest->path.string() +
+                    " (there is: " + listed + "); name one of these, or convert it with scripts/convert_om.sh");
+  }
+  manifest->models = std::move(kept);
+}
+
 void CheckModelFile(const Manifest& manifest, const ModelFile& model) {
   if (!fs::is_regular_file(model.path)) {
     throw UserError(model.path.string() + ": no such model file, though " + manifest.path.string() +

@@ -44,6 +44,7 @@ std::map<std::string, Setter> Setters(Options* o) {
   BackendOptions& b = o->backend_options;
   std::map<std::string, Setter> setters = {
       {"--manifest", text(&o->manifest)},
+      {"--model", text(&o->model)},
       {"--backend", text(&o->backend)},
       {"--device", [&b](const std::string&, const std::string& value) { b.device = ParseDevice(value); }},
       {"--device_id", number(&b.device_id, 0, 1023)},
@@ -113,6 +114,7 @@ std::string UsageText() {
          "  --backend auto|acl|mslite|openvino   default auto; built into this program: " +
          BuiltBackendNames() +
          "\n"
+         "  --model FILE         runs this one of the files that the manifest lists\n"
          "  --device_id N        Ascend device, default 0\n"
          "  --device KIND        mslite only: ascend (default), cpu, or gpu (untested)\n"
          "  --precision f32|bf16 OpenVINO only: f32 (default) compares with training, bf16 is faster where the CPU has "

@@ -238,7 +238,12 @@ class Pipeline {
     constexpr size_t kLargestImageFile = size_t{1} << 30;
     Clock::time_point start = Clock::now();
     if (source_.bins) {
-      CopyBin(ReadFile(item.path, size_t{1} << 34), item.path, manifest_.input, info_.input.dtype, tensor);
+      // Before it is read: a file by mistake may be larger than the memory.
+      std::error_code error;
+      const uintmax_t size = std::filesystem::file_size(item.path, error);
+      if (!error) CheckBinSize(size, item.path, manifest_.input);
+      const std::vector<uint8_t> bytes = ReadFile(item.path, manifest_.input.BytesPerImage());
+      CopyBin(bytes, item.path, manifest_.input, info_.input.dtype, tensor);
       records_.Time(&PipelineResult::decode_ms, start);
       return;
     }

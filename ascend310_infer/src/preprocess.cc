@@ -23,10 +23,26 @@ bool HasKnownSignature(const std::vector<uint8_t>& bytes) {
          starts({'B', 'M'}) || starts({'I', 'I', 42, 0}) || starts({'M', 'M', 0, 42});
 }
 
-// The JPEG decoder fills the missing part of a truncated file with grey and reports success, so look for the end.
+// The JPEG decoder fills the missing part of a truncated file with grey and reports success, so look for the end mark:
+// behind the header of the first scan, since a thumbnail in the EXIF segment has one of its own. Anything may follow
+// it. The rule of src/data/jpeg.py.
 bool IsTruncatedJpeg(const std::vector<uint8_t>& bytes) {
   if (bytes.size() < 4 || bytes[0] != 0xff || bytes[1] != 0xd8) return false;
-  for (size_t i = bytes.size() - 1; i >= 2; --i) {
+  size_t at = 2;
+  while (at + 4 <= bytes.size()) {
+    const uint8_t kind = bytes[at + 1];
+    if (bytes[at] != 0xff || kind == 0x00 || kind == 0xff) {
+      ++at;  // no mark, or a byte that fills up
+    } else if (kind == 0x01 || (kind >= 0xd0 && kind <= 0xd8)) {
+      at += 2;  // marks without a segment
+    } else if (kind == 0xd9) {
+      return true;
+    } else {
+      at += 2 + 256 * size_t{bytes[at + 2]} + bytes[at + 3];
+      if (kind == 0xda) break;
+    }
+  }
+  for (size_t i = bytes.size() - 1; i > at; --i) {
     if (bytes[i - 1] == 0xff && bytes[i] == 0xd9) return false;
   }
   return true;
@@ -121,16 +137,19 @@ cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::pa
   return bgr;
 }
 
+void CheckBinSize(uintmax_t size, const std::filesystem::path& path, const InputSpec& input) {
+  const size_t expected = input.BytesPerImage();
+  if (size == expected) return;
+  throw ItemError(path.string() + ": has " + std::to_string(size) + " bytes, the manifest's input " +
+                  ShapeName(input.Shape(1)) + " " + DTypeName(input.dtype) + " takes " + std::to_string(expected) +
+                  "; run preprocess.py with this manifest");
+}
+
 void CopyBin(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, const InputSpec& input,
              DType model_dtype, uint8_t* tensor) {
-  const size_t expected = input.BytesPerImage();
-  if (bytes.size() != expected) {
-    throw ItemError(path.string() + ": has " + std::to_string(bytes.size()) + " bytes, the manifest's input " +
-                    ShapeName(input.Shape(1)) + " " + DTypeName(input.dtype) + " takes " + std::to_string(expected) +
-                    "; run preprocess.py with this manifest");
-  }
+  CheckBinSize(bytes.size(), path, input);
   if (model_dtype == input.dtype) {
-    std::memcpy(tensor, bytes.data(), expected);
+    std::memcpy(tensor, bytes.data(), bytes.size());
     return;
   }
   for (size_t i = 0; i < input.ElementsPerImage(); ++i) {

@@ -173,6 +173,29 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
   }
 }
 
+TEST(OneModelFileIsKept) {
+  const TemporaryFolder folder;
+  const auto keep = [&](const fs::path& file) {
+    Manifest manifest = ParseManifest(kManifest, folder.path() / "deploy.yaml");
+    const size_t before = manifest.models.size();
+    CHECK(before > 1);
+    KeepOnly(file, &manifest);
+    CHECK_EQ(manifest.models.size(), size_t{1});
+    return manifest.models[0].path.filename().string();
+  };
+  const Manifest whole = ParseManifest(kManifest, folder.path() / "deploy.yaml");
+  for (const ModelFile& model : whole.models) {
+    const std::string name = model.path.filename().string();
+    CHECK_EQ(keep(model.path), name);                                    // as a path
+    CHECK_EQ(keep(folder.path() / "x" / ".." / name), name);             // as another path
+    CHECK_EQ(keep(model.path.lexically_relative(folder.path())), name);  // beside the manifest
+    CHECK_EQ(keep(fs::relative(model.path, fs::current_path())), name);  // from where the program runs
+  }
+  CHECK_THROWS(UserError, keep("other.om"), "--model other.om", "not listed", "deploy.yaml",
+               whole.models[0].path.filename().string().c_str());
+  CHECK_THROWS(UserError, keep(""), "not listed");
+}
+
 TEST(OtherResizeRulesAndLayouts) {
   const Manifest manifest =
       Parse(Replace("rule: exact, size: [4, 6], pad: false", "rule: short_side, size: 4, pad: true"));
@@ -335,6 +358,29 @@ TEST(DamagedImagesAreRefused) {
   CHECK_THROWS(ItemError, DecodeImage({0xff, 0xd8}, "x.jpg"), "x.jpg");
 }
 
+TEST(ThumbnailsEndMarkIsNotTheImages) {
+  cv::Mat image(64, 96, CV_8UC3);
+  cv::randu(image, 0, 256);
+  std::vector<uint8_t> jpeg;
+  std::vector<uint8_t> thumbnail;
+  CHECK(cv::imencode(".jpg", image, jpeg));
+  CHECK(cv::imencode(".jpg", image(cv::Rect(0, 0, 24, 16)), thumbnail));
+  std::vector<uint8_t> exif = {0xff, 0xe1, 0, 0, 'E', 'x', 'i', 'f', 0, 0};
+  exif.insert(exif.end(), thumbnail.begin(), thumbnail.end());
+  exif[2] = static_cast<uint8_t>((exif.size() - 2) >> 8);
+  exif[3] = static_cast<uint8_t>(exif.size() - 2);
+  std::vector<uint8_t> whole = jpeg;
+  whole.insert(whole.begin() + 2, exif.begin(), exif.end());
+  const auto part = [&whole](size_t size) { return std::vector<uint8_t>(whole.begin(), whole.begin() + size); };
+  CHECK_EQ(DecodeImage(whole, "x.jpg").cols, 96);
+  for (const size_t keep : {whole.size() - 2, whole.size() / 2, exif.size() + 200, exif.size() + 2, exif.size() - 5}) {
+    CHECK_THROWS(ItemError, DecodeImage(part(keep), "x.jpg"), "x.jpg", "truncated");
+  }
+  whole.insert(whole.begin() + 2, 0xff);  // a byte that fills up
+  whole.resize(whole.size() + 100000);    // phones append films and depth maps
+  CHECK_EQ(DecodeImage(whole, "x.jpg").cols, 96);
+}
+
 TEST(FilesAreWrittenWhole) {
   const TemporaryFolder folder;
   const fs::path path = folder.path() / "r.bin";
@@ -385,9 +431,10 @@ TEST(JsonIsEscaped) {
 
 TEST(OptionsAreParsed) {
   const Options options = ParseOptions({"run", "--manifest", "m", "--input=i i", "--output", "o", "--device_id", "3",
-                                        "--precision", "bf16", "--batch", "4"});
+                                        "--precision", "bf16", "--batch", "4", "--model", "b.om"});
   CHECK_EQ(options.input, "i i");
   CHECK_EQ(options.backend, "auto");
+  CHECK_EQ(options.model, "b.om");
   CHECK_EQ(options.backend_options.device_id, 3);
   CHECK_EQ(options.backend_options.batch, int64_t{4});
   CHECK(options.backend_options.bf16);

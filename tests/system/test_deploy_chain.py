@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,26 @@ def test_one_command(work, expected, tmp_path, reads):
     assert len(list((output / "masks").iterdir())) == 4
     bins = list((output / "preprocess_Result").glob("*.bin"))
     assert len(bins) == (4 if reads == "bins" else 0)
+
+
+def test_the_model_file_that_is_given_is_the_one_that_runs(work, expected, tmp_path):
+    folder = tmp_path / "my export"
+    cfg = load_config(CONFIG, ["export.height=64", "export.width=96", "export.batch_size=4"])
+    source = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
+    shutil.copytree(work / "my export", folder)
+    exporter.export_network(make_tiny_network(), cfg, source, ["ONNX"], folder)
+    for name, batch in (("fast_scnn.onnx", 1), ("fast_scnn_bs4.onnx", 4)):
+        done = run_script(work, folder / name, "data set", OUTPUT=str(tmp_path / "out"), BACKEND="auto")
+        assert done.returncode == 0, done.stderr
+        record = json.loads((tmp_path / "out" / "eval.json").read_text())
+        assert (record["runner"]["model_file"], record["runner"]["batch"]) == (name, batch)
+        assert record["miou"] == pytest.approx(expected, abs=1e-4)
+    (folder / "other.onnx").write_bytes((folder / "fast_scnn.onnx").read_bytes())
+    done = run_script(work, folder / "other.onnx", "data set", OUTPUT=str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stderr == (f"error: {folder}/other.onnx: not listed in {folder}/deploy.yaml; convert it with "
+                           "scripts/convert_om.sh, or name a model file that is\n")
+    assert not (tmp_path / "none").exists()
 
 
 def test_step_by_step(work, expected, tmp_path):

@@ -52,6 +52,7 @@ def run_ok(*arguments, **env):
     assert summary["simulated"] is True
     assert summary["backend"] == "acl"
     assert "simulated" in summary["device"]
+    assert summary["backend_version"] == "AscendCL 0.0.0-simulated"
     return summary
 
 
@@ -96,6 +97,24 @@ def test_a_batch_that_was_not_converted_is_refused(tmp_path):
     static = TinyModel(tmp_path / "static", seed=35)
     add_om(static, 1)
     assert_user_error(run(static, tmp_path / "images", tmp_path / "out", "--batch", 2), "batch 2", "om batch 1")
+
+
+def test_the_named_model_file_runs(tmp_path):
+    """Not the first one listed; no other option has to say its batch or its backend."""
+    model = TinyModel(tmp_path / "model", seed=58, batch=-1)
+    images = make_images(tmp_path / "images", 5, seed=59)
+    first, second = add_om(model, -1, gears="1 4"), add_om(model, -1, gears="2 8")
+    for file, batch in ((first, 1), (second, 2), (second.name, 2)):
+        summary = run_ok(model, tmp_path / "images", tmp_path / f"out{batch}", "--model", file)
+        assert (summary["model_file"], summary["batch"]) == (file if isinstance(file, str) else file.name, batch)
+        compare_ids(tmp_path / f"out{batch}", model, images)
+    for file, backend in ((second, "acl"), (model.path, "openvino")):
+        done = simulated("info", "--manifest", model.yaml_path, "--json", "--model", file)
+        assert json.loads(done.stdout)["backend"] == backend
+    (tmp_path / "model" / "tiny_9.om").write_bytes(second.read_bytes())
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out", "--model", tmp_path / "model" / "tiny_9.om"),
+                      "tiny_9.om", "not listed", first.name)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("output_dtype", ["float16", "float32"])

@@ -83,14 +83,17 @@ def test_bins_of_a_wrong_size_or_missing(tmp_path, model):
     tensor.tofile(bins / "good.bin")
     tensor[:2].tofile(bins / "short.bin")
     np.zeros(20000, np.float32).tofile(bins / "long.bin")
-    (bins / "files.txt").write_text("good\nshort\nlong\nabsent\n", encoding="utf-8")
+    (bins / "huge.bin").touch()
+    os.truncate(bins / "huge.bin", 20 << 30)     # takes no room on the disk, and must take none in memory
+    (bins / "files.txt").write_text("good\nshort\nlong\nhuge\nabsent\n", encoding="utf-8")
     done = run(model, bins, tmp_path / "out")
     assert done.returncode == 3
     errors = {os.path.basename(i["file"]): i["error"] for i in read_summary(tmp_path / "out")["failed"]}
-    assert list(errors) == ["short.bin", "long.bin", "absent.bin"]
+    assert list(errors) == ["short.bin", "long.bin", "huge.bin", "absent.bin"]
     assert "7680 bytes" in errors["short.bin"]
     assert "11520" in errors["short.bin"]
     assert "preprocess.py" in errors["long.bin"]
+    assert f"{20 << 30} bytes, the manifest's input" in errors["huge.bin"]
     assert "No such file" in errors["absent.bin"]
     assert (tmp_path / "out" / "good.png").exists()
 

@@ -191,6 +191,13 @@ const char* aclGetRecentErrMsg() {
 
 const char* aclrtGetSocName() { return "Ascend310P3-simulated"; }
 
+// No real one has this version.
+aclError aclrtGetVersion(int32_t* majorVersion, int32_t* minorVersion, int32_t* patchVersion) {
+  const Lock lock(TheState().mutex);
+  *majorVersion = *minorVersion = *patchVersion = 0;
+  return Enter("aclrtGetVersion");
+}
+
 aclError aclrtGetDeviceCount(uint32_t* count) {
   const Lock lock(TheState().mutex);
   *count = static_cast<uint32_t>(fake::EnvironmentNumber("FAKE_ACL_DEVICES", 1));
