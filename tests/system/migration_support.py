@@ -357,6 +357,7 @@ class Bench:
 
         moxing = types.ModuleType("moxing")
         moxing.file = types.SimpleNamespace(
+            is_directory=lambda url: local(url).is_dir(),
             copy=lambda source, target: shutil.copy(local(source), local(target)),
             copy_parallel=lambda source, target: shutil.copytree(local(source), local(target), dirs_exist_ok=True))
         cache = {"MODELARTS_CACHE": str(self.folder / "cache")}

@@ -19,6 +19,7 @@ from src.engine.trainer import Trainer
 from src.engine.training import divide_batch
 from src.errors import UserError
 from src.metrics import ConfusionMatrix, format_table
+from src.runtime import Runtime
 from tests.deploy_support import make_manifest
 from tests.docs_support import ROOT, blocks, headings
 
@@ -69,7 +70,7 @@ def two_class_weights(tmp_path):
 
 def loss_is_nan(tmp_path):
     trainer = SimpleNamespace(progress=Progress(step=12), _save=lambda name: None,
-                              _checkpoint=lambda name: tmp_path / f"{name}.ckpt")
+                              job=SimpleNamespace(runtime=Runtime("CPU", 0), run_dir=tmp_path))
     Trainer._stop_not_finite(trainer, ["a", "b"], float("nan"))
 
 
@@ -110,7 +111,7 @@ def small_image(tmp_path):
 def damaged_checkpoint(tmp_path):
     for name in ("last.ckpt", "step100.ckpt"):
         (tmp_path / name).write_bytes(b"no checkpoint " + name.encode())
-    Trainer.restore(SimpleNamespace(), tmp_path / "last.ckpt")
+    Trainer._read(SimpleNamespace(), tmp_path / "last.ckpt")
 
 
 def unknown_mode(tmp_path):
