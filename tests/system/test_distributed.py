@@ -81,13 +81,15 @@ def test_a_network_on_two_ranks_follows_one_process(streets, tmp_path):
 
 @pytest.mark.slow
 def test_an_evaluation_while_training_is_shared_out(streets, tmp_path):
-    done = run_script(script_command(streets, tmp_path / "out", 2, "--run_eval", train__steps=4), tmp_path / "logs")
+    done = run_script(script_command(streets, tmp_path / "out", 2, train__run_eval="true", train__eval_interval_steps=12),
+                      tmp_path / "logs")
     assert done.returncode == 0, done.stdout + done.stderr
     run_dir = only_run(tmp_path / "out")
     (row,) = (row for row in metrics(run_dir) if row["phase"] == "eval")
     alone = run_to_end([sys.executable, "eval.py", "--config", str(run_dir / "config.yaml"), "--ckpt_path",
                         str(run_dir / "ckpt" / "best.ckpt"), "--output", str(tmp_path / "alone")])
     scores = json.loads((tmp_path / "alone" / "eval.json").read_text())
+    assert scores["miou"] > 0
     assert float(row["miou"]) == pytest.approx(scores["miou"], rel=1e-5), alone.stdout
     assert float(row["pixel_accuracy"]) == pytest.approx(scores["pixel_accuracy"], rel=1e-5)
 
