@@ -81,8 +81,8 @@ def test_a_network_on_two_ranks_follows_one_process(streets, tmp_path):
 
 @pytest.mark.slow
 def test_an_evaluation_while_training_is_shared_out(streets, tmp_path):
-    done = run_script(script_command(streets, tmp_path / "out", 2, train__run_eval="true", train__eval_interval_steps=12),
-                      tmp_path / "logs")
+    command = script_command(streets, tmp_path / "out", 2, train__run_eval="true", train__eval_interval_steps=12)
+    done = run_script(command, tmp_path / "logs")
     assert done.returncode == 0, done.stdout + done.stderr
     run_dir = only_run(tmp_path / "out")
     (row,) = (row for row in metrics(run_dir) if row["phase"] == "eval")
