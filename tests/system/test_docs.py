@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 
 from src.config import load_config
 from src.data.synthetic import write_street
-from src.deploy.manifest import ModelFile, file_sha256, save_manifest
+from src.deploy.manifest import ModelFile, file_sha256, load_manifest, save_manifest
 from src.evaluation.protocol import protocol_overrides
 from tests.data_support import blocks as blocks_of
 from tests.data_support import picture, write
@@ -224,8 +225,11 @@ def recorded(tmp_path_factory) -> tuple[Path, Path]:
     add_export(folder)
     for name in ("camvid", "cityscapes", "mine", "streets"):
         (folder / "data" / name).mkdir(parents=True)
-    for name in ("best.ckpt", "export/fast_scnn_bs1.om"):
-        (folder / name).touch()
+    (folder / "best.ckpt").touch()
+    (folder / "export" / "fast_scnn_bs1.om").touch()
+    manifest = load_manifest(folder / "export")
+    converted = ModelFile("om", "fast_scnn_bs1.om", 1, "0" * 64)
+    save_manifest(replace(manifest, models=(*manifest.models, converted)))
     return folder, add_recorder(folder)
 
 
