@@ -6,6 +6,7 @@ crop needs half the rows of an image.
 """
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +35,29 @@ def is_whole(data: np.ndarray) -> bool:
     Args:
         data: uint8 vector, starting with the start mark.
     """
-    raw, at = data.tobytes(), 2
-    while (at := raw.find(b"\xff", at)) >= 0 and at + 4 <= len(raw):
-        kind = raw[at + 1]
-        if kind in (0x00, 0xFF):                        # no mark, or a byte that fills up
+    for kind, _, end in _segments(data):
+        if kind == 0xDA:
+            return data[end:].tobytes().rfind(_END.tobytes()) >= 0
+    return False
+
+
+def _segments(data: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(kind, begin, end) of what each segment holds, from the start mark to the header of the first scan, kind 0xDA."""
+    at = 2
+    while at + 4 <= data.size:
+        kind = int(data[at + 1])
+        if data[at] != 0xFF or kind in (0x00, 0xFF):    # no mark, or a byte that fills up
             at += 1
         elif kind == 0x01 or 0xD0 <= kind <= 0xD8:      # marks without a segment
             at += 2
         elif kind == 0xD9:
-            return False
+            return
         else:
-            at += 2 + int.from_bytes(raw[at + 2:at + 4], "big")
+            end = at + 2 + 256 * int(data[at + 2]) + int(data[at + 3])
+            yield kind, at + 4, end
             if kind == 0xDA:
-                return raw.rfind(b"\xff\xd9", at) >= 0
-    return False
+                return
+            at = end
 
 
 def restart_interval(width: int) -> int:
@@ -92,19 +102,17 @@ def _read_layout(data: np.ndarray) -> _Layout | None:
     """Reads the header; ``None`` if rows of blocks cannot be told apart by restart markers."""
     if data[:2].tobytes() != b"\xff\xd8":
         return None
-    at, interval, frame = 2, 0, None
-    while at + 4 <= data.size and data[at] == 0xFF:
-        kind, length = int(data[at + 1]), 256 * int(data[at + 2]) + int(data[at + 3])
-        segment = data[at + 4:at + 2 + length].tobytes()
+    interval, frame = 0, None
+    for kind, begin, end in _segments(data):
+        segment = data[begin:end].tobytes()
         if kind in _OTHER_FRAMES:
             return None
         if kind in _SEQUENTIAL and len(segment) >= 15:
-            frame = at + 5, segment
+            frame = begin + 1, segment
         elif kind == 0xDD and len(segment) == 2:
             interval = int.from_bytes(segment, "big")
         elif kind == 0xDA:
-            return _layout(frame, interval, segment, at + 2 + length) if frame and interval and segment else None
-        at += 2 + length
+            return _layout(frame, interval, segment, end) if frame and interval and segment else None
     return None
 
 
