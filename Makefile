@@ -17,6 +17,7 @@ test: setup
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term
 
 test-all: test
+	bash scripts/setup.sh slow
 	$(PY) -m pytest -q -n 2 --dist loadfile -m slow
 
 bench: setup

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Makes .venv and installs what is missing: bash scripts/setup.sh [run|dev]
-#   run (default): training, evaluation, export and the CPU runner;  dev: tests and linters too.
+# Makes .venv and installs what is missing: bash scripts/setup.sh [run|dev|slow]
+#   run (default): training, evaluation, export and the CPU runner;  dev: tests and linters too;
+#   slow: also what only the slow tests want (clang, whose fuzzer reads manifests and images).
 # System packages are installed when this runs as root on a Debian-like system, otherwise they are named.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kind=${1:-run}
-case "$kind" in run | dev) ;; *) echo "usage: bash scripts/setup.sh [run|dev]" >&2; exit 2 ;; esac
+case "$kind" in run | dev | slow) ;; *) echo "usage: bash scripts/setup.sh [run|dev|slow]" >&2; exit 2 ;; esac
 
 packages=(g++ cmake make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev python3-venv)
-if [ "$kind" = dev ]; then packages+=(libgtest-dev chromium); fi
+if [ "$kind" != run ]; then packages+=(chromium); fi
+if [ "$kind" = slow ]; then packages+=(clang libclang-rt-dev); fi
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
 missing=()
 if command -v dpkg-query >/dev/null; then
@@ -35,7 +37,7 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv
 fi
 files=(requirements.txt requirements-deploy.txt)
-if [ "$kind" = dev ]; then files+=(requirements-dev.txt); fi
+if [ "$kind" != run ]; then files+=(requirements-dev.txt) kind=dev; fi
 stamp=$(cat "${files[@]}" | sha256sum | cut -d' ' -f1)
 if [ "$(cat ".venv/installed-$kind" 2>/dev/null)" != "$stamp" ]; then
   echo "installing Python packages into .venv, some minutes: ${files[*]}"
