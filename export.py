@@ -1,36 +1,11 @@
-"""Exports a checkpoint: ``python export.py --config C --ckpt_path X --file_format MINDIR ONNX --output DIR``."""
-import argparse
+"""Exports a checkpoint without an installation; ``mindseg export`` is the same."""
+import sys
+from pathlib import Path
 
-from src.config import load_config
-from src.deploy.exporter import FORMATS, export
-from src.errors import run_main
-from src.runtime import setup_runtime
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-EXAMPLES = """examples:
-  python export.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --ckpt_path best.ckpt \\
-      --file_format MINDIR ONNX --output export --set export.height=1024 --set export.width=2048
-  python export.py --config C --ckpt_path best.ckpt --file_format ONNX --output export_u8 --output_type argmax \\
-      --set export.normalize_in_graph=true --set export.opset=11 --set export.batch_size=4
-  python export.py --config C --ckpt_path best.ckpt --file_format ONNX --output export_dyn --set export.batch_size=0
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Export a checkpoint with its manifest, deploy.yaml.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint")
-    parser.add_argument("--file_format", nargs="+", choices=FORMATS, default=["MINDIR", "ONNX"],
-                        help="one or more; AIR only on an Ascend device (default: MINDIR ONNX)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for models, deploy.yaml and export.json")
-    parser.add_argument("--output_type", choices=("argmax", "logits"),
-                        help="uint8 class ids (default, export.output_type) or float32 logits")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
-    args = parser.parse_args()
-    cfg = load_config(args.config, args.set)
-    setup_runtime(cfg.runtime)
-    export(cfg, args.ckpt_path, args.file_format, args.output, args.output_type)
-
+from mindseg.commands.export import main
+from mindseg.errors import run_main
 
 if __name__ == "__main__":
     run_main(main)

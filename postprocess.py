@@ -1,47 +1,11 @@
-"""Scores results: ``python postprocess.py --manifest DIR/deploy.yaml --result RESULTDIR --dataset ROOT``."""
-import argparse
+"""Scores the runner's results without an installation; ``mindseg postprocess`` is the same."""
+import sys
 from pathlib import Path
 
-from src.deploy.manifest import load_manifest
-from src.deploy.offline import find_samples
-from src.deploy.results import Results, dataset_of, score, write_scores
-from src.errors import run_main
-from src.evaluation.masks import MaskWriter
-from src.metrics import format_table
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-EXAMPLES = """examples:
-  python postprocess.py --manifest export/deploy.yaml --result result_Files --dataset data/cityscapes
-  python postprocess.py --manifest export/deploy.yaml --result result/bs1 --dataset data/cityscapes --sort_log sort.log
-  python postprocess.py --manifest export/deploy.yaml --result result_Files --dataset data/cityscapes --save_masks color
-
---result takes the runner's NAME.png and NAME.bin, and what ais_bench and msit write: NAME_0.bin, .npy or .txt.
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Score inference results against the data set's labels.",
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", required=True, help="deploy.yaml of the exported model, or its folder")
-    parser.add_argument("--result", required=True, metavar="RESULTDIR", help="folder of the results")
-    parser.add_argument("--dataset", required=True, metavar="ROOT", help="folder of the data set the manifest names")
-    parser.add_argument("--split", default="val", help="split to take (default: val)")
-    parser.add_argument("--list", help="file of image,label lines to take instead of a split")
-    parser.add_argument("--sort_log", help="score only the images named in this file; their order does not matter")
-    parser.add_argument("--save_masks", choices=("color", "labelIds"), help="also write masks, into RESULTDIR/masks")
-    parser.add_argument("--output", help="folder for eval.json and masks (default: RESULTDIR)")
-    args = parser.parse_args()
-    manifest = load_manifest(args.manifest)
-    output = Path(args.output or args.result)
-    samples = find_samples(manifest, args.dataset, args.split, args.list, args.sort_log)
-    results = Results(args.result, manifest)
-    masks = MaskWriter(args.save_masks, dataset_of(manifest), output / "masks") if args.save_masks else None
-    scores = score(manifest, results.ids, samples, masks)
-    write_scores(scores, manifest, results, output / "eval.json")
-    print(f"Total number of images: {scores['images']}")
-    print(format_table(scores, manifest.dataset.classes))
-    print(f"mIoU {100 * scores['miou']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %; "
-          f"written to {output / 'eval.json'}")
-
+from mindseg.commands.postprocess import main
+from mindseg.errors import run_main
 
 if __name__ == "__main__":
     run_main(main)

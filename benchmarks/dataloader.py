@@ -17,19 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import cv2
 import numpy as np
 from PIL import Image
 
-from src.config import load_config
-from src.data.datasets import CITYSCAPES, Sample
-from src.data.loader import Loader, train_transform
-from src.data.mindrecord import CODECS, Packing, as_bytes, build_records
-from src.data.pipeline import FolderSource, Plan, RecordSource
-from src.data.transforms import TrainTransform
-from src.errors import run_main
+from mindseg.config import load_config
+from mindseg.data.datasets import CITYSCAPES, Sample
+from mindseg.data.loader import Loader, train_transform
+from mindseg.data.mindrecord import CODECS, Packing, as_bytes, build_records
+from mindseg.data.pipeline import FolderSource, Plan, RecordSource
+from mindseg.data.transforms import TrainTransform
+from mindseg.errors import run_main
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 EXAMPLES = """examples:

@@ -13,23 +13,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import cv2
 import numpy as np
 
-import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
-from src.config import Config, load_config
-from src.data.datasets import CITYSCAPES
-from src.data.loader import create_dataset
-from src.data.synthetic import make_street, street_name, write_street
-from src.engine.checkpoint import build_network
-from src.errors import run_main
-from src.evaluation.cityscapes import instance_counts
-from src.evaluation.evaluator import evaluate
-from src.evaluation.inference import Segmenter
-from src.metrics import ConfusionMatrix
-from src.runtime import setup_runtime
+import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
+from mindseg.checkpoint import build_network
+from mindseg.config import Config, load_config
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.data.loader import create_dataset
+from mindseg.errors import run_main
+from mindseg.evaluation.cityscapes import instance_counts
+from mindseg.evaluation.evaluator import evaluate
+from mindseg.inference.network import Segmenter
+from mindseg.metrics import ConfusionMatrix
+from mindseg.runtime import setup_runtime
+from tools.synthetic import make_street, street_name, write_street
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = """examples:

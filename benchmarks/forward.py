@@ -3,24 +3,20 @@
 Ratios and times are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import src  # noqa: F401  (prepares the environment, so it must come before MindSpore)
+import mindseg  # noqa: F401  (prepares the environment, so it must come before MindSpore)
 
 # isort: split
 import mindspore as ms
 from mindspore import Tensor, ops
 
 from benchmarks.support.torch_peer import TorchPeer, measure
-from src.errors import run_main
-from src.models import MODELS, create_model
+from mindseg.errors import run_main
+from mindseg.models import MODELS, create_model
 
 EXAMPLES = """examples:
   python benchmarks/forward.py --models fast_scnn enet

@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
-import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
-from src.data.synthetic import make_street, street_name, write_image
-from src.deploy.manifest import Manifest, load_manifest
-from src.errors import UserError, run_main
+import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
+from mindseg.errors import UserError, run_main
+from mindseg.manifest import Manifest, load_manifest
+from tools.synthetic import make_street, street_name, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ROOT / "ascend310_infer" / "out" / "segment"
@@ -48,8 +47,8 @@ def export_default(folder: Path, height: int, width: int) -> Path:
     """Exports Fast-SCNN with random weights: its speed does not depend on them."""
     import mindspore as ms
 
-    from src.config import load_config
-    from src.engine.checkpoint import build_network
+    from mindseg.checkpoint import build_network
+    from mindseg.config import load_config
 
     config = ROOT / "configs/fast_scnn/fast_scnn_cityscapes.yaml"
     ms.save_checkpoint(build_network(load_config(config)), str(folder / "random.ckpt"))

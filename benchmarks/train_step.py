@@ -3,27 +3,24 @@
 Ratios and times are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 
-import src  # noqa: F401  (prepares the environment before MindSpore is loaded)
+import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from benchmarks.support.torch_peer import TorchPeer, measure
-from src.config import Config, load_config
-from src.data.loader import create_dataset
-from src.data.synthetic import write_street
-from src.engine.checkpoint import build_network
-from src.engine.runlog import setup_logging
-from src.engine.train_step import TrainStep
-from src.engine.trainer import Job, Trainer
-from src.engine.training import Batches, build_step
-from src.errors import run_main
-from src.runtime import Runtime, setup_runtime
+from mindseg.checkpoint import build_network
+from mindseg.commands.train import Batches, build_step
+from mindseg.config import Config, load_config
+from mindseg.data.loader import create_dataset
+from mindseg.engine.run_dir import setup_logging
+from mindseg.engine.train_step import TrainStep
+from mindseg.engine.trainer import Job, Trainer
+from mindseg.errors import run_main
+from mindseg.runtime import Runtime, setup_runtime
+from tools.synthetic import write_street
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {"fast_scnn": "fast_scnn/fast_scnn_cityscapes_softmax", "enet": "enet/enet_cityscapes",

@@ -33,4 +33,4 @@ fi
 
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -x $python ]] || python=$(command -v python3)
-exec "$python" "$root/tools/convert_ascend.py" om "$@"
+PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m mindseg convert-ascend om "$@"

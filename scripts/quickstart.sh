@@ -39,7 +39,7 @@ if [ ! -f "$out/data/synthetic.json" ]; then
   step "2 draw 160 + 40 synthetic streets" data "$python" tools/make_synthetic.py --output "$out/data" --num 160 --num_val 40
 fi
 for split in train val; do
-  step "3 pack $split into MindRecord" "mindrecord_$split" "$python" tools/build_mindrecord.py --dataset cityscapes \
+  step "3 pack $split into MindRecord" "mindrecord_$split" "$python" -m mindseg pack --dataset cityscapes \
     --root "$out/data" --split "$split" --output "$out/$split.mindrecord" --overwrite
 done
 common=(--config "$config" --set "data.root=$out/data" --set "data.mindrecord=$out/train.mindrecord"

@@ -38,10 +38,11 @@ if [ ! -x .venv/bin/python ]; then
 fi
 files=(requirements.txt requirements-deploy.txt)
 if [ "$kind" != run ]; then files+=(requirements-dev.txt) kind=dev; fi
-stamp=$(cat "${files[@]}" | sha256sum | cut -d' ' -f1)
+stamp=$(cat "${files[@]}" pyproject.toml | sha256sum | cut -d' ' -f1)
 if [ "$(cat ".venv/installed-$kind" 2>/dev/null)" != "$stamp" ]; then
   echo "installing Python packages into .venv, some minutes: ${files[*]}"
   .venv/bin/pip install --quiet --disable-pip-version-check "${files[@]/#/-r}"
+  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
   echo "$stamp" >".venv/installed-$kind"
   echo "done; next: source .venv/bin/activate"
 fi

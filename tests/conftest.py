@@ -1,4 +1,4 @@
-"""Shared fixtures. Importing src first caps the oneDNN instruction set: see src/__init__.py."""
+"""Shared fixtures. Importing src first caps the oneDNN instruction set: see src/mindseg/__init__.py."""
 import os
 import subprocess
 import sys
@@ -16,7 +16,7 @@ if _WORKER:
     os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
     os.environ["OMP_NUM_THREADS"] = "1"
 
-import src  # noqa: E402, F401
+import mindseg  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,10 +57,11 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def run_cli():
-    """Runs a verb or tool as a user does: ``run_cli("train.py", "--config", …)``; returns the finished process."""
+    """Runs a root verb or a command as a user does, ``run_cli("train.py", …)`` or ``run_cli("pack", …)``."""
 
     def run(script: str, *words, cwd: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / script), *map(str, words)]
+        program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "mindseg", script]
+        command = [sys.executable, *program, *map(str, words)]
         return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
     return run

@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from src.config import Config, load_config
-from src.data.datasets import CITYSCAPES, voc_palette
-from src.data.loader import Loader, create_dataset
+from mindseg.config import Config, load_config
+from mindseg.data.datasets import CITYSCAPES, voc_palette
+from mindseg.data.loader import Loader, create_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "configs" / "_base_"

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.deploy.manifest import DatasetSpec, InputSpec, Manifest, ModelFile, OutputSpec
+from mindseg.manifest import DatasetSpec, InputSpec, Manifest, ModelFile, OutputSpec
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -88,7 +88,7 @@ def make_network(name: str = "fast_scnn", num_classes: int = 19, seed: int = 1, 
     """A network of the project with random weights, in evaluation mode."""
     import mindspore as ms
 
-    from src.models import create_model
+    from mindseg.models import create_model
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(seed)
@@ -102,7 +102,7 @@ def make_tiny_network(num_classes: int = 19, seed: int = 1):
     import mindspore as ms
     from mindspore import nn
 
-    from src.models.layers import batch_norm, conv2d, resize_bilinear
+    from mindseg.models.layers import batch_norm, conv2d, resize_bilinear
 
     class Tiny(nn.Cell):
         def __init__(self):

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import mindspore as ms
 
-from src.config import Config, load_config
-from src.data.synthetic import write_street
-from src.engine.checkpoint import Progress, build_network, save_checkpoint
+from mindseg.checkpoint import Progress, build_network, save_checkpoint
+from mindseg.config import Config, load_config
+from tools.synthetic import write_street
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"

@@ -1,15 +1,12 @@
-"""Writes docs/configuration.md, a table of every configuration key, from configs/_base_/runtime.yaml."""
+"""Writes docs/configuration.md, a table of every configuration key, from configs/_base_/defaults.yaml."""
 import argparse
 import os
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-from src.config import Key, load_schema
-from src.errors import UserError, run_main
+from mindseg.config import Key, load_schema
+from mindseg.errors import UserError, run_main
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 EXAMPLES = """examples:
@@ -17,7 +14,7 @@ EXAMPLES = """examples:
   python tools/config_table.py --output keys.md"""
 HEAD = """# Configuration
 
-Written by `python tools/config_table.py` from `configs/_base_/runtime.yaml`; change that file, not this one.
+Written by `python tools/config_table.py` from `configs/_base_/defaults.yaml`; change that file, not this one.
 
 A configuration is a YAML file that says what differs from the files named under `_base_`:
 

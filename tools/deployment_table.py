@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.deploy.manifest import Manifest, ModelFile, file_sha256, load_manifest, save_manifest, write_text
-from src.errors import UserError, run_main
+from mindseg.errors import UserError, run_main
+from mindseg.manifest import Manifest, ModelFile, file_sha256, load_manifest, save_manifest, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUTES = {"checkpoint": "checkpoint, MindSpore", "mindir": "MINDIR, MindSpore", "onnx": "ONNX, onnxruntime",
@@ -67,7 +66,7 @@ class Work:
             self.python(fmt, "eval.py", *self.common, "--manifest", export, "--file_format", fmt.upper(), "--output",
                         self.folder / fmt)
         self.runner("runner", export)
-        self.python("quantize", "tools/quantize_onnx.py", "--manifest", export, "--dataset", self.dataset, "--output",
+        self.python("quantize", "mindseg quantize", "--manifest", export, "--dataset", self.dataset, "--output",
                     self.folder / "export_int8")
         self.runner("int8", self.folder / "export_int8")
         return {route: read_scores(self.folder / route) for route in ROUTES if (self.folder / route).is_dir()}

@@ -10,17 +10,14 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from functools import partial
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 from tqdm import tqdm
 
-from src.data.synthetic import check_size, write_street, write_voc, write_voc_lists
-from src.errors import DataError, UserError, run_main
+from mindseg.errors import DataError, UserError, run_main
+from tools.synthetic import check_size, write_street, write_voc, write_voc_lists
 
 MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
 EPILOG = """\

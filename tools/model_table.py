@@ -1,22 +1,19 @@
 """Counts parameters and multiply-accumulate operations of every network and writes docs/model_zoo.md."""
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import src  # noqa: F401  (prepares the environment, so it must come before MindSpore)
+import mindseg  # noqa: F401  (prepares the environment, so it must come before MindSpore)
 
 # isort: split
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.errors import UserError, run_main
-from src.models import create_model
-from src.models.layers import TransposedConv
+from mindseg.errors import UserError, run_main
+from mindseg.models import create_model
+from mindseg.models.layers import TransposedConv
 
 SIZES = ((512, 1024), (1024, 2048))
 EXAMPLES = """examples:
@@ -189,7 +186,7 @@ logits are resized to the input (ENet ends in a transposed convolution of stride
 TAIL = """
 Every network takes any height and width from 32 on: it pads to a multiple of 32 with zeros at the bottom and right
 and crops the logits. Each variant computes what its public implementation computes, and loads its weights
-(`tools/convert_weights.py --help`). The tests compare the defaults and `variant=segmentron` with float64 runs of those
+(`mindseg convert-weights --help`). The tests compare the defaults and `variant=segmentron` with float64 runs of those
 implementations in evaluation and through five training steps, and the variants `seed` in evaluation. `ppm_kernel=3`,
 `unpool=bilinear`, `head_channels=128` and `encoder_only=True` have no such run to be compared with.
 

@@ -2,13 +2,10 @@
 """Collects what the quick start measured into one summary.json and prints it."""
 import argparse
 import json
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.engine.runlog import write_json
-from src.errors import UserError, run_main
+from mindseg.engine.run_dir import write_json
+from mindseg.errors import UserError, run_main
 
 EXAMPLES = """example:
   python tools/quickstart_summary.py --output outputs/quickstart --train_seconds 300

@@ -9,8 +9,8 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.models import create_model
-from src.models.weights import convert_state_dict
+from mindseg.models import create_model
+from mindseg.models.weights import convert_state_dict
 from tests.goldens import rule
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"

@@ -5,9 +5,9 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from src.errors import UserError
-from src.models import create_model
-from src.models.layers import avg_pool3
+from mindseg.errors import UserError
+from mindseg.models import create_model
+from mindseg.models.layers import avg_pool3
 from tests.models.base import GoldenTests, ModelTests
 
 

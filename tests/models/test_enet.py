@@ -4,9 +4,9 @@ import pytest
 
 from mindspore import Tensor
 
-from src.errors import UserError
-from src.models import create_model
-from src.models.layers import first_max_mask, unpool
+from mindseg.errors import UserError
+from mindseg.models import create_model
+from mindseg.models.layers import first_max_mask, unpool
 from tests.models.base import GoldenTests, ModelTests
 
 

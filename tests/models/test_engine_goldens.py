@@ -8,12 +8,12 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
-from src.config import Config
-from src.engine.train_step import Normalize, StepOptions, TrainStep
-from src.losses import CrossEntropyLoss, MultiHeadLoss
-from src.models import create_model
-from src.models.weights import convert_state_dict
-from src.optim import create_optimizer
+from mindseg.config import Config
+from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
+from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
+from mindseg.models import create_model
+from mindseg.models.weights import convert_state_dict
+from mindseg.optim import create_optimizer
 from tests.goldens import rule
 from tests.unit.test_optim import config
 

@@ -4,9 +4,9 @@ import pytest
 
 from mindspore import Tensor
 
-from src.engine.precision import freeze_batch_norm
-from src.errors import UserError
-from src.models import create_model
+from mindseg.engine.amp import freeze_batch_norm
+from mindseg.errors import UserError
+from mindseg.models import create_model
 from tests.models.base import GoldenTests, ModelTests
 
 

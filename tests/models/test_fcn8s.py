@@ -5,8 +5,8 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from src.errors import UserError
-from src.models import create_model
+from mindseg.errors import UserError
+from mindseg.models import create_model
 from tests.models.base import GoldenTests, ModelTests
 
 

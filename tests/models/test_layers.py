@@ -5,8 +5,8 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from src.models import create_model
-from src.models.layers import Dropout
+from mindseg.models import create_model
+from mindseg.models.layers import Dropout
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
-from src.errors import UserError
-from src.models import create_model
-from src.models.weights import convert, convert_state_dict, read_weights, save_weights
+from mindseg.errors import UserError
+from mindseg.models import create_model
+from mindseg.models.weights import convert, convert_state_dict, read_weights, save_weights
 from tests.goldens import rule
 from tests.models.base import GOLDENS, assign
 
@@ -325,7 +325,7 @@ def test_an_unwritable_folder_leaves_nothing(tmp_path):
 def test_the_tool_converts_and_reports(run_cli, tmp_path):
     state = rule.state_dict(GOLDENS / "fast_scnn_segmentron")
     np.savez(tmp_path / "source.npz", **{f"module.{key}": value for key, value in state.items()})
-    done = run_cli("tools/convert_weights.py", "--model", "fast_scnn", "--source", tmp_path / "source.npz",
+    done = run_cli("convert-weights", "--model", "fast_scnn", "--source", tmp_path / "source.npz",
                    "--output", tmp_path / "out.ckpt")
     assert done.returncode == 0, done.stderr
     assert "LikeLy-Journey/SegmenTron" in done.stdout
@@ -334,7 +334,7 @@ def test_the_tool_converts_and_reports(run_cli, tmp_path):
     left, unused = ms.load_param_into_net(network, ms.load_checkpoint(str(tmp_path / "out.ckpt")), strict_load=True)
     assert not left
     assert not unused
-    failed = run_cli("tools/convert_weights.py", "--model", "enet", "--source", tmp_path / "source.npz",
+    failed = run_cli("convert-weights", "--model", "enet", "--source", tmp_path / "source.npz",
                      "--output", tmp_path / "enet.ckpt")
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("error: these are weights of LikeLy-Journey/SegmenTron")

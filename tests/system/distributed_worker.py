@@ -3,22 +3,19 @@
 Usage: distributed_worker.py OUTPUT STEPS SYNC_BN ACCUMULATION; started alone or by msrun. Writes OUTPUT.rank<n>.npz.
 """
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import src  # noqa: F401, I001
 
 import numpy as np
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.config import Config
-from src.engine.precision import synchronise_batch_norm
-from src.engine.train_step import Normalize, StepOptions, TrainStep
-from src.losses import CrossEntropyLoss, MultiHeadLoss
-from src.optim import create_optimizer
-from src.runtime import from_main, setup_runtime
+import mindseg  # noqa: F401
+from mindseg.config import Config
+from mindseg.engine.amp import synchronise_batch_norm
+from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
+from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
+from mindseg.optim import create_optimizer
+from mindseg.runtime import from_main, setup_runtime
 
 BATCH = 4
 RUNTIME = Config({"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 5, "threads": 1, "modelarts": None})

@@ -15,17 +15,17 @@ from PIL import Image
 import mindspore as ms
 from mindspore.mindrecord import FileWriter
 
-from src.config import Config, load_config
-from src.data.datasets import CITYSCAPES, VOC, dataset_info
-from src.data.loader import create_dataset
-from src.deploy.manifest import load_manifest
-from src.engine.checkpoint import build_network
-from src.errors import ConfigError
-from src.evaluation.protocol import protocol_overrides
-from src.losses import create_loss
-from src.models import create_model
-from src.optim import create_optimizer
-from src.schedules import create_schedule
+from mindseg.checkpoint import build_network
+from mindseg.commands.protocol import protocol_overrides
+from mindseg.config import Config, load_config
+from mindseg.data.datasets import CITYSCAPES, VOC, dataset_info
+from mindseg.data.loader import create_dataset
+from mindseg.errors import ConfigError
+from mindseg.losses import create_loss
+from mindseg.manifest import load_manifest
+from mindseg.models import create_model
+from mindseg.optim import create_optimizer
+from mindseg.schedules import create_schedule
 from tests.system.migration_support import ROOT, Bench, run_python
 
 
@@ -254,7 +254,7 @@ def every_stage_has_weights(bench: Bench) -> None:
     tables = [stage(number).loss.class_weights for number in (1, 2, 3)]
     assert tables[0] == tables[1] != tables[2]
     assert [len(table) for table in tables] == [19, 19, 19]
-    printed = bench.run("python tools/class_weights.py --config C --set data.root=D").splitlines()[-1]
+    printed = bench.run("mindseg class-weights --config C --set data.root=D").splitlines()[-1]
     assert len(yaml.safe_load(printed)["class_weights"]) == 19
 
 

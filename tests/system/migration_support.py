@@ -23,15 +23,15 @@ import numpy as np
 
 import mindspore as ms
 
-from src.config import Config, load_config, load_schema, parse_override
-from src.data.synthetic import write_street, write_voc, write_voc_lists
-from src.engine.runlog import log
-from src.models import create_model
-from src.runtime import MODELARTS_FLAGS, Runtime, set_seed
+from mindseg.config import Config, load_config, load_schema, parse_override
+from mindseg.engine.run_dir import log
+from mindseg.models import create_model
+from mindseg.runtime import MODELARTS_FLAGS, Runtime, set_seed
 from tests.goldens import rule
 from tests.models.base import GOLDENS
 from tests.models.test_weights import vgg_state
 from tests.system.runner_support import build_folder
+from tools.synthetic import write_street, write_voc, write_voc_lists
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "migration.md"

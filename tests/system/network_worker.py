@@ -5,19 +5,17 @@ Usage: network_worker.py OUTPUT NETWORK; started alone or by msrun. Writes the l
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import src  # noqa: F401, I001
-
 import numpy as np
 
 from mindspore import Tensor
 
-from src.config import load_config
-from src.data.datasets import CITYSCAPES
-from src.data.synthetic import make_street
-from src.engine.checkpoint import build_network
-from src.engine.training import build_step, divide_batch
-from src.runtime import setup_runtime
+import mindseg  # noqa: F401
+from mindseg.checkpoint import build_network
+from mindseg.commands.train import build_step, divide_batch
+from mindseg.config import load_config
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.runtime import setup_runtime
+from tools.synthetic import make_street
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.engine.checkpoint import read_checkpoint
+from mindseg.checkpoint import read_checkpoint
 
 CONFIG = "configs/fast_scnn/fast_scnn_synthetic.yaml"
 
@@ -56,7 +56,7 @@ def test_image_and_label_of_different_size(run_cli, data, tmp_path):
     label = next((data / "gtFine" / "train").rglob("*labelIds.png"))
     cv2.imwrite(str(label), np.full((32, 64), 7, np.uint8))
     refused(train(run_cli, data, tmp_path), label.name.split("_gtFine_")[0], "128x64", "64x32")
-    refused(run_cli("tools/build_mindrecord.py", "--dataset", "cityscapes", "--root", data, "--output",
+    refused(run_cli("pack", "--dataset", "cityscapes", "--root", data, "--output",
                     tmp_path / "packed" / "train.mindrecord"), "128x64")
     assert not list((tmp_path / "packed").glob("*")) if (tmp_path / "packed").exists() else True
 
@@ -75,7 +75,7 @@ def test_a_label_value_that_is_no_class(run_cli, data, tmp_path):
     cv2.imwrite(str(label), ids)
     refused(train(run_cli, data, tmp_path), label, "label value 77 on 25 % of the pixels")
     assert not list(tmp_path.glob("runs/**/*.ckpt"))
-    refused(run_cli("tools/build_mindrecord.py", "--dataset", "cityscapes", "--root", data, "--output",
+    refused(run_cli("pack", "--dataset", "cityscapes", "--root", data, "--output",
                     tmp_path / "train.mindrecord"), label, "label value 77")
     assert not list(tmp_path.glob("*train.mindrecord*"))
     # Left out instead, it is counted where a user looks.

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.deploy import exporter
-from src.deploy.offline import find_samples, read_image
-from src.deploy.results import score
-from src.deploy.session import open_session
+from mindseg.commands.preprocess import find_samples, read_image
+from mindseg.config import load_config
+from mindseg.deploy import exporter
+from mindseg.deploy.results import score
+from mindseg.inference.exported import open_session
 from tests.deploy_support import make_cityscapes, make_tiny_network
 from tests.system.runner_support import build_folder
 

@@ -14,13 +14,13 @@ import pytest
 
 import mindspore as ms
 
-from src.config import load_config
-from src.data.transforms import normalize
-from src.deploy import exporter, onnx_graph
-from src.deploy.manifest import load_manifest
-from src.deploy.session import open_session
-from src.engine.checkpoint import Progress, save_checkpoint
-from src.errors import UserError
+from mindseg.checkpoint import Progress, save_checkpoint
+from mindseg.config import load_config
+from mindseg.data.transforms import normalize
+from mindseg.deploy import exporter, onnx_graph
+from mindseg.errors import UserError
+from mindseg.inference.exported import open_session
+from mindseg.manifest import load_manifest
 from tests.deploy_support import MEAN, STD, make_network, make_tiny_network
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,13 +9,13 @@ import openvino as ov
 import pytest
 from onnx import TensorProto
 
-from src.config import load_config
-from src.deploy import exporter
-from src.deploy.manifest import load_manifest
-from src.deploy.offline import find_samples, fit_image, read_image, to_tensor
-from src.deploy.quantize import quantize
-from src.deploy.session import open_session
-from src.errors import UserError
+from mindseg.commands.preprocess import find_samples, fit_image, read_image, to_tensor
+from mindseg.config import load_config
+from mindseg.deploy import exporter
+from mindseg.deploy.quantize import quantize
+from mindseg.errors import UserError
+from mindseg.inference.exported import open_session
+from mindseg.manifest import load_manifest
 from tests.deploy_support import make_cityscapes, make_network, make_tiny_network
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.engine.checkpoint import read_checkpoint
+from mindseg.checkpoint import read_checkpoint
 from tests.system.distributed_support import (
     FAST,
     ROOT,

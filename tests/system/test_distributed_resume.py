@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.engine.checkpoint import read_checkpoint
+from mindseg.checkpoint import read_checkpoint
 from tests.system.distributed_support import (
     environ,
     free_port,

@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.data.synthetic import write_street
-from src.deploy.manifest import ModelFile, file_sha256, load_manifest, save_manifest
-from src.evaluation.protocol import protocol_overrides
+from mindseg.commands.protocol import protocol_overrides
+from mindseg.config import load_config
+from mindseg.manifest import ModelFile, file_sha256, load_manifest, save_manifest
 from tests.data_support import blocks as blocks_of
 from tests.data_support import picture, write
 from tests.deploy_support import MEAN, STD, make_manifest
 from tests.docs_support import COMMANDS, PAGES, ROOT, Block, blocks, commands, output_pattern
 from tests.system.runner_support import build_folder
+from tools.synthetic import write_street
 
 DOCS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "README_CN.md"]
 CONFIG = "configs/fast_scnn/fast_scnn_cityscapes.yaml"
@@ -105,7 +105,7 @@ def add_recorder(folder: Path) -> Path:
     """Programs that note how they were called and do nothing; converters run, with ``--dry_run``."""
     record = folder / "record.txt"
     text = ('#!/bin/bash\nset -e\n'
-            f'if [[ "$1" == */tools/convert_ascend.py ]]; then exec {sys.executable} "$1" --dry_run "${{@:2}}"; fi\n'
+            f'if [[ "$1" == */src/mindseg/commands/convert_ascend.py ]]; then exec {sys.executable} "$1" --dry_run "${{@:2}}"; fi\n'
             f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@" >>"{record}"\n'
             'echo "mIoU 0.00 %, pixel accuracy 0.00 %"\n')
     for name in ("python", "msrun", "segment"):

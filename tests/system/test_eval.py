@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.datasets import CITYSCAPES, VOC
-from src.deploy.exporter import export_network
-from src.engine.checkpoint import load_network
-from src.errors import UserError
-from src.evaluation import scoring
-from src.evaluation.masks import MaskWriter, write_submission
-from src.evaluation.protocol import protocol_overrides
-from src.evaluation.scoring import Request, score
-from src.runtime import Runtime
+from mindseg.checkpoint import load_network
+from mindseg.commands.evaluate import Request, score
+from mindseg.commands.protocol import protocol_overrides
+from mindseg.data.datasets import CITYSCAPES, VOC
+from mindseg.deploy.exporter import export_network
+from mindseg.errors import UserError
+from mindseg.evaluation import scoring
+from mindseg.inference.masks import MaskWriter, write_submission
+from mindseg.runtime import Runtime
 from tests.deploy_support import make_tiny_network
 from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
 

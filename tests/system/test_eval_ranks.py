@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.deploy.exporter import export_network
-from src.engine.checkpoint import load_network
-from src.errors import UserError
-from src.evaluation.scoring import Request, score
-from src.runtime import Runtime
+from mindseg.checkpoint import load_network
+from mindseg.commands.evaluate import Request, score
+from mindseg.deploy.exporter import export_network
+from mindseg.errors import UserError
+from mindseg.runtime import Runtime
 from tests.eval_support import CONFIG, ROOT, SIZE, make_checkpoint, make_streets, street_config
 
 

@@ -24,7 +24,7 @@ def job(tmp_path_factory, run_cli):
     check(run_cli("tools/make_synthetic.py", "--output", data, "--num", 6, "--num_val", 3, "--num_test", 0,
                   "--height", 128, "--width", 256))
     for split in ("train", "val"):
-        check(run_cli("tools/build_mindrecord.py", "--dataset", "cityscapes", "--root", data, "--split", split,
+        check(run_cli("pack", "--dataset", "cityscapes", "--root", data, "--split", split,
                       "--output", folder / f"{split}.mindrecord"))
     common = ["--config", CONFIG, "--set", f"data.root={data}", "--set",
               f"data.mindrecord={folder / 'train.mindrecord'}", "--set",

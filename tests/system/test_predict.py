@@ -10,11 +10,11 @@ import pytest
 import mindspore as ms
 
 import predict as predict_verb
-from src.data.datasets import CITYSCAPES
-from src.deploy.exporter import export_network
-from src.errors import DataError, UserError
-from src.evaluation.prediction import Model, Output, find_inputs, open_predictor, predict
-from src.evaluation.video import frames
+from mindseg.commands.predict import Model, Output, find_inputs, open_predictor, predict
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.deploy.exporter import export_network
+from mindseg.errors import DataError, UserError
+from mindseg.inference.video import frames
 from tests.deploy_support import MEAN, STD, make_tiny_network
 from tests.eval_support import CONFIG, make_checkpoint, street_config
 

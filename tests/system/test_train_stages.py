@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from src.engine.checkpoint import read_checkpoint
+from mindseg.checkpoint import read_checkpoint
 from tests.system.train_support import (
     assert_same_state,
     kill_at,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.engine.checkpoint import read_checkpoint
+from mindseg.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"data.crop_size": "[64,64]", "data.num_workers": 1, "train.global_batch": 2, "train.log_interval": 1,

@@ -8,9 +8,7 @@ import pytest
 
 from mindspore import Parameter, Tensor
 
-from src.config import load_config
-from src.engine import checkpoint as module
-from src.engine.checkpoint import (
+from mindseg.checkpoint import (
     Progress,
     build_network,
     load_network,
@@ -20,8 +18,10 @@ from src.engine.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.engine.pretrained import load_pretrained
-from src.errors import UserError
+from mindseg.config import load_config
+from mindseg.engine import checkpoint as module
+from mindseg.engine.pretrained import load_pretrained
+from mindseg.errors import UserError
 from tests.system.train_support import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))

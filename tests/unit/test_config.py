@@ -2,8 +2,8 @@
 import pytest
 import yaml
 
-from src.config import SCHEMA_FILE, Config, dump_config, load_config, load_schema
-from src.errors import ConfigError
+from mindseg.config import SCHEMA_FILE, Config, dump_config, load_config, load_schema
+from mindseg.errors import ConfigError
 
 
 def write(path, text):

@@ -10,13 +10,13 @@ import yaml
 import mindspore as ms
 from mindspore import Tensor
 
-from src.config import load_config
-from src.engine.checkpoint import build_network
-from src.engine.training import divide_batch
-from src.errors import ConfigError
-from src.losses import create_loss
-from src.optim import group_parameters
-from src.schedules import create_schedule
+from mindseg.checkpoint import build_network
+from mindseg.commands.train import divide_batch
+from mindseg.config import load_config
+from mindseg.errors import ConfigError
+from mindseg.losses import create_loss
+from mindseg.optim import group_parameters
+from mindseg.schedules import create_schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 NETWORKS = ("fast_scnn", "fcn8s", "enet", "bisenetv2")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers import labels as official
 
-from src.data.datasets import (
+from mindseg.data.datasets import (
     CITYSCAPES,
     IGNORE,
     UNMAPPED,
@@ -13,7 +13,7 @@ from src.data.datasets import (
     list_samples,
     voc_palette,
 )
-from src.errors import DataError
+from mindseg.errors import DataError
 from tests.data_support import make_camvid, make_cityscapes, picture, write, write_palette
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data import jpeg
-from src.data.datasets import CITYSCAPES, VOC, label_table, train_id_table
-from src.data.decode import decode_image, decode_image_rows, decode_label, encode_label, has_unmapped
-from src.errors import DataError
+from mindseg.data import jpeg
+from mindseg.data.datasets import CITYSCAPES, VOC, label_table, train_id_table
+from mindseg.data.decode import decode_image, decode_image_rows, decode_label, encode_label, has_unmapped
+from mindseg.errors import DataError
 from tests.data_support import blocks, picture, write_palette
 
 TABLE = train_id_table(3)

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data import jpeg
-from src.data.datasets import CITYSCAPES, IGNORE, VOC, list_samples
-from src.data.loader import create_dataset
-from src.data.mindrecord import Packing, build_records
-from src.data.pipeline import FolderSource, Pipeline, choose_table
-from src.data.transforms import TrainTransform
-from src.errors import DataError
+from mindseg.data import jpeg
+from mindseg.data.datasets import CITYSCAPES, IGNORE, VOC, list_samples
+from mindseg.data.loader import create_dataset
+from mindseg.data.mindrecord import Packing, build_records
+from mindseg.data.pipeline import FolderSource, Pipeline, choose_table
+from mindseg.data.transforms import TrainTransform
+from mindseg.errors import DataError
 from tests.data_support import (
     ROOT,
     blocks,

@@ -13,12 +13,12 @@ import pytest
 
 import mindspore.dataset as ds
 
-from src.data.datasets import dataset_info, list_samples
-from src.data.mindrecord import Packing, build_records, open_records
-from src.errors import DataError
+from mindseg.data.datasets import dataset_info, list_samples
+from mindseg.data.mindrecord import Packing, build_records, open_records
+from mindseg.errors import DataError
 from tests.data_support import BASE, ROOT, collect, config, make_camvid, make_cityscapes, train_loader
 
-TOOL = "tools/build_mindrecord.py"
+TOOL = "pack"
 
 
 def pack(root, output, split="train", **packing):

@@ -10,14 +10,14 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
-from src.config import load_config
-from src.data import sink
-from src.data.loader import Loader
-from src.data.sink import SinkLoader, sinking
-from src.engine import training
-from src.engine.trainer import Job, Trainer
-from src.errors import DataError
-from src.runtime import Runtime
+from mindseg.config import load_config
+from mindseg.data import sink
+from mindseg.data.loader import Loader
+from mindseg.data.sink import SinkLoader, sinking
+from mindseg.engine import training
+from mindseg.engine.trainer import Job, Trainer
+from mindseg.errors import DataError
+from mindseg.runtime import Runtime
 from tests.data_support import ROOT, make_camvid, train_loader
 from tests.unit.test_train_step import Net, graph_mode, make_step  # noqa: F401
 

@@ -8,10 +8,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from src.data.datasets import CITYSCAPES, VOC, list_samples, train_id_table
-from src.data.pipeline import FolderSource, open_source
-from src.data.survey import class_weights, count_classes, summarize
-from src.errors import DataError
+from mindseg.data.dataset_stats import class_weights, count_classes, summarize
+from mindseg.data.datasets import CITYSCAPES, VOC, list_samples, train_id_table
+from mindseg.data.pipeline import FolderSource, open_source
+from mindseg.errors import DataError
 from tests.data_support import BASE, blocks, config, make_camvid, make_cityscapes, picture, write, write_palette
 from tools import build_trainaug, check_dataset
 
@@ -19,7 +19,7 @@ CAMVID = BASE / "camvid.yaml"
 
 
 def check(run_cli, root, *words, base="camvid"):
-    return run_cli("tools/check_dataset.py", "--config", BASE / f"{base}.yaml", "--set", f"data.root={root}", *words)
+    return run_cli("check-dataset", "--config", BASE / f"{base}.yaml", "--set", f"data.root={root}", *words)
 
 
 def test_good_set_passes(tmp_path, rng, run_cli):
@@ -163,10 +163,10 @@ def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
     labels = [cv2.imread(str(s.label), -1) for s in samples]
     pixels = np.array([sum((label == c).sum() for label in labels) for c in range(11)])
     expected = [f"{1 / math.log(1.02 + p / pixels.sum()):.4f}" for p in pixels]
-    built = run_cli("tools/build_mindrecord.py", "--config", CAMVID, "--root", tmp_path / "d", "--output",
+    built = run_cli("pack", "--config", CAMVID, "--root", tmp_path / "d", "--output",
                     tmp_path / "x.mindrecord", "--num_shards", 2)
     assert built.returncode == 0, built.stderr
-    done = run_cli("tools/class_weights.py", "--config", CAMVID, "--set", f"data.root={tmp_path / 'd'}")
+    done = run_cli("class-weights", "--config", CAMVID, "--set", f"data.root={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"class_weights: [{', '.join(expected)}]"
     cfg = config("camvid", tmp_path, f"data.mindrecord={tmp_path / 'x.mindrecord'}")
@@ -209,7 +209,7 @@ def make_voc_and_sbd(folder, rng):
 
 def test_trainaug_leaks_no_validation_image(tmp_path, rng, run_cli):
     voc, sbd, labels = make_voc_and_sbd(tmp_path, rng)
-    done = run_cli("tools/build_trainaug.py", "--voc", voc, "--sbd", sbd)
+    done = run_cli("build-trainaug", "--voc", voc, "--sbd", sbd)
     assert done.returncode == 0, done.stderr
     assert "4 samples, 2 of VOC train and 2 of SBD; 2 SBD images left out" in done.stdout
     for root in (voc, tmp_path):
@@ -221,7 +221,7 @@ def test_trainaug_leaks_no_validation_image(tmp_path, rng, run_cli):
         written = Image.open(samples[name].label)
         assert np.array_equal(np.array(written), labels[name])
         assert tuple(written.getpalette()[15:18]) == VOC.palette[5]
-    again = run_cli("tools/build_trainaug.py", "--voc", voc, "--sbd", sbd)
+    again = run_cli("build-trainaug", "--voc", voc, "--sbd", sbd)
     assert again.returncode == 1
     assert "--overwrite" in again.stderr
 
@@ -231,7 +231,7 @@ def test_trainaug_list_elsewhere(tmp_path, rng, run_cli):
     (voc / "JPEGImages" / "e.jpg").rename(tmp_path / "e.jpg")
     write(sbd / "dataset" / "img" / "e.jpg", picture(rng, 24, 32))          # only SBD has it
     output = tmp_path / "lists" / "aug.txt"
-    done = run_cli("tools/build_trainaug.py", "--voc", voc, "--sbd", sbd / "dataset", "--output", output)
+    done = run_cli("build-trainaug", "--voc", voc, "--sbd", sbd / "dataset", "--output", output)
     assert done.returncode == 0, done.stderr
     samples = list_samples({"name": "voc", "root": str(voc), "train_list": str(output)}, "train")
     assert [s.name for s in samples] == ["a", "b", "e", "f"]

@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.data.datasets import CITYSCAPES, IGNORE, train_id_table
-from src.data.loader import train_transform
-from src.data.transforms import (
+from mindseg.config import load_config
+from mindseg.data.datasets import CITYSCAPES, IGNORE, train_id_table
+from mindseg.data.loader import train_transform
+from mindseg.data.transforms import (
     PHOTOMETRIC,
     ColorJitter,
     CropResize,

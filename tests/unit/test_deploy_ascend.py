@@ -13,10 +13,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from src.data.transforms import normalize
-from src.deploy import ascend
-from src.deploy.manifest import ModelFile, OutputSpec, file_sha256, load_manifest, save_manifest
-from src.errors import UserError
+from mindseg.data.transforms import normalize
+from mindseg.deploy import ascend
+from mindseg.errors import UserError
+from mindseg.manifest import ModelFile, OutputSpec, file_sha256, load_manifest, save_manifest
 from tests.deploy_support import make_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

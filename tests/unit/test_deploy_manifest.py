@@ -2,7 +2,7 @@
 import pytest
 import yaml
 
-from src.deploy.manifest import ManifestError, ModelFile, OutputSpec, load_manifest, save_manifest
+from mindseg.manifest import ManifestError, ModelFile, OutputSpec, load_manifest, save_manifest
 from tests.deploy_support import make_manifest
 
 

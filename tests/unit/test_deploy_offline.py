@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from src.deploy.manifest import OutputSpec, save_manifest
-from src.deploy.offline import find_samples, fit_image, preprocess, read_image, scaled_size, to_tensor
-from src.deploy.results import Results, dataset_of, interpret, score, to_ids, write_scores
-from src.errors import DataError, UserError
-from src.evaluation.masks import MaskWriter
+from mindseg.commands.preprocess import find_samples, fit_image, preprocess, read_image, scaled_size, to_tensor
+from mindseg.deploy.results import Results, dataset_of, interpret, score, to_ids, write_scores
+from mindseg.errors import DataError, UserError
+from mindseg.inference.masks import MaskWriter
+from mindseg.manifest import OutputSpec, save_manifest
 from tests.deploy_support import MEAN, STD, make_cityscapes, make_list_data, make_manifest, write_png
 
 
@@ -124,7 +124,7 @@ def test_preprocess_refuses_a_disk_that_is_too_small(tmp_path, monkeypatch):
     make_list_data(tmp_path / "data", seed=5, sizes=[(48, 64)])
     manifest = make_manifest(tmp_path)
     usage = type("Usage", (), {"free": 48 * 64 * 12 - 1})
-    monkeypatch.setattr("src.deploy.offline.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("mindseg.commands.preprocess.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="the bins take"):
         preprocess(manifest, find_samples(manifest, tmp_path / "data"), tmp_path / "bins")
 

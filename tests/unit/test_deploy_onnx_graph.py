@@ -5,8 +5,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from src.deploy import onnx_graph
-from src.errors import UserError
+from mindseg.deploy import onnx_graph
+from mindseg.errors import UserError
 
 
 def make_model(nodes, constants, shape_in, shape_out, opset=11):

@@ -1,8 +1,8 @@
 """The table of docs/deployment.md: its form, its limits, its place on the page."""
 import pytest
 
-from src.deploy.manifest import load_manifest, save_manifest
-from src.errors import UserError
+from mindseg.errors import UserError
+from mindseg.manifest import load_manifest, save_manifest
 from tests.deploy_support import make_manifest
 from tools import deployment_table
 

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 import yaml
 
-import src
-from src.config import load_config, load_schema
+import mindseg
+from mindseg.config import load_config, load_schema
 from tests.docs_support import COMMANDS, PAGES, ROOT, TESTED, anchors, blocks, code_words, headings, links, tables
 from tools import config_table
 
@@ -141,12 +141,12 @@ class TestWhoMayKnowWhom:
     def test_networks_know_nothing_else(self):
         found = {name for path in (ROOT / "src" / "models").glob("*.py") for name in imports(path)
                  if name.startswith("src.")}
-        assert all(name == "src.errors" or name.split(".")[1] == "models" for name in found)
+        assert all(name == "mindseg.errors" or name.split(".")[1] == "models" for name in found)
 
     def test_data_losses_and_metrics_know_no_engine(self):
         paths = [*(ROOT / "src" / "data").glob("*.py"), ROOT / "src" / "losses.py", ROOT / "src" / "metrics.py"]
         found = {name for path in paths for name in imports(path)}
-        assert not [name for name in found if name.startswith(("src.engine", "src.evaluation", "src.deploy"))]
+        assert not [name for name in found if name.startswith(("mindseg.engine", "mindseg.evaluation", "mindseg.deploy"))]
 
     def test_only_the_runtime_sets_the_context_and_only_commands_parse(self):
         for path in (ROOT / "src").rglob("*.py"):
@@ -195,11 +195,11 @@ class TestProjectFiles:
 
     def test_version_stands_in_one_place(self):
         citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-        assert citation["version"] == src.__version__
+        assert citation["version"] == mindseg.__version__
         assert citation["cff-version"] == "1.2.0"
         assert {"title", "message", "authors"} <= set(citation)
         newest = next(title for level, title in headings(ROOT / "CHANGELOG.md") if level == 2)
-        assert newest.split()[0] == src.__version__
+        assert newest.split()[0] == mindseg.__version__
 
     def test_commits_are_checked_by_the_linters_of_make_lint(self):
         config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))

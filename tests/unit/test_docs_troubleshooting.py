@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.data.datasets import list_samples, train_id_table
-from src.data.decode import decode_label
-from src.engine.checkpoint import Progress, load_weights
-from src.engine.trainer import Trainer
-from src.engine.training import divide_batch
-from src.errors import UserError
-from src.metrics import ConfusionMatrix, format_table
-from src.runtime import Runtime
+from mindseg.checkpoint import Progress, load_weights
+from mindseg.commands.train import divide_batch
+from mindseg.config import load_config
+from mindseg.data.datasets import list_samples, train_id_table
+from mindseg.data.decode import decode_label
+from mindseg.engine.trainer import Trainer
+from mindseg.errors import UserError
+from mindseg.metrics import ConfusionMatrix, format_table
+from mindseg.runtime import Runtime
 from tests.deploy_support import make_manifest
 from tests.docs_support import ROOT, blocks, headings
 
@@ -97,13 +97,13 @@ def odd_part(tmp_path):
 
 
 def batch_of_one(tmp_path):
-    from src.models.layers import check_pooled_batch
+    from mindseg.models.layers import check_pooled_batch
 
     check_pooled_batch(1, "Fast-SCNN's pyramid pooling")
 
 
 def small_image(tmp_path):
-    from src.models.layers import check_size
+    from mindseg.models.layers import check_size
 
     check_size(20, 64)
 
@@ -127,7 +127,7 @@ def foreign_weights(tmp_path):
 def export_without_operator(tmp_path):
     import mindspore as ms
 
-    from src.deploy.exporter import _export_aside
+    from mindseg.deploy.exporter import _export_aside
 
     def refuse(*_, **__):
         raise RuntimeError("Can not find operator AdaptiveAvgPool2D.")
@@ -140,7 +140,7 @@ def export_without_operator(tmp_path):
 def other_image_size(tmp_path):
     from dataclasses import replace
 
-    from src.deploy.offline import fit_image
+    from mindseg.commands.preprocess import fit_image
 
     spec = replace(make_manifest(tmp_path).input, shape=(1, 3, 512, 1024),
                    resize={"rule": "none", "size": None, "pad": False})
@@ -148,20 +148,20 @@ def other_image_size(tmp_path):
 
 
 def export_differs(tmp_path):
-    from src.deploy.exporter import _compare
+    from mindseg.deploy.exporter import _compare
 
     reference = np.full((1, 2, 4, 4), 2.0, np.float32)
     _compare("fast_scnn.onnx", reference + 0.5, reference, None)
 
 
 def older_enet(tmp_path):
-    from src.models.weights import convert_state_dict
+    from mindseg.models.weights import convert_state_dict
 
     convert_state_dict("enet", {"encoder.initial_block.batch_norm.moving_mean": np.zeros(16, np.float32)})
 
 
 def packed_twice(tmp_path):
-    from src.data.mindrecord import Packing, build_records
+    from mindseg.data.mindrecord import Packing, build_records
 
     (tmp_path / "train.mindrecord").write_bytes(b"x")
     build_records([], tmp_path / "train.mindrecord", None, None, Packing(), {})
@@ -180,7 +180,7 @@ def failed_job(tmp_path):
 
 
 def mindspore_first(tmp_path):
-    code = "import sys, types; sys.modules['mindspore'] = types.ModuleType('mindspore'); import src"
+    code = "import sys, types; sys.modules['mindspore'] = types.ModuleType('mindspore'); import mindseg"
     clean = {key: value for key, value in os.environ.items() if key != "ONEDNN_MAX_CPU_ISA"}
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True).stderr
 
@@ -196,8 +196,8 @@ def logged(path: str):
 
 
 PROVOKED = [bad_label_value, background_ignored, colour_label, list_without_names, three_classes, empty_list,
-            empty_split, two_class_weights, loss_is_nan, all_background, logged("src/engine/training.py"),
-            three_devices, odd_part, batch_of_one, logged("src/engine/trainer.py"), damaged_checkpoint, absent_class,
+            empty_split, two_class_weights, loss_is_nan, all_background, logged("src/mindseg/commands/train.py"),
+            three_devices, odd_part, batch_of_one, logged("src/mindseg/engine/trainer.py"), damaged_checkpoint, absent_class,
             small_image, unknown_mode, foreign_weights, export_without_operator, other_image_size, export_differs,
             older_enet, packed_twice, failed_job, mindspore_first]
 

@@ -2,14 +2,14 @@
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.data.datasets import CITYSCAPES, VOC
-from src.errors import ConfigError, UserError
-from src.evaluation import run_report
-from src.evaluation.evaluator import evaluate, image_miou
-from src.evaluation.geometry import Geometry
-from src.evaluation.protocol import FOLDER, protocol_overrides
-from src.runtime import Runtime
+from mindseg.commands.protocol import FOLDER, protocol_overrides
+from mindseg.config import load_config
+from mindseg.data.datasets import CITYSCAPES, VOC
+from mindseg.errors import ConfigError, UserError
+from mindseg.evaluation import run_report
+from mindseg.evaluation.evaluator import evaluate, image_miou
+from mindseg.resize import Geometry
+from mindseg.runtime import Runtime
 
 
 class FakeLoader:

@@ -5,11 +5,11 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-import src  # noqa: F401  (before mindspore)
-from src.config import Config, load_config
-from src.errors import ConfigError
-from src.evaluation.geometry import Geometry, create_geometry
-from src.evaluation.inference import Segmenter, add_probabilities, argmax_resized, windows
+import mindseg  # noqa: F401  (before mindspore)
+from mindseg.config import Config, load_config
+from mindseg.errors import ConfigError
+from mindseg.inference.network import Segmenter, add_probabilities, argmax_resized, windows
+from mindseg.resize import Geometry, create_geometry
 
 BASE = "configs/_base_/voc.yaml"
 

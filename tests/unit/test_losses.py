@@ -4,9 +4,9 @@ import pytest
 
 import mindspore as ms
 
-from src.config import Config
-from src.errors import ConfigError
-from src.losses import CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, SigmoidLoss, create_loss
+from mindseg.config import Config
+from mindseg.errors import ConfigError
+from mindseg.losses import CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, SigmoidLoss, create_loss
 
 IGNORE = 255
 CLASSES = 5

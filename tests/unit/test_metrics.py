@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.datasets import CITYSCAPES
-from src.errors import DataError
-from src.evaluation.cityscapes import CATEGORIES, instance_counts, instance_reader
-from src.metrics import ConfusionMatrix, RunningMean, category_iou, format_table
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.errors import DataError
+from mindseg.evaluation.cityscapes import CATEGORIES, instance_counts, instance_reader
+from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou, format_table
 
 LABEL = np.array([[0, 0, 1, 1],
                   [0, 0, 1, 1],
@@ -208,7 +208,7 @@ def test_running_mean():
 
 
 def test_instance_reader_names_a_broken_file(tmp_path):
-    from src.data.datasets import Sample
+    from mindseg.data.datasets import Sample
     label = tmp_path / "a_000000_000019_gtFine_labelIds.png"
     samples = [Sample("a_000000_000019", tmp_path / "a.png", label)]
     assert instance_reader(samples) is None

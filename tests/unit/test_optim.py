@@ -5,9 +5,9 @@ import pytest
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 
-from src.config import Config
-from src.errors import ConfigError
-from src.optim import create_optimizer, group_parameters
+from mindseg.config import Config
+from mindseg.errors import ConfigError
+from mindseg.optim import create_optimizer, group_parameters
 
 STEPS = 6
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 import mindspore as ms
 
-from src.config import load_config
-from src.data.synthetic import make_street, write_street
-from src.engine.checkpoint import load_network, read_checkpoint
-from src.evaluation.inference import Segmenter
+from mindseg.checkpoint import load_network, read_checkpoint
+from mindseg.config import load_config
+from mindseg.inference.network import Segmenter
 from tests.conftest import ROOT
+from tools.synthetic import make_street, write_street
 
 FILES = sorted((ROOT / "weights").glob("*.ckpt"))
 PUBLISHED = ("enet_camvid", "fast_scnn_camvid")     # at least these

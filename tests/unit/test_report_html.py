@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.datasets import CITYSCAPES, VOC, voc_palette
-from src.errors import DataError
-from src.metrics import ConfusionMatrix
-from src.report.charts import Series, column, line_chart, read_history, smooth, ticks
-from src.report.html import Example, ReportData, difference, write_report
-from src.report.runs import flatten, palette_of, read_run, write_comparison
+from mindseg.data.datasets import CITYSCAPES, VOC, voc_palette
+from mindseg.errors import DataError
+from mindseg.metrics import ConfusionMatrix
+from mindseg.report.charts import Series, column, line_chart, read_history, smooth, ticks
+from mindseg.report.html import Example, ReportData, difference, write_report
+from mindseg.report.runs import flatten, palette_of, read_run, write_comparison
 
 VOID_TAGS = {"meta", "link", "img", "br", "input"}
 
@@ -249,10 +249,10 @@ class TestComparison:
     def test_tool(self, tmp_path, run_cli):
         folders = [make_run(tmp_path / name / "20250101-120000", 0.5, 0.1) for name in ("fast scnn", "enet")]
         page = tmp_path / "page.html"
-        done = run_cli("tools/compare.py", *folders, "--output", page)
+        done = run_cli("compare", *folders, "--output", page)
         assert done.returncode == 0, done.stderr
         assert "fast scnn / enet" in page.read_text()
-        done = run_cli("tools/compare.py", folders[0], tmp_path / "nothing", "--output", tmp_path / "no.html")
+        done = run_cli("compare", folders[0], tmp_path / "nothing", "--output", tmp_path / "no.html")
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.splitlines()) == 1

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.datasets import CITYSCAPES
-from src.metrics import ConfusionMatrix
-from src.report.charts import read_history
-from src.report.html import Example, ReportData, write_report
-from src.report.runs import write_comparison
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.metrics import ConfusionMatrix
+from mindseg.report.charts import read_history
+from mindseg.report.html import Example, ReportData, write_report
+from mindseg.report.runs import write_comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.datasets import CITYSCAPES, VOC
-from src.errors import DataError
-from src.report.visualize import (
+from mindseg.data.datasets import CITYSCAPES, VOC
+from mindseg.drawing import (
     RIGHT,
     UNSCORED,
     WRONG,
@@ -18,6 +17,7 @@ from src.report.visualize import (
     save_png,
     to_label_ids,
 )
+from mindseg.errors import DataError
 
 
 def test_known_colours():

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from src import runtime as module
-from src.config import Config, load_config
-from src.errors import UserError
-from src.runtime import Runtime, modelarts, modelarts_arguments, profiled, setup_runtime
+from mindseg import runtime as module
+from mindseg.config import Config, load_config
+from mindseg.errors import UserError
+from mindseg.runtime import Runtime, modelarts, modelarts_arguments, profiled, setup_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
@@ -28,8 +28,8 @@ def no_launcher(monkeypatch):
 
 def test_one_process_on_the_cpu():
     """In a process of its own: MindSpore takes no device once a kernel has run."""
-    code = ("import json, sys; from dataclasses import asdict; from src.config import Config; "
-            "from src.runtime import environment, from_main, setup_runtime; "
+    code = ("import json, sys; from dataclasses import asdict; from mindseg.config import Config; "
+            "from mindseg.runtime import environment, from_main, setup_runtime; "
             "runtime = setup_runtime(Config(json.loads(sys.argv[1]))); "
             "print(json.dumps([asdict(runtime), runtime.is_main, from_main(1234, runtime.size), "
             "environment(runtime)]))")

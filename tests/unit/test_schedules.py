@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from src.config import Config
-from src.errors import ConfigError
-from src.schedules import create_schedule
+from mindseg.config import Config
+from mindseg.errors import ConfigError
+from mindseg.schedules import create_schedule
 
 
 def config(**changes):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.datasets import CITYSCAPES, VOC, list_samples
-from src.data.synthetic import (
+from mindseg.data.datasets import CITYSCAPES, VOC, list_samples
+from mindseg.errors import DataError
+from tools.synthetic import (
     CITIES,
     label_colours,
     make_street,
@@ -20,7 +21,6 @@ from src.data.synthetic import (
     write_voc,
     write_voc_lists,
 )
-from src.errors import DataError
 
 INSTANCE_IDS = range(24, 34)
 

@@ -7,10 +7,10 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.engine.precision import apply_amp, freeze_batch_norm, synchronise_batch_norm
-from src.engine.train_step import Normalize, StepOptions, TrainStep, state_parameters
-from src.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
-from src.optim import create_optimizer
+from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
+from mindseg.engine.train_step import Normalize, StepOptions, TrainStep, state_parameters
+from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
+from mindseg.optim import create_optimizer
 from tests.unit.test_optim import config
 
 CLASSES = 5

@@ -8,12 +8,12 @@ import pytest
 import mindspore as ms
 from mindspore import Parameter, Tensor
 
-from src.config import load_config
-from src.engine.checkpoint import read_checkpoint
-from src.engine.runlog import setup_logging
-from src.engine.trainer import Job, Trainer
-from src.errors import UserError
-from src.runtime import Runtime
+from mindseg.checkpoint import read_checkpoint
+from mindseg.config import load_config
+from mindseg.engine.run_dir import setup_logging
+from mindseg.engine.trainer import Job, Trainer
+from mindseg.errors import UserError
+from mindseg.runtime import Runtime
 from tests.system.train_support import ROOT, metrics
 
 PER_EPOCH = 5
@@ -99,7 +99,7 @@ def test_compilation_does_not_spoil_rate_and_estimate(make, monkeypatch, interva
             return 0.5
         return hook
 
-    monkeypatch.setattr("src.engine.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("mindseg.engine.trainer.time.perf_counter", lambda: clock[0])
     trainer = make(step=FakeStep({1: lasting(90)} | {n: lasting(2) for n in range(2, 21)}), log_interval=interval)
     trainer.fit()
     rows = metrics(trainer.job.run_dir)

@@ -4,14 +4,14 @@ import pytest
 
 from mindspore import nn
 
-from src.config import load_config
-from src.engine import training
-from src.engine.checkpoint import read_checkpoint
-from src.engine.runlog import setup_logging
-from src.engine.trainer import Job, Trainer
-from src.engine.training import Batches, Start, build_step, divide_batch, find_checkpoint
-from src.errors import UserError
-from src.runtime import Runtime
+from mindseg.checkpoint import read_checkpoint
+from mindseg.commands.train import Batches, Start, build_step, divide_batch, find_checkpoint
+from mindseg.config import load_config
+from mindseg.engine import training
+from mindseg.engine.run_dir import setup_logging
+from mindseg.engine.trainer import Job, Trainer
+from mindseg.errors import UserError
+from mindseg.runtime import Runtime
 from tests.data_support import ROOT, make_camvid
 from tests.system.train_support import assert_same_state
 from tests.unit.test_train_step import CLASSES, Net, graph_mode, make_step  # noqa: F401

@@ -1,0 +1,21 @@
+"""Semantic segmentation with MindSpore: Fast-SCNN, FCN-8s, ENet and BiSeNet V2.
+
+Importing this package prepares the process environment and must come before ``import mindspore``.
+"""
+import os
+import sys
+import warnings
+
+from mindseg.version import __version__ as __version__
+
+# MindSpore >= 2.9 ships oneDNN 3.10, which runs every k > 1 convolution through a reference kernel on
+# AVX-512 machines (150 times slower). The cap is read once, when the library is loaded: docs/performance.md.
+if "ONEDNN_MAX_CPU_ISA" not in os.environ:
+    if "mindspore" in sys.modules:
+        warnings.warn(
+            "mindspore was imported before mindseg: convolutions may run 150 times slower on AVX-512 CPUs. "
+            "Import mindseg first or set ONEDNN_MAX_CPU_ISA=AVX2.", RuntimeWarning, stacklevel=2)
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+
+# MindSpore's warnings (a missing Ascend toolkit on a CPU, say) would drown our own lines; 3 shows errors only.
+os.environ.setdefault("GLOG_v", "3")

@@ -1,0 +1,50 @@
+"""The command ``mindseg``: one sub-command a verb, ``mindseg train --config C``; ``python -m mindseg`` is the same."""
+import sys
+from importlib import import_module
+
+from mindseg.errors import UserError, run_main
+from mindseg.version import __version__
+
+COMMANDS = {
+    "train": "train a network", "eval": "score a checkpoint or an exported model",
+    "predict": "segment images, folders and videos", "export": "write MINDIR, ONNX and AIR models with deploy.yaml",
+    "preprocess": "turn a data set into input files for the runner", "postprocess": "score the runner's results",
+    "check-dataset": "report what a data set holds and what is wrong with it",
+    "class-weights": "compute class weights from the labels", "pack": "write a data set as MindRecord files",
+    "build-trainaug": "merge PASCAL VOC and SBD into the list of 10,582 training images",
+    "compare": "write a page that compares training runs", "convert-weights": "read PyTorch or older MindSpore weights",
+    "publish": "write a small checkpoint of parameters and configuration",
+    "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",
+}
+_MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
+USAGE = "usage: mindseg COMMAND [options]\n\n{}\n\nmindseg COMMAND --help shows the options of a command."
+
+
+def main() -> int | None:
+    """Runs the sub-command that the first argument names.
+
+    Raises:
+        UserError: There is no such command.
+    """
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(USAGE.format("\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())))
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        raise UserError(f"mindseg has no command '{words[0]}'; it knows {', '.join(COMMANDS)}")
+    sys.argv = [f"mindseg {name}", *words[1:]]      # what argparse and the log name as the program
+    return import_module(f"mindseg.commands.{_MODULES.get(name, name.replace('-', '_'))}").main()
+
+
+def run() -> None:
+    """Runs :func:`main` and exits: the entry point of the installed command."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,190 @@
+"""Checkpoints: one file with weights, optimizer state, position and configuration, written whole or not at all."""
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import mindspore as ms
+from mindspore import Parameter, nn
+
+from mindseg.config import Config, dump_config
+from mindseg.errors import UserError, first_line
+from mindseg.models import create_model
+
+EXTRAS = ("epoch", "step", "best_miou", "eval_step", "config")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: Epochs finished.
+        step: Optimizer steps finished.
+        best_miou: Best validation mIoU so far, 0..1; -1 before the first evaluation.
+        eval_step: Step of the last evaluation; -1 before the first.
+    """
+    epoch: int = 0
+    step: int = 0
+    best_miou: float = -1.0
+    eval_step: int = -1
+
+
+def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress, cfg: Config) -> None:
+    """Writes a checkpoint under a temporary name, syncs it and renames it.
+
+    Args:
+        path: Target, ending in ``.ckpt``.
+        parameters: What to save.
+        progress: Stored beside the parameters.
+        cfg: Resolved configuration, stored as text so that the file explains itself.
+
+    Raises:
+        UserError: The folder cannot be written; an older file of that name is kept.
+    """
+    tmp = path.with_name(".part.ckpt")      # one name for all, so that the next one takes the place of a leftover
+    # As text: MindSpore stores a number as float32, and a score must not come back as a lower one.
+    extras = {**asdict(progress), "best_miou": repr(float(progress.best_miou)), "config": dump_config(cfg)}
+    content = [{"name": p.name, "data": p} for p in parameters]
+    try:
+        ms.save_checkpoint(content, str(tmp), append_dict=extras, crc_check=True)
+        _sync(tmp)
+        tmp.chmod(0o644)
+        os.replace(tmp, path)
+        _sync(path.parent)
+    except (OSError, RuntimeError, ValueError) as error:
+        for left in path.parent.glob(".part.*"):     # MindSpore writes .tmp before it renames to .ckpt
+            with suppress(OSError):
+                left.unlink()
+        raise UserError(f"{path}: cannot write the checkpoint ({first_line(error)}); free space or choose another "
+                        "runtime.output_dir") from None
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def name_last(path: Path, limit: int) -> None:
+    """Names a checkpoint ``step<N>.ckpt`` also ``last.ckpt``, a link that takes no space, and removes old ones.
+
+    In this order a run that is killed at any moment has both names or will write both again.
+
+    Args:
+        path: Checkpoint.
+        limit: Files ``step<N>.ckpt`` to keep, those written last; 0: all.
+    """
+    last = path.with_name("last.ckpt")
+    tmp = path.with_name(".last.link.tmp")
+    tmp.unlink(missing_ok=True)
+    try:
+        os.link(path, tmp)
+    except OSError:     # a file system without links
+        shutil.copyfile(path, tmp)
+    os.replace(tmp, last)
+    _sync(path.parent)
+    for old in periodic_checkpoints(path.parent)[limit:] if limit else ():
+        old.unlink(missing_ok=True)
+
+
+def periodic_checkpoints(folder: Path) -> list[Path]:
+    """The files ``step<N>.ckpt`` of a folder, the last written first (a run may go on from an earlier one)."""
+    found = [path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit()]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, int(path.stem[4:])), reverse=True)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads a checkpoint file.
+
+    Args:
+        path: ``.ckpt`` file of this project or of MindSpore.
+
+    Returns:
+        Arrays by parameter name, and the extras ``epoch``, ``step``, ``best_miou``, ``eval_step`` and ``config`` (if it
+        is ours).
+
+    Raises:
+        UserError: No such file, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        why = " (training writes it when it evaluates)" if path.name == "best.ckpt" else ""
+        others = ", ".join(sorted(other.name for other in path.parent.glob("[!.]*.ckpt"))[:5])
+        raise UserError(f"{path}: no such checkpoint file{why}" + (f"; the folder holds {others}" if others else ""))
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
+    try:
+        loaded = ms.load_checkpoint(str(path), crc_check=True)
+    except (ValueError, RuntimeError, TypeError, OSError) as error:
+        raise UserError(f"{path}: damaged, or not a MindSpore checkpoint ({first_line(error)}); take another") from None
+    arrays, extras = {}, {}
+    for name, value in loaded.items():
+        if name in EXTRAS:
+            extras[name] = value if isinstance(value, str) else value.asnumpy().item()
+            if name == "best_miou":
+                extras[name] = float(extras[name])
+        else:
+            arrays[name] = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
+    return arrays, extras
+
+
+def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> None:
+    """Copies a checkpoint's weights into a network.
+
+    The optimizer's state is passed over. A moving average of the weights (``ema.…``) is taken in their place. Auxiliary
+    heads may be missing: published weights often come without them, and evaluation never runs them.
+
+    Args:
+        net: Network that receives them.
+        arrays: Arrays by parameter name.
+        origin: File name for messages.
+
+    Raises:
+        UserError: A parameter of the network is missing or has another shape.
+    """
+    own = {p.name: p for p in net.get_parameters()}
+    arrays = arrays | {name: arrays[f"ema.{name}"] for name in own if f"ema.{name}" in arrays}
+    # Dropout counters belong to a training run, not to the function that the network computes.
+    missing = [name for name in own if name not in arrays and not name.startswith("aux") and not name.endswith(".step")]
+    if missing:
+        raise UserError(f"{origin}: {len(missing)} of {len(own)} parameters of this network are not in the checkpoint "
+                        f"(first: {missing[0]}); check model.name and model.variant")
+    for name, param in own.items():
+        if name not in arrays:
+            continue
+        if tuple(arrays[name].shape) != tuple(param.shape):
+            raise UserError(f"{origin}: {name} has shape {tuple(arrays[name].shape)}, this network wants "
+                            f"{tuple(param.shape)}; check model.num_classes and model.variant")
+        param.set_data(ms.Tensor(arrays[name], param.dtype))
+
+
+def build_network(cfg: Config, **replace) -> nn.Cell:
+    """The network of section ``model``; keys that are null keep the network's own defaults.
+
+    Args:
+        cfg: Configuration.
+        **replace: Constructor arguments that win over the configuration.
+    """
+    arguments = {k: v for k, v in cfg.model.items() if k not in ("name", "num_classes", "pretrained_part")}
+    arguments = {k: v for k, v in {**arguments, **replace}.items() if v is not None}
+    return create_model(cfg.model.name, cfg.model.num_classes, **arguments)
+
+
+def load_network(cfg: Config, ckpt_path: str | Path) -> nn.Cell:
+    """The network of a configuration with a checkpoint's weights, in evaluation mode.
+
+    Raises:
+        UserError: The file is missing, damaged, or holds another network.
+    """
+    arrays, _ = read_checkpoint(ckpt_path)
+    net = build_network(cfg)
+    load_weights(net, arrays, str(ckpt_path))
+    net.set_train(False)
+    return net

@@ -1,0 +1,40 @@
+"""Shows several evaluated runs side by side on one self-contained page."""
+import argparse
+from pathlib import Path
+
+from mindseg.report.html import ReportData
+from mindseg.report.runs import read_run, write_comparison
+
+EPILOG = """\
+example:
+  mindseg compare outputs/fast_scnn_camvid/20250101-120000 outputs/bisenetv2_camvid/20250102-090000
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path,
+                        help="folder with eval.json; the first one is the reference")
+    parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write (%(default)s)")
+    return parser.parse_args()
+
+
+def name_runs(folders: list[Path], runs: list[ReportData]) -> None:
+    """Names runs by folder or its parent, whichever is no time stamp and tells them apart; else by the whole path."""
+    paths = [folder.resolve() for folder in folders]
+    choices = [[path.name for path in paths], [path.parent.name for path in paths],
+               ["/".join(path.parts[-2:]) for path in paths], [str(path) for path in paths]]
+    names = next(c for c in choices if c is choices[-1] or
+                 (len(set(c)) == len(c) and not any(name.replace("-", "").isdigit() for name in c)))
+    for run, name in zip(runs, names, strict=True):
+        run.title = name
+
+
+def main() -> None:
+    """Reads the runs and writes the page."""
+    args = parse_args()
+    runs = [read_run(folder) for folder in args.runs]
+    name_runs(args.runs, runs)
+    print(write_comparison(args.output, runs))

@@ -1,0 +1,62 @@
+"""Turns weights of public implementations into a checkpoint of this project."""
+import argparse
+
+import yaml
+
+from mindseg.errors import UserError
+from mindseg.models import MODELS, model_options
+from mindseg.models.weights import clean_state, convert, detect_source, read_weights, save_weights
+
+EXAMPLES = """examples:
+  mindseg convert-weights --model fast_scnn --source fast_scnn_segmentron.pth --output segmentron.ckpt
+  mindseg convert-weights --model fcn8s --source vgg16_bn.pth --output vgg16_bn.ckpt
+  mindseg convert-weights --model enet --source ENet_stage3.ckpt --output enet.ckpt --set model.num_classes=20
+  mindseg convert-weights --model bisenetv2 --source model_final_v2_city.pth --output b.ckpt --drop_classifier
+
+The source is recognised by its parameter names: Tramac/Fast-SCNN-pytorch, LikeLy-Journey/SegmenTron,
+CoinCheung/BiSeNet, davidtvs/PyTorch-ENet, torchvision's vgg16_bn, and the older MindSpore projects.
+Reading .pth needs torch (requirements-convert.txt)."""
+
+
+def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
+    """Turns ``model.variant=seed`` into keyword arguments of ``create_model``.
+
+    Raises:
+        UserError: If a word is no assignment or the network has no such option.
+    """
+    options = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        key = key.removeprefix("model.")
+        if not separator or key not in ("num_classes", *model_options(name)):
+            raise UserError(f"--set {assignment}: write model.KEY=VALUE with KEY one of num_classes, "
+                            f"{', '.join(model_options(name))}")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+def main() -> None:
+    """Reads, converts and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, choices=list(MODELS), help="network that gets the weights")
+    parser.add_argument("--source", required=True, help=".pth, .pt, .tar, .npz, .safetensors or .ckpt")
+    parser.add_argument("--output", required=True, help="checkpoint to write, ends in .ckpt")
+    parser.add_argument("--set", action="append", default=[], metavar="model.KEY=VALUE",
+                        help="option of the network (repeatable); what the source demands is set without asking")
+    parser.add_argument("--part", default="all", help="all, backbone or encoder: convert only this part")
+    parser.add_argument("--drop_classifier", action="store_true",
+                        help="leave out the layers that depend on the number of classes")
+    args = parser.parse_args()
+
+    state = read_weights(args.source)
+    options = {**detect_source(args.model, clean_state(state)).options, **parse_options(args.model, args.set)}
+    result = convert(args.model, state, args.part, args.drop_classifier, **options)
+    path = save_weights(args.output, result.params)
+    total = sum(value.size for value in result.params.values())
+    print(f"{args.source}: weights of {result.source}, {len(result.params)} arrays, {total / 1e6:.3f} M values")
+    for title, keys in (("not used", result.unused), ("not in the file, start at random", result.missing)):
+        if keys:
+            print(f"{title} ({len(keys)}): {', '.join(keys)}")
+    settings = " ".join(f"--set model.{key}={value}" for key, value in options.items())
+    print(f"{path}: written; use it with --pretrained {path} --set model.name={args.model} {settings}".rstrip())

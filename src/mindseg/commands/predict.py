@@ -1,0 +1,329 @@
+"""Segments pictures and videos: ``python predict.py --config C --ckpt_path X --input street.jpg --output out``."""
+import argparse
+import dataclasses
+import glob
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mindseg.config import SCHEMA_FILE, Config, load_config
+from mindseg.data.datasets import IMAGE_SUFFIXES, DatasetInfo, dataset_info
+from mindseg.data.decode import decode_image
+from mindseg.drawing import legend, overlay, save_palette_png, save_png, to_label_ids
+from mindseg.engine.run_dir import log, setup_logging, write_json
+from mindseg.errors import DataError, UserError
+from mindseg.evaluation.evaluator import Segment
+from mindseg.inference.masks import MaskWriter, write_submission
+from mindseg.inference.video import FrameSink, frames, video_facts
+from mindseg.runtime import setup_runtime
+
+EXAMPLES = """examples:
+  python predict.py --config C --ckpt_path best.ckpt --input street.jpg --output out
+  python predict.py --config C --ckpt_path best.ckpt --input drive.mp4 --output out --save side
+  python predict.py --config C --ckpt_path best.ckpt --input 'photos/**/*.jpg' --output out --save overlay mask ids
+  python predict.py --config C --ckpt_path best.ckpt --input D/leftImg8bit/test --output out --submission
+  python predict.py --manifest export/deploy.yaml --file_format ONNX --input photos --output out
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Segment pictures, folders and videos.", epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--ckpt_path", help="checkpoint; needs --config")
+    model.add_argument("--manifest", help="deploy.yaml of an exported model")
+    parser.add_argument("--config", help="YAML file, see configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
+    parser.add_argument("--mode", metavar="MODE", help="whole, slide, ms, flip, msflip or slide_msflip (eval.mode)")
+    parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
+    parser.add_argument("--input", required=True, help="image, video, folder or quoted glob")
+    parser.add_argument("--output", required=True, help="folder for the results")
+    parser.add_argument("--save", nargs="*", choices=KINDS, default=["overlay"], help="what to write (overlay)")
+    parser.add_argument("--alpha", type=float, default=0.55, help="opacity of the colours, 0 to 1 (%(default)s)")
+    parser.add_argument("--submission", action="store_true", help="also write label-id masks under the benchmark's "
+                        "names, and pack them")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    if args.ckpt_path and not args.config:
+        raise UserError("--ckpt_path needs --config, the configuration it was trained with")
+    if args.manifest and (args.mode or args.set or args.config):
+        raise UserError("--manifest: an exported model brings its own settings; leave --config, --set and --mode out")
+    if not 0 <= args.alpha <= 1:
+        raise UserError(f"--alpha {args.alpha} must be 0 to 1")
+    setup_logging()
+    if args.manifest:
+        if args.file_format == "MINDIR":
+            setup_runtime(load_config(SCHEMA_FILE).runtime)     # the defaults, and DEVICE_TARGET and DEVICE_ID
+        model = open_manifest(args.manifest, args.file_format)
+    else:
+        cfg = load_config(args.config, args.set + ([f"eval.mode={args.mode}"] if args.mode else []))
+        setup_runtime(cfg.runtime)
+        model = open_predictor(cfg, args.ckpt_path)
+    output = Output(Path(args.output), tuple(dict.fromkeys(args.save)), args.alpha, args.submission)
+    try:
+        return predict(model, args.input, output)
+    except OSError as error:
+        raise UserError(f"{args.output}: cannot write there ({error.strerror}); choose another --output") from None
+
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+KINDS = ("overlay", "mask", "ids", "labelIds", "side")
+SOME_FAILED = 3                # exit status when some inputs could not be read, as the runner's
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that is ready: ``segment``, what its classes are, and the colour order it wants."""
+    segment: Segment
+    info: DatasetInfo
+    color_order: str
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Class ids uint8 (H, W) of a BGR image uint8 (H, W, 3), as OpenCV reads it."""
+        pixels = np.ascontiguousarray(image[..., ::-1]) if self.color_order == "RGB" else image
+        return self.segment(pixels[None], image.shape[:2])[0]
+
+
+@dataclass
+class Tally:
+    """What was done: pictures and frames, failures by name, and where the time went."""
+    images: int = 0
+    failed: list[dict] = field(default_factory=list)
+    model_seconds: float = 0.0
+
+    def fail(self, name: str, error: str) -> None:
+        log.warning("%s", error)
+        self.failed.append({"file": name, "error": error})
+
+
+@dataclass(frozen=True)
+class Output:
+    """What to write for each picture, and where.
+
+    Attributes:
+        folder: Output folder.
+        kinds: Of ``KINDS``.
+        alpha: Opacity of an overlay.
+        submission: Also write label-id masks and pack them for the benchmark server.
+    """
+    folder: Path
+    kinds: tuple[str, ...] = ("overlay",)
+    alpha: float = 0.55
+    submission: bool = False
+
+
+def open_predictor(cfg: Config, ckpt_path: str) -> Model:
+    """A checkpoint's network; pictures are always segmented as a whole, so a protocol's centre crop is left out.
+
+    Raises:
+        UserError: The checkpoint is missing, damaged, or does not hold every weight of the network.
+    """
+    from mindseg.commands.evaluate import open_checkpoint
+
+    info = dataset_info(cfg.data)
+    segment = open_checkpoint(cfg, info, ckpt_path)
+    segment.geometry = dataclasses.replace(segment.geometry, center_crop=None)
+    return Model(segment, info, cfg.data.color_order)
+
+
+def open_manifest(path: str, file_format: str) -> Model:
+    """An exported model; needs no configuration."""
+    from mindseg.commands.preprocess import data_section
+    from mindseg.inference.exported import open_session
+    from mindseg.manifest import load_manifest
+
+    manifest = load_manifest(path)
+    return Model(open_session(manifest, file_format.lower()), dataset_info(data_section(manifest)),
+                 manifest.input.color_order)
+
+
+def find_inputs(text: str) -> tuple[Path, list[Path]]:
+    """Turns an image, a video, a folder (with its sub-folders) or a glob into files.
+
+    Returns:
+        The folder that output names are relative to, and the files in order of their names.
+
+    Raises:
+        UserError: Nothing there, or nothing that is an image or a video.
+    """
+    path = Path(text)
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        base, searched = path, f"images ({' '.join(IMAGE_SUFFIXES)}) or videos ({' '.join(VIDEO_SUFFIXES)})"
+    elif path.is_file():
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"--input {text}: neither an image nor a video by its name; known are {' '.join(suffixes)}")
+        return path.parent, [path]
+    elif glob.has_magic(text):
+        files = sorted(Path(p) for p in glob.glob(text, recursive=True) if Path(p).suffix.lower() in suffixes)
+        whole = [p for p in path.parts[:next(i for i, p in enumerate(path.parts) if glob.has_magic(p))]]
+        base, searched = Path(*whole), "matches with a known suffix; quote the pattern against the shell"
+    else:
+        raise UserError(f"--input {text}: no such file or folder")
+    if not files:
+        raise UserError(f"--input {text}: no {searched} found")
+    return base, files
+
+
+def predict(model: Model, source: str, output: Output) -> int:
+    """Segments everything that ``source`` names and writes ``summary.json``.
+
+    Args:
+        model: Network.
+        source: Image, video, folder or glob.
+        output: What to write.
+
+    Returns:
+        Exit status: 0, or 3 if something could not be read; it is named, counted, and the rest goes on.
+    """
+    base, files = find_inputs(source)
+    own = output.folder.resolve()       # results of an earlier call are no input, if they lie inside the input folder
+    files = [path for path in files if not path.resolve().is_relative_to(own)]
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    images = [path for path in files if path not in set(videos)]
+    output.folder.mkdir(parents=True, exist_ok=True)
+    if {"overlay", "mask", "side"} & set(output.kinds):
+        save_png(output.folder / "legend.png", legend(model.info.classes, model.info.palette))
+    tally, started = Tally(), time.perf_counter()
+    with logging_redirect_tqdm([logging.getLogger("segmentation")]):
+        if images:
+            predict_images(model, base, images, output, tally)
+        for path in videos:
+            predict_video(model, path, output.folder / path.relative_to(base).with_suffix(""), output, tally)
+    seconds = time.perf_counter() - started
+    count = max(tally.images, 1)
+    summary = {"images": tally.images, "failures": len(tally.failed), "failed": tally.failed,
+               "seconds": round(seconds, 3), "images_per_second": round(tally.images / seconds, 3),
+               "model_ms": round(1000 * tally.model_seconds / count, 3)}
+    write_json(output.folder / "summary.json", summary)
+    log.info("%d pictures in %.1f s: %.1f a second (the model alone %.1f), %d failed, results in %s", tally.images,
+             seconds, tally.images / seconds, tally.images / max(tally.model_seconds, 1e-9), len(tally.failed),
+             output.folder)
+    return SOME_FAILED if tally.failed else 0
+
+
+def predict_images(model: Model, base: Path, files: Sequence[Path], output: Output, tally: Tally) -> None:
+    """Segments image files, one after the other."""
+    writer = MaskWriter("labelIds", model.info, output.folder / "masks_labelIds") if output.submission else None
+    stems = Counter(path.with_suffix("") for path in files)
+    for path in tqdm(files, desc="predict", unit="image", disable=None):
+        try:
+            image = decode_image(_read(path), str(path))
+            ids = _timed(model, image, tally)
+        except DataError as error:
+            tally.fail(str(path), _named(path, error))
+            continue
+        tally.images += 1
+        target = output.folder / path.relative_to(base)
+        if stems[path.with_suffix("")] == 1:    # a.png beside a.jpg: both keep their suffix
+            target = target.with_suffix("")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for kind in output.kinds:
+            _save(Path(f"{target}_{kind}.png"), kind, render(kind, image, ids, model.info, output.alpha), model.info)
+        if writer:
+            writer.write(path.stem.removesuffix("_leftImg8bit"), ids)
+    if writer and writer.files:
+        log.info("to hand in: %s", write_submission(writer.files, model.info, output.folder))
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _named(path: Path, error: Exception) -> str:
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def _timed(model: Model, image: np.ndarray, tally: Tally) -> np.ndarray:
+    started = time.perf_counter()
+    try:
+        return model(image)
+    except UserError as error:      # smaller than the model can take, for example
+        raise DataError(str(error)) from None
+    finally:
+        tally.model_seconds += time.perf_counter() - started
+
+
+def render(kind: str, image: np.ndarray, ids: np.ndarray, info: DatasetInfo, alpha: float) -> np.ndarray:
+    """One kind of picture.
+
+    Args:
+        kind: ``overlay`` and ``side`` (photograph, overlay, and the legend below) are RGB; ``mask`` and ``ids`` are the
+            class ids, ``labelIds`` the official ones.
+        image: uint8 BGR (H, W, 3).
+        ids: uint8 class ids (H, W).
+        info: Names and colours.
+        alpha: Opacity.
+    """
+    if kind in ("mask", "ids"):
+        return ids
+    if kind == "labelIds":
+        return to_label_ids(ids, info.train_to_id)
+    rgb = image[..., ::-1]
+    blended = overlay(np.ascontiguousarray(rgb), ids, info.palette, alpha)
+    if kind == "overlay":
+        return blended
+    pair = np.hstack([rgb, blended])
+    names = legend(info.classes, info.palette, columns=1)
+    names = legend(info.classes, info.palette, columns=max(1, pair.shape[1] // names.shape[1]))
+    if names.shape[1] > pair.shape[1]:
+        height = max(1, names.shape[0] * pair.shape[1] // names.shape[1])
+        names = cv2.resize(names, (pair.shape[1], height), interpolation=cv2.INTER_AREA)
+    margin = pair.shape[1] - names.shape[1]
+    return np.vstack([pair, np.pad(names, ((0, 0), (0, margin), (0, 0)), constant_values=255)])
+
+
+def _save(path: Path, kind: str, picture: np.ndarray, info: DatasetInfo) -> None:
+    if kind == "mask":
+        save_palette_png(path, picture, info.palette)
+    else:
+        save_png(path, picture)
+
+
+def predict_video(model: Model, path: Path, target: Path, output: Output, tally: Tally) -> None:
+    """Segments a video frame by frame.
+
+    Overlay, mask and side by side become ``<target>_<kind>.mp4`` at the source's frame rate; ids, which no lossy video
+    can hold, ``<target>_<kind>/<frame>.png``. In the place of a broken frame the one before is shown again, so that
+    the time stays right.
+    """
+    rate, total = video_facts(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sinks = {kind: FrameSink(target, kind, rate, model.info.palette) for kind in output.kinds}
+    bar = tqdm(total=total or None, desc=path.name, unit="frame", disable=None)
+    finished = False
+    try:
+        for number, frame in enumerate(frames(path), 1):
+            bar.update()
+            if frame is None:
+                tally.fail(f"{path}#{number}", f"{path}: frame {number} cannot be decoded")
+                for sink in sinks.values():
+                    sink.again(number)
+                continue
+            ids = _timed(model, frame, tally)
+            tally.images += 1
+            for kind, sink in sinks.items():
+                sink.write(number, render(kind, frame, ids, model.info, output.alpha))
+        finished = True
+    except DataError as error:
+        tally.fail(str(path), _named(path, error))
+        finished = True         # what came before a cut is kept
+    finally:
+        bar.close()
+        for sink in sinks.values():
+            sink.close(finished)

@@ -1,0 +1,76 @@
+"""Makes a small file of trained weights: parameters only, named by its content, listed in ``weights/README.md``."""
+import argparse
+import hashlib
+import os
+from pathlib import Path
+
+from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint
+from mindseg.config import load_config
+from mindseg.errors import UserError
+
+EXAMPLES = """examples:
+  mindseg publish --config configs/fast_scnn/fast_scnn_camvid.yaml --ckpt_path RUN/ckpt/best.ckpt \\
+      --data "CamVid train, 367 images" --score "63.0 % mIoU on CamVid val, whole images"
+"""
+HEAD = """# Weights
+
+Trained with this project, parameters only (no optimizer state, no auxiliary heads). A name ends with the first eight
+digits of the file's SHA-256. Use one with `predict.py`, `eval.py`, `export.py` (`--ckpt_path`) or to start a training
+(`train.py --pretrained`), together with its configuration. Made by `mindseg publish`.
+
+| file | configuration | trained on | score | epochs | MB | SHA-256 |
+|---|---|---|---|---|---|---|
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="configuration of the run")
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of the run")
+    parser.add_argument("--data", required=True, help="what it was trained on, for the table")
+    parser.add_argument("--score", required=True, help="what it reaches, and on what, for the table")
+    parser.add_argument("--output", default="weights", help="folder (default: weights)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if "|" in args.data + args.score:
+        raise UserError("--data and --score go into a table: they cannot hold the character |")
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    path = publish(args.config, args.ckpt_path, output)
+    _, extras = read_checkpoint(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    row = (f"| `{path.name}` | `{Path(args.config).stem}` | {args.data} | {args.score} | {extras['epoch']} | "
+           f"{path.stat().st_size / 1e6:.2f} | `{digest}` |\n")
+    table = output / "README.md"
+    text = table.read_text(encoding="utf-8") if table.exists() else HEAD
+    kept = [line for line in text.splitlines(keepends=True) if f"`{Path(args.config).stem}`" not in line]
+    tmp = table.with_name(".README.md.tmp")
+    tmp.write_text("".join(kept) + row, encoding="utf-8")
+    os.replace(tmp, table)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {digest}")
+
+
+def publish(config: str, ckpt_path: str, output: Path) -> Path:
+    """Writes the weights of a run's checkpoint without what only training needs.
+
+    Returns:
+        ``<output>/<configuration>-<8 digits>.ckpt``.
+
+    Raises:
+        UserError: The checkpoint does not fit the configuration, or was not made by a run of this project.
+    """
+    cfg = load_config(config)
+    network = load_network(cfg, ckpt_path)
+    _, extras = read_checkpoint(ckpt_path)
+    if "epoch" not in extras:
+        raise UserError(f"{ckpt_path}: not a checkpoint of a run of this project; give RUN/ckpt/best.ckpt")
+    parameters = [p for p in network.get_parameters() if not p.name.startswith("aux") and not p.name.endswith(".step")]
+    tmp = output / f"{Path(config).stem}.unnamed.ckpt"
+    save_checkpoint(tmp, parameters, Progress(extras["epoch"], extras["step"], extras["best_miou"]), cfg)
+    path = output / f"{Path(config).stem}-{hashlib.sha256(tmp.read_bytes()).hexdigest()[:8]}.ckpt"
+    os.replace(tmp, path)
+    return path

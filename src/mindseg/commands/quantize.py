@@ -1,0 +1,60 @@
+"""int8 post-training quantisation: ``mindseg quantize --manifest M --dataset ROOT --output M_int8``."""
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mindseg.commands.preprocess import find_samples, read_image
+from mindseg.data.datasets import Sample
+from mindseg.deploy.quantize import quantize
+from mindseg.deploy.results import score
+from mindseg.errors import UserError
+from mindseg.inference.exported import open_session
+from mindseg.manifest import Manifest, load_manifest, write_text
+
+EXAMPLES = """examples:
+  mindseg quantize --manifest export/deploy.yaml --dataset data/cityscapes --output export_int8
+  mindseg quantize --manifest export/deploy.yaml --dataset data/cityscapes --output export_int8 --num 64 \\
+      --evaluate --max_drop 0.01
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Quantise an exported ONNX model to int8.", epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", required=True, help="deploy.yaml of the float model, or its folder")
+    parser.add_argument("--dataset", required=True, metavar="ROOT", help="folder of the data set the manifest names")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the int8 model and its manifest")
+    parser.add_argument("--split", default="train", help="split to calibrate with (default: train)")
+    parser.add_argument("--num", type=int, default=32, help="calibration images, spread over the split (default: 32)")
+    parser.add_argument("--evaluate", action="store_true", help="score both models; writes quantize.json")
+    parser.add_argument("--eval_split", default="val", help="split to score on (default: val)")
+    parser.add_argument("--max_drop", type=float, help="with --evaluate: fail if the mIoU falls by more (0.01 = 1 %%)")
+    args = parser.parse_args()
+    manifest = load_manifest(args.manifest)
+    samples = find_samples(manifest, args.dataset, args.split)
+    chosen = np.unique(np.linspace(0, len(samples) - 1, max(args.num, 1)).astype(int))
+    made = quantize(manifest, [samples[i] for i in chosen], Path(args.output))
+    print(f"{made.path}: {made.models[0].file}, calibrated with {len(chosen)} images")
+    if args.evaluate:
+        compare(manifest, made, find_samples(manifest, args.dataset, args.eval_split), args.max_drop)
+
+
+def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_drop: float | None) -> None:
+    """Scores both models in onnxruntime and writes ``quantize.json``."""
+    scores = {}
+    for name, manifest in (("float32", before), ("int8", after)):
+        session = open_session(manifest)
+        spec = manifest.input
+        scores[name] = score(manifest, lambda sample, size, run=session, spec=spec:
+                             run(read_image(sample.image, spec)[None], size)[0], samples)
+    drop = scores["float32"]["miou"] - scores["int8"]["miou"]
+    record = {name: {key: value[key] for key in ("miou", "pixel_accuracy")} for name, value in scores.items()}
+    write_text(after.path.parent / "quantize.json", json.dumps({**record, "images": len(samples)}, indent=2) + "\n")
+    for name, value in scores.items():
+        print(f"{name:8} mIoU {100 * value['miou']:.2f} %, pixel accuracy {100 * value['pixel_accuracy']:.2f} %")
+    if max_drop is not None and drop > max_drop:
+        raise UserError(f"{after.path}: int8 loses {100 * drop:.2f} % mIoU, --max_drop allows {100 * max_drop:.2f}; "
+                        "calibrate with more images (--num)")

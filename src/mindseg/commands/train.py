@@ -1,0 +1,247 @@
+"""Trains a network: ``python train.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --set data.root=D``."""
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspore import nn
+
+from mindseg.checkpoint import build_network, periodic_checkpoints
+from mindseg.config import Config, dump_config, load_config
+from mindseg.data.loader import create_dataset
+from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
+from mindseg.data.sink import sinking
+from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
+from mindseg.engine.pretrained import load_pretrained
+from mindseg.engine.run_dir import create_run_dir, describe_run, log, make_folder, setup_logging
+from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
+from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
+from mindseg.errors import UserError
+from mindseg.evaluation.evaluator import evaluate
+from mindseg.inference.network import Segmenter
+from mindseg.losses import create_loss
+from mindseg.optim import create_optimizer
+from mindseg.runtime import Runtime, from_main, modelarts, modelarts_arguments, profiled, setup_runtime
+from mindseg.schedules import create_schedule
+
+EXAMPLES = """examples:
+  python train.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --set data.root=/data/cityscapes --run_eval
+  python train.py --config C --set train.epochs=10 --set optim.lr=0.01 --pretrained last.ckpt
+  python train.py --config C --resume outputs/fast_scnn_cityscapes/20260101-120000
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a segmentation network.", epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
+    parser.add_argument("--pretrained", metavar="CKPT", help="start from these weights")
+    parser.add_argument("--resume", metavar="RUN_DIR|CKPT|auto",
+                        help="continue a run; auto: the newest of this config, or a new one if there is none")
+    parser.add_argument("--run_eval", action="store_true", help="evaluate while training")
+    return parser.parse_args(modelarts_arguments(sys.argv[1:]))
+
+
+def main() -> None:
+    args = parse_args()
+    if args.run_eval:
+        args.set.append("train.run_eval=true")
+    cfg = load_config(args.config, args.set)
+    runtime = setup_runtime(cfg.runtime)
+    resumed = find_resumed(cfg, args, runtime)
+    run_dir = run_folder(cfg, resumed) if resumed else create_run_dir(cfg, args.config, runtime)
+    start = Start(Path(args.pretrained)) if args.pretrained else Start()
+    with modelarts(cfg, run_dir, runtime) as checkpoint:
+        start = Start(checkpoint) if checkpoint else start
+        for stage_cfg, folder in stages(cfg, args, run_dir, runtime):
+            if cfg.runtime.modelarts:
+                stage_cfg.data.root = cfg.data.root
+            if resumed and folder in resumed.parents:
+                start = Start(resumed, resumed=True)
+            if not train(stage_cfg, folder, runtime, start, resume_command(run_dir)):
+                break
+            start = Start(folder / "ckpt" / "last.ckpt")
+
+
+def stages(cfg: Config, args: argparse.Namespace, run_dir: Path, runtime: Runtime) -> list[tuple[Config, Path]]:
+    """Configuration and folder of each training: one, or those of ``train.stages``, which ``--set`` changes too."""
+    if not cfg.train.stages:
+        return [(cfg, run_dir)]
+    folder = Path(args.config).parent
+    if runtime.is_main:
+        dump_config(cfg, run_dir / "config.yaml")
+    return [(load_config(folder / name, args.set), run_dir / f"stage{i}") for i, name in enumerate(cfg.train.stages, 1)]
+
+
+def find_resumed(cfg: Config, args: argparse.Namespace, runtime: Runtime) -> Path | None:
+    """The run folder or the checkpoint in it that ``--resume`` names; None: a new run is wanted.
+
+    Rank 0 looks; hosts without a common disk need nothing of the run.
+    """
+    if args.resume is None:
+        return None
+    found = args.resume
+    if runtime.is_main and args.resume == "auto":
+        parent = Path(cfg.runtime.output_dir) / Path(args.config).stem
+        found = str(max((path.parent for path in parent.glob("*/config.yaml")), default=""))
+    elif runtime.is_main:
+        path = Path(args.resume)
+        if not path.exists() or (path.is_dir() and not (path / "config.yaml").is_file()):
+            raise UserError(f"--resume {path}: not a run folder; give one that holds config.yaml and ckpt, or auto")
+    found = from_main(found, runtime.size)
+    return Path(found) if found else None
+
+
+def run_folder(cfg: Config, resumed: Path) -> Path:
+    """The run folder of a folder or checkpoint: RUN, RUN/ckpt/X.ckpt, RUN/rank1/ckpt/X.ckpt, RUN/stage1/ckpt/X.ckpt."""
+    if resumed.suffix != ".ckpt":
+        return resumed
+    folder = resumed.parents[1]
+    if folder.name.startswith("rank"):
+        folder = folder.parent
+    return folder.parent if cfg.train.stages else folder
+
+
+def resume_command(run_dir: Path) -> str:
+    """This command with ``--resume``; a wrapper script leaves its own in ``SEGMENTATION_COMMAND``."""
+    words = shlex.split(os.environ.get("SEGMENTATION_COMMAND", "")) or ["python", *sys.argv]
+    kept = [word for i, word in enumerate(words)
+            if not word.startswith(("--resume", "--pretrained")) and words[i - 1] not in ("--resume", "--pretrained")]
+    return shlex.join([*kept, "--resume", str(run_dir)])
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How the global batch is divided: ``device`` samples a step on each device, in ``accumulation`` equal parts."""
+    device: int
+    accumulation: int
+
+    @property
+    def part(self) -> int:
+        """Samples that a device sees at once."""
+        return self.device // self.accumulation
+
+
+def divide_batch(cfg: Config, size: int) -> Batches:
+    """Divides ``train.global_batch`` over the devices, and over micro-batches of ``train.device_batch`` at most.
+
+    Raises:
+        UserError: It cannot be divided evenly.
+    """
+    t = cfg.train
+    if t.global_batch % size:
+        raise UserError(f"train.global_batch = {t.global_batch} cannot be divided over {size} devices; set it to a "
+                        f"multiple of {size}")
+    device = t.global_batch // size
+    limit = min(t.device_batch or device, device)
+    if limit < 1 or device % limit:
+        raise UserError(f"train.device_batch = {t.device_batch} does not divide the {device} samples of a device "
+                        f"(train.global_batch = {t.global_batch} over {size}); set one that does")
+    return Batches(device, device // limit)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a training starts from, for its weights alone or (``resumed``) to go on from its step."""
+    checkpoint: Path | None = None
+    resumed: bool = False
+
+
+def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: str = "") -> bool:
+    """Trains, or continues the training that a run folder holds.
+
+    Args:
+        cfg: Resolved configuration.
+        run_dir: Run folder; one with checkpoints in ``ckpt`` is continued from the last one.
+        runtime: Where this process runs.
+        start: Where a training without a checkpoint of its own starts.
+        command: What the user types to continue the run.
+
+    Returns:
+        Whether the training came to its end; False: a signal stopped it.
+
+    Raises:
+        UserError: Something that the user can mend.
+    """
+    make_folder(checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt")
+    setup_logging(run_dir, runtime.rank)
+    last = start.checkpoint if start.resumed else find_checkpoint(run_dir)
+    continued = from_main(last is not None, runtime.size)       # what rank 0 has counts, with or without a common disk
+    if not continued:
+        describe_run(cfg, run_dir, runtime)
+    batches = divide_batch(cfg, runtime.size)
+    train_set = create_dataset(cfg, "train", runtime.rank, runtime.size, batches.device)
+    per_epoch = train_set.steps_per_epoch
+    steps = cfg.train.steps or per_epoch * cfg.train.epochs
+    log.info("run folder %s", run_dir)
+    log.info("%s on %s, rank %d of %d", cfg.model.name, runtime.device_target, runtime.rank, runtime.size)
+    log.info("%d training images, global batch %d = %d devices x %d micro-batches x %d, %d steps an epoch, %d in all",
+             train_set.num_samples, cfg.train.global_batch, runtime.size, batches.accumulation, batches.part, per_epoch,
+             steps)
+    net = build_network(cfg)
+    if start.checkpoint and not continued and runtime.is_main:      # the others get rank 0's weights
+        load_pretrained(net, cfg, start.checkpoint)
+    step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
+    job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command)
+    sink = cfg.train.dataset_sink_mode and runtime.device_target in SINK_PLATFORMS
+    if cfg.train.dataset_sink_mode and not sink:
+        log.info("train.dataset_sink_mode: MindSpore has no queue on %s, each step gets its batch from the host",
+                 runtime.device_target)
+    with sinking(train_set, steps) if sink else nullcontext(train_set) as loader:
+        trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
+        if continued:
+            trainer.restore(last)
+            describe_run(cfg, run_dir, runtime)
+        with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
+            progress = trainer.fit()
+    if not trainer.stopped:
+        log.info("finished after %d epochs, %d steps; best mIoU %s; checkpoints in %s/ckpt", progress.epoch,
+                 progress.step, f"{100 * progress.best_miou:.2f} %" if progress.best_miou >= 0 else "not measured",
+                 run_dir)
+    return not trainer.stopped
+
+
+def find_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint to continue a run from: ``last.ckpt``, or the newest ``step<N>.ckpt`` if that was removed."""
+    last = run_dir / "ckpt" / "last.ckpt"
+    return last if last.is_file() else next(iter(periodic_checkpoints(run_dir / "ckpt")), None)
+
+
+def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, steps: int, steps_per_epoch: int,
+               ignore_id: int) -> TrainStep:
+    """Puts network, loss and optimizer together as the configuration wants them."""
+    t, o = cfg.train, cfg.optim
+    if t.amp_dtype == "bfloat16" and t.amp_level != "O0" and runtime.device_target == "CPU":
+        raise UserError("train.amp_dtype = bfloat16 does not run on the CPU; set train.amp_dtype=float16 or "
+                        "train.amp_level=O0")
+    if t.frozen_bn:
+        freeze_batch_norm(net)
+    synchronised = not t.frozen_bn and synchronise_batch_norm(net, t.sync_bn, runtime.device_target, runtime.size,
+                                                              batches.part)
+    if runtime.size > 1:
+        log.info("BatchNorm statistics of %s", "all devices" if synchronised else "each device, moving ones averaged")
+    apply_amp(net, t.amp_level, t.amp_dtype)
+    dynamic = o.loss_scale == "dynamic"
+    options = StepOptions(size=runtime.size, accumulation=batches.accumulation, clip_norm=o.clip_norm,
+                          loss_scale=2.0**16 if dynamic else float(o.loss_scale), dynamic_scale=dynamic,
+                          drop_overflow=o.drop_overflow, ema_decay=t.ema_decay,
+                          share_statistics=not synchronised and not t.frozen_bn)
+    normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
+    optimizer = create_optimizer(o, net, steps, steps_per_epoch)
+    return TrainStep(net, create_loss(cfg.loss, ignore_id), optimizer, normalize, options)
+
+
+def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:
+    """The function that the trainer evaluates with."""
+    loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
+    segment = Segmenter(cfg, net, len(loader.info.classes))
+
+    def run(check: Callable[[], None]) -> dict:
+        return evaluate(segment, loader, loader.info, on_image=lambda *_: check()).scores
+
+    return run

@@ -1,0 +1,247 @@
+"""Feeds batches from folders or MindRecord files, the same ones for any number of workers, ranks and restarts.
+
+The order of an epoch is a permutation drawn from (seed, epoch), and the randomness of a sample is drawn from
+(seed, epoch, sample), so a batch depends on nothing but its position.
+"""
+import itertools
+import logging
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mindseg.data import datasets
+from mindseg.data.datasets import DatasetInfo
+from mindseg.data.decode import check_sizes, decode_checked_label, decode_image, decode_image_rows
+from mindseg.data.pipeline import FolderSource, Pipeline, Plan, RecordSource, choose_table, open_source
+from mindseg.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, Window, color_jitter
+from mindseg.errors import DataError
+
+_LOG = logging.getLogger("segmentation.data")      # below the logger of the run, whose log files must show it
+_LOOKAHEAD = 4         # batches before the end of an epoch at which the next one is started, so that there is no gap
+_ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
+_REPLACE_TRIES = 20
+
+Row = tuple[str, np.ndarray, np.ndarray]      # name, image, label
+Batch = dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Decodes, checks and augments one sample, in a thread. It must not know the loader, which holds the pipelines
+    that hold it: see ``mindseg.data.pipeline``."""
+    source: FolderSource | RecordSource
+    table: np.ndarray
+    transform: TrainTransform | None
+    plan: Plan
+
+    def __call__(self, name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
+        epoch, number, index = (int(v) for v in ticket)
+        image_name, label_name = self.source.describe(index, name)
+        values = decode_checked_label(label, label_name, self.table)
+        if self.transform is None:
+            pixels = decode_image(data, image_name)
+            check_sizes(pixels.shape, values.shape, image_name)
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels
+            return name, pixels, cv2.LUT(values, self.table)
+
+        def pixels_of(window: Window) -> np.ndarray:
+            rows, size = decode_image_rows(data, image_name, window.top, window.top + window.height)
+            check_sizes(size, values.shape, image_name)
+            return rows[:, window.left:window.left + window.width]
+
+        seed = (self.plan.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
+        return name, *self.transform(pixels_of, values, np.random.default_rng(seed))
+
+
+class Loader:
+    """Batches of one split; made by :func:`create_dataset`.
+
+    Attributes:
+        info: The data set.
+        num_samples: Samples of the split, over all ranks.
+        steps_per_epoch: Training: batches in an epoch, equal on all ranks. Evaluation: samples this rank sees.
+        skipped: Why samples were left out (``data.on_error=skip``), by their index.
+    """
+
+    def __init__(self, source: FolderSource | RecordSource, info: DatasetInfo, table: np.ndarray,
+                 transform: TrainTransform | None, plan: Plan) -> None:
+        """
+        Args:
+            source: Where the bytes come from.
+            info: The data set.
+            table: 256-entry table from label value to train id.
+            transform: The training transform; ``None``: evaluation, images and labels stay as they are.
+            plan: How to run.
+        """
+        self.source, self.info, self.transform, self.plan = source, info, transform, plan
+        self._decode = _Decoder(source, table, transform, plan)
+        self.num_samples = len(source)
+        if transform is None:
+            self.steps_per_epoch = len(range(plan.rank, self.num_samples, plan.size))
+        else:
+            self.steps_per_epoch = math.ceil(self.num_samples * plan.repeat / (plan.batch_size * plan.size))
+        self.skipped: dict[int, str] = {}
+        self._stream: Iterator[list] | None = None
+        self._position: tuple[int, int] | None = None       # epoch and step that the running stream gives next
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Training batches of one epoch.
+
+        Args:
+            epoch: Number of the epoch; decides order and augmentation.
+            start_step: Batches to leave out at the start, for a run that is resumed within an epoch.
+
+        Yields:
+            ``image`` uint8 (N, h, w, 3), ``label`` uint8 (N, h, w) of train ids (255 = ignored), ``names`` N strings.
+
+        Raises:
+            DataError: A sample is broken (raised when its turn comes), or every replacement is.
+        """
+        if self._position != (epoch, start_step):
+            self._stream = self._batches(epoch, start_step)
+        for step in range(start_step, self.steps_per_epoch):
+            self._position = None       # in use: whoever leaves this loop early gets a new stream next time
+            rows = [self._checked(*row) or self._replacement(row[0]) for row in next(self._stream)]
+            self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+            if step + 1 == self.steps_per_epoch:        # before the batch: a run may end with it
+                self._report_skipped(f"epoch {epoch + 1}")
+            yield _stack(rows)
+
+    def samples(self) -> Iterator[Batch]:
+        """Evaluation: this rank's share of the split, every image exactly once over all ranks.
+
+        Yields:
+            As :meth:`epoch`, at the original sizes; neighbours of equal size come together, ``batch_size`` at most.
+
+        Raises:
+            DataError: A sample is broken.
+        """
+        indices = np.arange(self.plan.rank, self.num_samples, self.plan.size)
+        if not indices.size:
+            return
+        tickets = np.zeros((indices.size, 3), np.int64)
+        tickets[:, 2] = indices
+        group: list[Row] = []
+        for row in itertools.chain.from_iterable(self._pipeline(tickets)):
+            good = self._checked(*row)
+            if good is None:
+                continue
+            if group and (len(group) == self.plan.batch_size or group[0][1].shape != good[1].shape):
+                yield _stack(group)
+                group = []
+            group.append(good)
+        if group:
+            yield _stack(group)
+        self._report_skipped("evaluation")
+
+    def tickets(self, epoch: int, start_step: int = 0) -> np.ndarray:
+        """This rank's samples of an epoch, in order: int64 rows of (epoch, pass, sample index)."""
+        plan, total = self.plan, self.steps_per_epoch * self.plan.batch_size * self.plan.size
+        passes = math.ceil(total / self.num_samples)
+        # What the last global batch lacks is taken from the start of one more pass.
+        order = np.concatenate([np.random.default_rng((plan.seed, _ORDER, epoch, p)).permutation(self.num_samples)
+                                for p in range(passes)])[:total]
+        numbers = np.arange(total) // self.num_samples
+        rows = np.stack([np.full(total, epoch), numbers, order], axis=1)
+        rows = rows.reshape(self.steps_per_epoch, plan.size, plan.batch_size, 3)
+        return rows[start_step:, plan.rank].reshape(-1, 3)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[list]:
+        """Batches from there on, epoch after epoch without end."""
+        left = self.steps_per_epoch - start_step
+        current = self._pipeline(self.tickets(epoch, start_step))
+        while True:
+            following = None
+            while left:
+                if left <= _LOOKAHEAD and following is None:
+                    following = self._pipeline(self.tickets(epoch + 1))
+                yield next(current)
+                left -= 1
+            epoch, current, left = epoch + 1, following, self.steps_per_epoch
+
+    def _pipeline(self, tickets: np.ndarray) -> Pipeline:
+        return Pipeline(self.source, tickets, self._decode, self.plan)
+
+    def _checked(self, ticket: np.ndarray, result: Row | Exception) -> Row | None:
+        """The row; or raises its error, or notes it and returns ``None`` if broken samples are to be skipped."""
+        if not isinstance(result, Exception):
+            return result
+        if not self.plan.skip_errors or not isinstance(result, DataError):
+            raise result
+        index = int(ticket[2])
+        if index not in self.skipped:
+            self.skipped[index] = str(result)
+            _LOG.warning("skipped sample %d: %s", len(self.skipped), result)
+        return None
+
+    def _report_skipped(self, where: str) -> None:
+        if self.skipped:
+            _LOG.warning("%s: %d of %d samples skipped so far (data.on_error=skip); mindseg check-dataset lists all",
+                         where, len(self.skipped), self.num_samples)
+
+    def _replacement(self, ticket: np.ndarray) -> Row:
+        """Another sample, drawn from nothing but the seed and the ticket of the broken one."""
+        rng = np.random.default_rng((self.plan.seed, _REPLACE, *(int(v) for v in ticket)))
+        for attempt in range(1, _REPLACE_TRIES + 1):
+            other = [ticket[0], ticket[1] + attempt * 1_000_000, rng.integers(self.num_samples)]
+            row = self._checked(*next(self._pipeline(np.array([other], np.int64)))[0])
+            if row is not None:
+                return row
+        raise DataError(f"{_REPLACE_TRIES} samples drawn in place of a broken one are broken too ({len(self.skipped)} "
+                        "found so far); run mindseg check-dataset")
+
+
+def _stack(rows: list[Row]) -> Batch:
+    return {"image": np.stack([image for _, image, _ in rows]), "label": np.stack([label for _, _, label in rows]),
+            "names": [name for name, _, _ in rows]}
+
+
+def train_transform(data: Mapping, table: np.ndarray) -> TrainTransform:
+    """Builds the training transform from a configuration's ``data`` section and a label table."""
+    pair = tuple
+    if data["resize"]:
+        geometry = CropResize(pair(data["resize"]), pair(data["crop_ratio"]) if data["crop_ratio"] else None,
+                              data["crop_prob"])
+    else:
+        geometry = ScaleCrop(pair(data["crop_size"]), pair(data["scale_range"]), data["scale_base"],
+                             data["scale_side"], data["scale_step"], data["cat_max_ratio"])
+    jitters = [PHOTOMETRIC] if data["photometric"] else []
+    if data["color_jitter"]:
+        jitters.append(color_jitter(data["color_jitter"]))
+    rgb = data["color_order"] == "RGB"
+    mean = [min(255, max(0, round(m * 255 / data["value_range"]))) for m in data["mean"]]
+    return TrainTransform(geometry, table, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
+                          pair(jitters), rgb)
+
+
+def create_dataset(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:
+    """Makes the loader of the training or the evaluation split.
+
+    Args:
+        cfg: The configuration; its ``data`` and ``runtime.seed`` are read.
+        split: ``train`` (shuffled, augmented, padded to whole batches) or ``eval`` (each image once, as it is).
+        rank: This process, 0..size-1.
+        size: Number of processes.
+        batch_size: Samples a batch on this rank; default ``train.global_batch / size`` or ``eval.batch_size``.
+
+    Returns:
+        The loader: ``epoch(e, start_step)`` for training, ``samples()`` for evaluation.
+
+    Raises:
+        DataError: The split cannot be found or read.
+    """
+    if split not in ("train", "eval"):
+        raise ValueError(f"split must be 'train' or 'eval', not '{split}'")
+    data, train = cfg["data"], split == "train"
+    info = datasets.dataset_info(data)
+    source = open_source(data, split)
+    if batch_size is None:
+        batch_size = max(1, cfg["train"]["global_batch"] // size) if train else cfg["eval"]["batch_size"]
+    plan = Plan(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], data["num_workers"], data["prefetch"],
+                data["on_error"] == "skip", data["color_order"] == "RGB")
+    table = choose_table(info, source, data["label_file"])
+    return Loader(source, info, table, train_transform(data, table) if train else None, plan)

@@ -1,0 +1,342 @@
+"""Commands and configuration for Ascend's converters, ATC and MindSpore Lite's converter_lite, from the manifest."""
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mindseg.errors import UserError
+from mindseg.manifest import (
+    MANIFEST_NAME,
+    InputSpec,
+    Manifest,
+    ModelFile,
+    file_sha256,
+    save_manifest,
+    write_bytes,
+    write_text,
+)
+
+AIPP_NAME = "aipp.cfg"
+LITE_CONFIG_NAME = "lite.ini"
+PRECISIONS = ("enforce_fp16", "preferred_fp32", "enforce_origin", "enforce_fp32", "preferred_optimal")
+# Rows of `npu-smi info` that name a device look like "| 0       310P3     | OK   | …".
+_NPU_ROW = re.compile(r"^\|\s*\d+\s+([0-9][0-9A-Za-z_]*)\s*\|\s*[A-Za-z]", re.MULTILINE)
+_BATCH_SUFFIX = re.compile(r"(_bs\d+|_dynamic)$")
+# Newer ATCs add the host's system to the name: fast_scnn_bs1_linux_x86_64.om.
+_HOST_SUFFIX = re.compile(r"_linux_\w+(?=\.om$)")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One command.
+
+    Attributes:
+        command: Program and arguments.
+        folder: Folder it runs in.
+        result: File that it makes.
+        entry: What the manifest says of the result, still without its hash.
+    """
+    command: tuple[str, ...]
+    folder: Path
+    result: Path
+    entry: ModelFile
+
+    def text(self) -> str:
+        """The command as one would type it."""
+        return " ".join(_quote(word) for word in self.command)
+
+
+def _quote(word: str) -> str:
+    """Values with commas stand in double quotes, as ATC's documents write them; the rest is quoted only if need be."""
+    flag, equals, value = word.partition("=")
+    if equals and re.fullmatch(r"[\w:,.;\-]*,[\w:,.;\-]*", value):
+        return f'{flag}="{value}"'
+    return shlex.quote(word)
+
+
+def aipp_config(spec: InputSpec) -> str:
+    """Static AIPP file: the chip computes ``(pixel - mean_chn - min_chn) * var_reci_chn`` from uint8 NHWC pixels.
+
+    ``mean_chn`` is a uint8 and the other two are fp16, so the mean's whole part goes into ``mean_chn`` and its fraction
+    into ``min_chn``: 123.675 alone would become 123.6875 in fp16.
+
+    Args:
+        spec: Input of a model that the host normalises. Channels stay in the manifest's colour order, so neither swap
+            nor colour conversion is asked for.
+    """
+    factor = 255 / spec.value_range
+    height, width = spec.size
+    lines = ["aipp_op {", "  aipp_mode: static", "  related_input_rank: 0", "  input_format: RGB888_U8",
+             "  csc_switch: false", "  rbuv_swap_switch: false", f"  src_image_size_w: {width}",
+             f"  src_image_size_h: {height}"]
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        mean, std = mean * factor, std * factor
+        whole = min(max(int(mean), 0), 255)
+        lines += [f"  mean_chn_{channel}: {whole}", f"  min_chn_{channel}: {round(mean - whole, 6)}",
+                  f"  var_reci_chn_{channel}: {1 / std:.10f}"]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def soc_from_npu_smi() -> str:
+    """Asks ``npu-smi info`` for the chip's name, such as ``Ascend310P3``.
+
+    Raises:
+        UserError: The program is missing, fails, or names no chip.
+    """
+    remedy = "give SOC_VERSION, such as Ascend310P3"
+    try:
+        done = subprocess.run(["npu-smi", "info"], capture_output=True, text=True, check=False, timeout=60)
+    except FileNotFoundError:
+        raise UserError(f"npu-smi: not found, so the chip is unknown; {remedy}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"npu-smi info: cannot be run ({error}); {remedy}") from error
+    names = _NPU_ROW.findall(done.stdout)
+    if done.returncode or not names:
+        raise UserError(f"npu-smi info: names no chip (status {done.returncode}); {remedy}")
+    return f"Ascend{names[0]}"
+
+
+def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int], aipp: bool = False,
+                   gears: bool = False, log: str = "debug", fusion_switch: str = "",
+                   options: Sequence[str] = ()) -> list[Conversion]:
+    """ATC commands, one for each batch size, or one for all of them.
+
+    Args:
+        manifest: With an ONNX model.
+        soc_version: Chip, with or without ``Ascend`` in front.
+        batches: Batch sizes; empty: that of the manifest's ONNX model.
+        aipp: The chip normalises uint8 pixels; the result gets a manifest of its own in the folder ``aipp``.
+        gears: One model with all batch sizes as gears (at least two) instead of one model each.
+        log: ATC's log level.
+        fusion_switch: File that switches fusion passes of ATC off, such as ``ConvBatchnormFusionPass:off``.
+        options: Further options of ATC, such as ``--precision_mode_v2=origin``; the manifest notes them.
+
+    Raises:
+        UserError: No ONNX model, AIPP on a model that normalises by itself, too few gears, an option that is set here.
+    """
+    soc = soc_version if soc_version.startswith("Ascend") else f"Ascend{soc_version}"
+    batches = list(dict.fromkeys(batches)) or [max(manifest.find("onnx").batch, 1)]
+    if gears and len(batches) < 2:
+        raise UserError(f"--dynamic_batch with batch sizes {batches}: give at least two, such as 1 4 8")
+    _check_aipp(manifest, aipp)
+    items = [(-1, sorted(batches))] if gears else [(batch, []) for batch in batches]
+    conversions = []
+    for batch, sizes in items:
+        entry = _onnx_for(manifest, batch)
+        stem = _BATCH_SUFFIX.sub("", Path(entry.file).stem)
+        out = f"{stem}_dynamic" if batch < 0 else f"{stem}_bs{batch}"
+        folder = "aipp/" if aipp else ""
+        shape = ",".join(str(number) for number in (batch, *manifest.input.shape[1:]))
+        # ATC knows no NHWC for ONNX; ND leaves a uint8 NHWC input as it is.
+        layout = "ND" if manifest.input.layout == "NHWC" else "NCHW"
+        command = ["atc", "--framework=5", f"--model={entry.file}", f"--output={folder}{out}",
+                   f"--input_format={layout}", f"--input_shape={manifest.input.name}:{shape}", f"--log={log}",
+                   f"--soc_version={soc}"]
+        extra = {"soc_version": soc}
+        if sizes:
+            command.append(f"--dynamic_batch_size={','.join(map(str, sizes))}")
+            extra["batches"] = sizes
+        if aipp:
+            command.append(f"--insert_op_conf={folder}{AIPP_NAME}")
+        if fusion_switch:
+            command.append(f"--fusion_switch_file={Path(fusion_switch).resolve()}")     # ATC runs in another folder
+        if options:
+            _check_atc_options(options, command)
+            command += options
+            extra["atc_options"] = list(options)
+        root = manifest.path.parent
+        conversions.append(Conversion(tuple(command), root, root / folder / f"{out}.om",
+                                      ModelFile("om", f"{out}.om", batch, "", extra)))
+    return conversions
+
+
+def _check_atc_options(options: Sequence[str], command: Sequence[str]) -> None:
+    """Refuses words that are no option, and options that would contradict the manifest."""
+    ours = {word.partition("=")[0] for word in command}
+    for word in options:
+        flag, equals, _ = word.partition("=")
+        if not re.fullmatch(r"--\w+", flag) or not equals:
+            raise UserError(f"ATC option {word}: write it as --NAME=VALUE, such as --precision_mode_v2=origin")
+        if flag in ours:
+            raise UserError(f"ATC option {word}: {flag} follows from the manifest and the options before --; leave it "
+                            "out behind --")
+
+
+def _onnx_for(manifest: Manifest, batch: int) -> ModelFile:
+    """The ONNX model to convert: of that batch, or a dynamic one, or the dynamic one that can be derived (no hash)."""
+    entries = [entry for entry in manifest.models if entry.format == "onnx"]
+    for entry in entries:
+        if entry.batch in (batch, -1):
+            return entry
+    source = manifest.find("onnx")
+    name = f"{_BATCH_SUFFIX.sub('', Path(source.file).stem)}_dynamic.onnx"
+    return ModelFile("onnx", name, -1, "")
+
+
+def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
+    """Writes the dynamic-batch twin of a static ONNX model, checks it in onnxruntime and lists it.
+
+    Raises:
+        UserError: The packages are missing, or the twin answers differently.
+    """
+    target = _onnx_for(manifest, 0)
+    if target.sha256:
+        return manifest
+    try:
+        import onnx
+        import onnxruntime as ort
+
+        from mindseg.deploy import onnx_graph
+    except ImportError as error:
+        raise UserError(f"{manifest.path}: a dynamic-batch ONNX model is needed, and making one needs {error.name}; "
+                        "pip install -r requirements-deploy.txt or export with export.batch_size=0") from error
+    source = manifest.find("onnx")
+    model = onnx.load(manifest.model_path(source))
+    feed = _random_feed(manifest, 2)
+    static = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows = [np.repeat(feed[i:i + 1], source.batch, 0) for i in range(2)]
+    expected = np.concatenate([static.run(None, {manifest.input.name: row})[0][:1] for row in rows])
+    twin = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
+    session = ort.InferenceSession(twin.SerializeToString(), providers=["CPUExecutionProvider"])
+    answer = session.run(None, {manifest.input.name: feed})[0]
+    if manifest.output.type == "argmax":
+        same = (answer == expected).mean() >= 0.9999
+    else:
+        same = np.abs(answer - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+    if not same:
+        raise UserError(f"{source.file}: its dynamic-batch twin answers differently; export again with "
+                        "export.batch_size=0")
+    path = manifest.path.parent / target.file
+    write_bytes(path, twin.SerializeToString())
+    updated = replace(manifest, models=(*manifest.models, replace(target, sha256=file_sha256(path))))
+    save_manifest(updated)
+    return updated
+
+
+def _check_aipp(manifest: Manifest, aipp: bool) -> None:
+    if aipp and manifest.input.normalize == "graph":
+        raise UserError(f"--aipp: the model of {manifest.path} normalises uint8 pixels by itself; leave --aipp out")
+
+
+def lite_conversion(manifest: Manifest, batches: Sequence[int], optimize: str = "ascend_oriented",
+                    precision: str = "enforce_fp16", aipp: bool = False) -> tuple[Conversion, str]:
+    """The ``converter_lite`` command and the text of its configuration file.
+
+    The result gets a manifest of its own in the folder ``lite``: MindSpore and MindSpore Lite both call their files
+    ``.mindir`` but cannot read each other's.
+
+    Args:
+        manifest: With a MINDIR model.
+        batches: Batch sizes; empty: that of the MINDIR model; several become gears.
+        optimize: ``ascend_oriented``, or ``ascend_oriented:CHIP``.
+        precision: One of ``PRECISIONS``.
+        aipp: The chip normalises uint8 pixels.
+
+    Raises:
+        UserError: No MINDIR of these batch sizes, AIPP on a model that normalises by itself, or a wrong precision.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
+    _check_aipp(manifest, aipp)
+    sizes = sorted(set(batches)) or [max(manifest.find("mindir").batch, 1)]
+    batch = sizes[0] if len(sizes) == 1 else -1
+    source = manifest.find("mindir", batch)
+    shape = ",".join(str(number) for number in (batch, *manifest.input.shape[1:]))
+    lines = ["[ascend_context]", f"input_shape={manifest.input.name}:[{shape}]"]
+    if batch < 0:
+        lines.append(f"dynamic_dims={','.join(f'[{size}]' for size in sizes)}")
+    lines.append(f"precision_mode={precision}")
+    if aipp:
+        lines.append(f"insert_op_config_file_path=lite/{AIPP_NAME}")
+    stem = f"{_BATCH_SUFFIX.sub('', Path(source.file).stem)}{'_dynamic' if batch < 0 else f'_bs{batch}'}"
+    command = ("converter_lite", "--fmk=MINDIR", f"--modelFile={source.file}", f"--outputFile=lite/{stem}",
+               f"--optimize={optimize}", "--saveType=MINDIR", f"--configFile=lite/{LITE_CONFIG_NAME}")
+    extra = {"converter": "lite", "precision": precision} | ({"batches": sizes} if batch < 0 else {})
+    root = manifest.path.parent
+    entry = ModelFile("mindir", f"{stem}.mindir", batch, "", extra)
+    return Conversion(command, root, root / "lite" / entry.file, entry), "\n".join(lines) + "\n"
+
+
+def convert(conversion: Conversion) -> ModelFile:
+    """Runs a conversion and returns the entry of its result.
+
+    Raises:
+        UserError: The converter is missing, fails, or leaves no result; says where its own log is.
+    """
+    program = conversion.command[0]
+    if shutil.which(program) is None:
+        remedy = {"atc": "install the CANN toolkit and source its set_env.sh",
+                  "converter_lite": "set MS_LITE_HOME to an unpacked MindSpore Lite package"}[program]
+        raise UserError(f"{program}: not found; {remedy}, or use --dry_run to print the command")
+    result = conversion.result
+    before = _versions(result)
+    try:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        status = subprocess.run(conversion.command, cwd=conversion.folder, check=False).returncode
+    except OSError as error:
+        raise UserError(f"{program}: cannot be run for {result} ({error.strerror}); make that folder writable and "
+                        f"check the installation of {program}") from error
+    # What stood there before may be of an older converter, which gave its results another name.
+    made = [path for path, version in _versions(result).items() if before.get(path) != version]
+    if status or not made:
+        hint = "; an old ATC may want export.opset=11" if program == "atc" else ""
+        raise UserError(f"{program} failed with status {status} and left no {result.name}; read its messages "
+                        f"above{hint}")
+    return replace(conversion.entry, file=made[0].name, sha256=file_sha256(made[0]))
+
+
+def _versions(result: Path) -> dict[Path, tuple[int, ...]]:
+    """The files that a converter may have made for ``result``, and what changes when one is written again."""
+    paths = [result, *sorted(result.parent.glob(f"{result.stem}_linux_*{result.suffix}"))]
+    stats = {path: path.stat() for path in paths if path.is_file()}
+    return {path: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for path, stat in stats.items()}
+
+
+def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", aipp: bool = False) -> Path:
+    """Lists converted models: in the manifest itself, or in one of their own in a sub-folder.
+
+    Args:
+        manifest: Of the export.
+        entries: Converted models.
+        folder: Sub-folder of the new manifest; empty: add to the export's own.
+        aipp: The models take raw uint8 NHWC pixels.
+    """
+    if not folder:
+        names = {_HOST_SUFFIX.sub("", entry.file) for entry in entries}
+        kept = [entry for entry in manifest.models if _HOST_SUFFIX.sub("", entry.file) not in names]
+        return save_manifest(replace(manifest, models=(*kept, *entries)))
+    spec, output = manifest.input, manifest.output
+    batch = entries[0].batch
+    if aipp:
+        spec = replace(spec, layout="NHWC", dtype="uint8", normalize="graph", shape=(batch, *spec.size, 3))
+    spec = replace(spec, shape=(batch, *spec.shape[1:]))
+    output = replace(output, shape=(batch, *output.shape[1:]))
+    path = manifest.path.parent / folder / MANIFEST_NAME
+    return save_manifest(manifest.moved(path, input=spec, output=output, models=tuple(entries)))
+
+
+def write_aipp(manifest: Manifest, folder: str) -> Path:
+    """Writes the AIPP file into a sub-folder of the export."""
+    path = manifest.path.parent / folder / AIPP_NAME
+    write_text(path, aipp_config(manifest.input))
+    return path
+
+
+def write_lite_config(manifest: Manifest, text: str) -> Path:
+    """Writes converter_lite's configuration file."""
+    path = manifest.path.parent / "lite" / LITE_CONFIG_NAME
+    write_text(path, text)
+    return path
+
+
+def _random_feed(manifest: Manifest, count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    shape = (count, *manifest.input.shape[1:])
+    if manifest.input.dtype == "uint8":
+        return rng.integers(0, 256, shape, np.uint8)
+    return rng.normal(size=shape).astype(np.float32)

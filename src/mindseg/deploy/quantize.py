@@ -1,0 +1,99 @@
+"""int8 post-training quantisation of an exported ONNX model with onnxruntime's quantiser.
+
+Weights are symmetric int8 per channel, activations uint8 per tensor, stored as QuantizeLinear / DequantizeLinear pairs
+around convolutions, which onnxruntime and OpenVINO both fuse. The last convolution stays in float: its output are the
+logits, and everything behind it (resize, arg-max) is float too.
+"""
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from tqdm import tqdm
+
+from mindseg.commands.preprocess import fit_image, read_image, to_tensor
+from mindseg.data.datasets import Sample
+from mindseg.deploy import onnx_graph
+from mindseg.errors import UserError, first_line
+from mindseg.manifest import MANIFEST_NAME, Manifest, ModelFile, file_sha256, save_manifest, write_bytes
+from mindseg.version import __version__
+
+MIN_OPSET = 13      # the first with one scale per channel
+_QUANTIZED = ("Conv", "ConvTranspose")
+
+
+class _Images(CalibrationDataReader):
+    """Feeds the calibration images in the model's own form, filled up to its batch."""
+
+    def __init__(self, manifest: Manifest, samples: Sequence[Sample], batch: int) -> None:
+        self._name = manifest.input.name
+        self._rows = self._read(manifest, samples, max(batch, 1))
+
+    @staticmethod
+    def _read(manifest: Manifest, samples: Sequence[Sample], batch: int) -> Iterator[np.ndarray]:
+        spec = manifest.input
+        for sample in tqdm(samples, desc="calibrate", unit="image", disable=None):
+            image = fit_image(read_image(sample.image, spec), spec, str(sample.image))
+            yield np.repeat(to_tensor(image, spec)[None], batch, 0)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next feed, ``None`` at the end."""
+        row = next(self._rows, None)
+        return None if row is None else {self._name: row}
+
+
+def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path) -> Manifest:
+    """Quantises the ONNX model of a manifest and writes it with a manifest of its own.
+
+    Args:
+        manifest: Of the float model.
+        samples: Calibration images; a few dozen that look like the data to come.
+        output: Folder of the int8 model, not that of the float model.
+
+    Raises:
+        UserError: Nothing to calibrate with, ``output`` is the float model's folder, or the quantiser fails.
+    """
+    if not samples:
+        raise UserError("no calibration images; check --dataset, --split and --num")
+    if output.resolve() == manifest.path.parent.resolve():
+        raise UserError(f"--output {output}: holds the float model, whose manifest would be replaced; choose another")
+    entry = manifest.find("onnx")
+    model = onnx.load(manifest.model_path(entry))
+    opset = max(MIN_OPSET, next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
+    model = onnx_graph.convert_opset(model, opset)
+    convolutions = [node for node in model.graph.node if node.op_type in _QUANTIZED]
+    for index, node in enumerate(convolutions):
+        node.name = node.name or f"conv{index}"     # the quantiser excludes by name
+    excluded = [convolutions[-1].name] if len(convolutions) > 1 else []
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        logging.disable(logging.WARNING)    # it recommends a pre-processing that export has done already
+        try:
+            quantize_static(source, target, _Images(manifest, samples, entry.batch), quant_format=QuantFormat.QDQ,
+                            op_types_to_quantize=list(_QUANTIZED), nodes_to_exclude=excluded, per_channel=True,
+                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                            calibrate_method=CalibrationMethod.MinMax)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"{entry.file}: cannot be quantised ({first_line(error)}); export again with "
+                            "export.opset=17") from error
+        finally:
+            logging.disable(logging.NOTSET)
+        result = onnx_graph.check_graph(onnx.load(target))
+    onnx_graph.set_origin(result, model.producer_version, {"project": __version__, **manifest.source})
+    path = output / f"{Path(entry.file).stem}_int8.onnx"
+    write_bytes(path, result.SerializeToString())
+    quantized = ModelFile("onnx", path.name, entry.batch, file_sha256(path),
+                          {"precision": "int8", "calibration_images": len(samples)})
+    made = manifest.moved(output / MANIFEST_NAME, models=(quantized,))
+    save_manifest(made)
+    return made

@@ -1,0 +1,165 @@
+"""Segmentations as pictures: colours, overlays, error maps, legends and label files.
+
+Class ids are uint8 arrays (H, W); images are uint8 RGB (H, W, 3). A palette is one (r, g, b) a class, as in
+``DatasetInfo.palette``; ids without a colour (255 = ignored) get ``void``.
+"""
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mindseg.errors import DataError
+
+Palette = Sequence[tuple[int, int, int]]
+IGNORED = 255
+# The error map: right, wrong and not scored. Blue and orange differ for colour-blind readers too.
+RIGHT, WRONG, UNSCORED = (66, 92, 122), (255, 138, 36), (38, 38, 42)
+
+
+def palette_table(palette: Palette, void: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    """All 256 colours of a palette, uint8 (256, 3)."""
+    if not 1 <= len(palette) <= 256:
+        raise DataError(f"a palette of {len(palette)} colours cannot be used: 1 to 256 are possible")
+    table = np.full((256, 3), void, np.uint8)
+    table[:len(palette)] = palette
+    return table
+
+
+def colorize(ids: np.ndarray, palette: Palette, void: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    """Class ids (H, W) as colours, uint8 RGB (H, W, 3)."""
+    return palette_table(palette, void)[ids]
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, palette: Palette, alpha: float = 0.55) -> np.ndarray:
+    """The image under transparent class colours; pixels without a class show the image.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        ids: Class ids (H, W), uint8.
+        palette: Colours of the classes.
+        alpha: Opacity of the colours, 0..1.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+
+    Raises:
+        DataError: Image and ids differ in size.
+    """
+    _check_size(image, ids)
+    mixed = cv2.addWeighted(image, 1.0 - alpha, colorize(ids, palette), alpha, 0.0)
+    unknown = ids >= len(palette)
+    mixed[unknown] = image[unknown]
+    return mixed
+
+
+def error_map(pred: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
+    """Where the prediction is wrong (orange), right (blue) or not scored (dark).
+
+    Args:
+        pred: Predicted class ids (H, W).
+        label: True class ids (H, W), 255 = not scored.
+        image: uint8 RGB (H, W, 3) whose brightness shows through, so that one sees what was mistaken.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+
+    Raises:
+        DataError: The arrays differ in size.
+    """
+    if pred.shape != label.shape:
+        raise DataError(f"prediction {pred.shape} and label {label.shape} differ in size")
+    colours = np.array([RIGHT, WRONG, UNSCORED], np.uint8)
+    kind = np.where(label == IGNORED, 2, pred != label)
+    out = colours[kind]
+    if image is not None:
+        _check_size(image, label)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) / 255.0
+        strength = np.where(kind == 1, 0.35, 0.85)[..., None]
+        out = (out * (1.0 - strength + strength * (0.25 + 0.9 * grey))).clip(0, 255).astype(np.uint8)
+    return out
+
+
+def legend(classes: Sequence[str], palette: Palette, columns: int = 4, row_height: int = 26) -> np.ndarray:
+    """A picture of colour patches with class names, uint8 RGB on white."""
+    scale = row_height / 48.0
+    text_width = max(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] for name in classes)
+    width, rows = text_width + 2 * row_height, -(-len(classes) // columns)
+    out = np.full((rows * row_height + 8, columns * width + 8, 3), 255, np.uint8)
+    for k, (name, colour) in enumerate(zip(classes, palette, strict=True)):
+        x, y = 8 + (k % columns) * width, 8 + (k // columns) * row_height
+        patch = (x, y), (x + row_height - 8, y + row_height - 8)
+        cv2.rectangle(out, *patch, tuple(int(c) for c in colour), cv2.FILLED)
+        cv2.rectangle(out, *patch, (90, 90, 90), 1)
+        cv2.putText(out, name, (x + row_height, y + row_height - 12), cv2.FONT_HERSHEY_SIMPLEX, scale, (20, 20, 20), 1,
+                    cv2.LINE_AA)
+    return out
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes an RGB image, or label ids (uint8 or uint16), as PNG; nothing half-written stays.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    if pixels.ndim == 3:
+        pixels = pixels[..., ::-1]
+    done, data = cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not done:
+        raise DataError(f"cannot encode {path}: array of shape {pixels.shape}, type {pixels.dtype}")
+    _write(path, data.tobytes())
+
+
+def save_palette_png(path: Path, ids: np.ndarray, palette: Palette, void: tuple[int, int, int] = (0, 0, 0)) -> None:
+    """Writes class ids as a palette PNG (mode P): programs read ids from it, people see colours.
+
+    Args:
+        path: File to write.
+        ids: Class ids (H, W), uint8.
+        palette: Colours of the classes.
+        void: Colour of the ids without a class.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
+    picture.putpalette(palette_table(palette, void).ravel().tolist())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    _write(path, buffer.getvalue())
+
+
+def to_label_ids(ids: np.ndarray, train_to_id: Sequence[int] | None) -> np.ndarray:
+    """Train ids (H, W) as the official label ids that benchmark servers expect; ignored pixels become 0.
+
+    Args:
+        ids: Train ids, uint8.
+        train_to_id: Official id of each class (``DatasetInfo.train_to_id``), or ``None`` if train ids are official.
+
+    Returns:
+        uint8 (H, W).
+    """
+    if train_to_id is None:
+        return ids
+    table = np.zeros(256, np.uint8)
+    table[:len(train_to_id)] = train_to_id
+    return table[ids]
+
+
+def _check_size(image: np.ndarray, ids: np.ndarray) -> None:
+    if image.shape[:2] != ids.shape:
+        raise DataError(f"image {image.shape[:2]} and class ids {ids.shape} differ in size")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror}; check folder, free space and permissions") from error

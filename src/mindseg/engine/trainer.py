@@ -1,0 +1,321 @@
+"""The training loop: compiled steps, log lines, evaluation, checkpoints, and going on where a run was cut off."""
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+import mindspore as ms
+from mindspore import Tensor
+
+from mindseg.checkpoint import Progress, name_last, periodic_checkpoints, read_checkpoint, save_checkpoint
+from mindseg.config import Config
+from mindseg.data.loader import Loader
+from mindseg.data.sink import SinkLoader
+from mindseg.engine.run_dir import EventFile, MetricsFile, log
+from mindseg.engine.signals import StopRequested, StopSignals
+from mindseg.engine.train_step import TrainStep, state_parameters
+from mindseg.errors import UserError
+from mindseg.runtime import Runtime, from_main, share_parameters
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, divided into steps.
+
+    Attributes:
+        cfg: Resolved configuration.
+        run_dir: Run folder.
+        runtime: Where this process runs.
+        rates: (steps,) learning rate of every optimizer step of the run.
+        accumulation: Micro-batches of a step.
+        command: What the user types to continue the run.
+    """
+    cfg: Config
+    run_dir: Path
+    runtime: Runtime
+    rates: np.ndarray
+    accumulation: int = 1
+    command: str = ""
+
+
+@dataclass
+class _Window:
+    """What happened since the last log line."""
+    started: float
+    losses: list[float] = field(default_factory=list)
+    data_s: float = 0.0
+    untimed: int = 0
+
+
+class Trainer:
+    """Runs one training from its first or any later step to its last.
+
+    Args:
+        job: What to do.
+        step: Compiled training step.
+        loader: Training batches.
+        evaluate: ``evaluate(check)`` returns scores (``miou``, ``pixel_accuracy``); it calls ``check`` after every
+            image, which may raise to leave it. None: no evaluation.
+    """
+
+    def __init__(self, job: Job, step: TrainStep, loader: Loader | SinkLoader,
+                 evaluate: Callable[[Callable[[], None]], dict] | None = None) -> None:
+        self.job = job
+        self.cfg = job.cfg
+        self.step = step
+        self.loader = loader
+        self.evaluate = evaluate
+        self.progress = Progress()
+        self.saved: Progress | None = None
+        self.step_seconds = 0.0
+        self.compiled = False
+        self.stopped = False
+        self.signals = StopSignals()
+        self.records: list = []
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.job.rates)
+
+    def restore(self, path: Path | None) -> None:
+        """Continues from a checkpoint of this run: weights, optimizer state, counters, position.
+
+        Args:
+            path: Rank 0's checkpoint; other ranks get what it holds from rank 0, and need no file.
+
+        Raises:
+            UserError: The file is damaged, or of another network or optimizer. Names a checkpoint before it, if any.
+        """
+        if self.job.runtime.is_main:
+            self._read(path)
+        share_parameters(state_parameters(self.step), self.job.runtime.size)
+        self.progress = Progress(**from_main(asdict(self.progress), self.job.runtime.size))
+        self.saved = self.progress
+        log.info("resumed %s at step %d of %d", path or "rank 0's checkpoint", self.progress.step, self.total)
+
+    def _read(self, path: Path) -> None:
+        try:
+            arrays, extras = read_checkpoint(path)
+        except UserError as error:
+            others = [other for other in periodic_checkpoints(path.parent) if not path.exists() or
+                      not other.samefile(path)]
+            hint = f"; the one before it: --resume {others[0]}" if others else ""
+            raise UserError(f"{error}{hint}") from None
+        own = state_parameters(self.step)
+        missing = [p.name for p in own if p.name not in arrays or tuple(arrays[p.name].shape) != tuple(p.shape)]
+        if missing or "step" not in extras:
+            what = f"{missing[0]} is missing or has another shape" if missing else "it holds weights only"
+            raise UserError(f"{path}: cannot be resumed ({_other_model(extras, self.cfg) or what}); resume with the "
+                            f"configuration of that run, or start anew from its weights with --pretrained {path}")
+        for param in own:
+            param.set_data(Tensor(arrays[param.name], param.dtype))
+        self.progress = Progress(**{key: extras[key] for key in ("epoch", "step", "best_miou", "eval_step")
+                                    if key in extras})
+        for line in _changed_values(extras, self.cfg):
+            log.info("resumed with another value: %s", line)
+
+    def fit(self) -> Progress:
+        """Trains to the last step, or until a signal asks to stop.
+
+        Returns:
+            Where the run ended; ``stopped`` tells which of the two happened.
+
+        Raises:
+            UserError: The loss is not finite, or the run folder cannot be written.
+        """
+        try:
+            if self.job.runtime.is_main:
+                self._open_records()
+            with StopSignals() as self.signals:
+                self._after_step()      # what was due when the run was cut off
+                while self.progress.step < self.total and not self.stopped:
+                    self._train_epoch()
+        except OSError as error:
+            raise UserError(f"{self.job.run_dir}: cannot write there ({error.strerror}); free space, then continue "
+                            f"with: {self.job.command}") from None
+        finally:
+            for record in self.records:
+                record.close()
+        return self.progress
+
+    def _open_records(self) -> None:
+        run_dir, done = self.job.run_dir, self.progress
+        self.records = [MetricsFile(run_dir / "metrics.csv", done.step, done.eval_step)]
+        if self.cfg.train.tensorboard:
+            self.records.append(EventFile(run_dir / "tensorboard", done.step))
+
+    def _train_epoch(self) -> None:
+        """Trains to the end of the epoch that the run is in."""
+        epoch, start = divmod(self.progress.step, self.loader.steps_per_epoch)
+        started, first = time.perf_counter(), self.progress.step
+        window, fetched = _Window(started), started
+        for batch in self.loader.epoch(epoch, start):
+            window.data_s += time.perf_counter() - fetched
+            window.losses.append(self._train_step(batch))
+            step = self.progress.step
+            finished = step % self.loader.steps_per_epoch == 0
+            if finished or self.stopped or step == self.total or step % self.cfg.train.log_interval == 0:
+                window = self._log(window)
+            if not self.compiled:
+                self._leave_out_compilation(window, time.perf_counter() - started)
+            if finished:
+                seconds = time.perf_counter() - started
+                log.info("epoch %d finished in %.1f s, %.0f ms per step", self.progress.epoch, seconds,
+                         1000 * seconds / (step - first))
+            before = time.perf_counter()
+            self._after_step()
+            window.started += time.perf_counter() - before
+            if self.stopped or step == self.total:
+                break
+            fetched = time.perf_counter()
+
+    def _train_step(self, batch: dict) -> float:
+        """Makes one optimizer step; returns its loss."""
+        parts, size = self.job.accumulation, len(batch["image"]) // self.job.accumulation
+        stop = Tensor(bool(self.signals.received), ms.float32)
+        for i in range(parts):
+            part = slice(i * size, (i + 1) * size)
+            result = self.step(_tensor(batch["image"][part]), _tensor(batch["label"][part]), stop, i + 1 == parts)
+        # Without a look at the result the device would run ahead and every time in the log would be wrong.
+        loss, stops = result.asnumpy()
+        step = self.progress.step + 1
+        self.progress = replace(self.progress, step=step, epoch=step // self.loader.steps_per_epoch)
+        if not np.isfinite(loss):
+            self._stop_not_finite(batch["names"], loss)
+        self.stopped = bool(stops > 0)
+        return float(loss)
+
+    def _after_step(self) -> None:
+        """Evaluates and saves if this step is one to do so."""
+        step, t = self.progress.step, self.cfg.train
+        if self.evaluate is not None and self.progress.eval_step != step and self._evaluation_is_due():
+            self._evaluate()
+        due = step > 0 and (step == self.total or self._epoch_is_due(t.save_interval_epochs, 0)
+                            or bool(t.save_interval_steps and step % t.save_interval_steps == 0))
+        if (due or self.stopped) and self.progress != self.saved:
+            self._save(f"step{step}" if due else "last")
+            if due and self._writes():
+                name_last(self._checkpoint(f"step{step}"), t.keep_checkpoint_max)
+            self.saved = self.progress
+        if self.stopped:
+            log.info("stopped by %s after step %d of %d; to continue: %s", self.signals.received or "another rank",
+                     step, self.total, self.job.command)
+
+    def _evaluation_is_due(self) -> bool:
+        step, t = self.progress.step, self.cfg.train
+        if step == 0 or self.stopped:
+            return False
+        if t.eval_interval_steps:
+            return step == self.total or step % t.eval_interval_steps == 0
+        return step == self.total or self._epoch_is_due(t.eval_interval, t.eval_start)
+
+    def _epoch_is_due(self, interval: int, start: int) -> bool:
+        """Whether an epoch ends here that is ``start`` or a multiple of ``interval`` after it."""
+        epoch, rest = divmod(self.progress.step, self.loader.steps_per_epoch)
+        return rest == 0 and epoch >= max(start, 1) and (epoch - start) % interval == 0
+
+    def _leave_out_compilation(self, window: _Window, seconds: float) -> None:
+        """The first step of a process compiles the graph: it would spoil the rate and the estimate of the others."""
+        log.info("first step after %.1f s, with the compilation of the graph", seconds)
+        window.started, window.data_s, window.untimed = time.perf_counter(), 0.0, len(window.losses)
+        self.step_seconds = 0.0
+        self.compiled = True
+
+    def _log(self, window: _Window) -> _Window:
+        """Writes one log line and one row of metrics.csv; starts the next window."""
+        now, count = time.perf_counter(), len(window.losses) - window.untimed
+        step_s, step = (now - window.started) / count, self.progress.step
+        self.step_seconds = step_s if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * step_s
+        epoch = (step - 1) // self.loader.steps_per_epoch + 1
+        row = {"epoch": epoch, "step": step, "total_steps": self.total, "loss": float(np.mean(window.losses)),
+               "lr": float(self.job.rates[step - 1]), "data_ms": 1000 * window.data_s / count, "step_ms": 1000 * step_s,
+               "images_per_s": self.cfg.train.global_batch / step_s, "eta_s": (self.total - step) * self.step_seconds}
+        log.info("epoch %d/%d step %d/%d loss %.4f lr %.6f data %.1f ms step %.1f ms %.1f images/s eta %s",
+                 epoch, -(-self.total // self.loader.steps_per_epoch), step, self.total, row["loss"], row["lr"],
+                 row["data_ms"], row["step_ms"], row["images_per_s"], timedelta(seconds=round(row["eta_s"])))
+        self._record(phase="train", **row)
+        return _Window(time.perf_counter())
+
+    def _record(self, **row) -> None:
+        for record in self.records:
+            record.add(**row)
+
+    def _evaluate(self) -> None:
+        # Several ranks add up their parts of an evaluation, so one of them cannot leave it alone.
+        check = self.signals.check if self.job.runtime.size == 1 else lambda: None
+        try:
+            scores = self._scores(check)
+        except StopRequested:
+            self.stopped = True
+            return
+        step, epoch, miou = self.progress.step, self.progress.epoch, scores["miou"]
+        best = miou > self.progress.best_miou
+        log.info("epoch %d step %d evaluation mIoU %.2f %% pixel accuracy %.2f %%%s", epoch, step, 100 * miou,
+                 100 * scores["pixel_accuracy"], " (best so far)" if best else "")
+        self._record(phase="eval", epoch=epoch, step=step, total_steps=self.total, miou=miou,
+                     pixel_accuracy=scores["pixel_accuracy"])
+        self.progress = replace(self.progress, eval_step=step, best_miou=max(miou, self.progress.best_miou))
+        if best:
+            self._save("best")
+
+    def _scores(self, check: Callable[[], None]) -> dict:
+        """Evaluates the network, with the moving average of its weights if there is one."""
+        self.step.set_train(False)
+        self.step.swap_averages()
+        try:
+            return self.evaluate(check)
+        finally:
+            self.step.swap_averages()
+            self.step.set_train(True)
+
+    def _writes(self) -> bool:
+        return self.job.runtime.is_main or self.cfg.train.save_all_ranks
+
+    def _checkpoint(self, name: str) -> Path:
+        return checkpoint_folder(self.job.run_dir, self.job.runtime) / f"{name}.ckpt"
+
+    def _save(self, name: str) -> None:
+        if self._writes():
+            save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg)
+
+    def _stop_not_finite(self, names: list[str], loss: float) -> None:
+        self._save("not_finite")
+        from_main("saved", self.job.runtime.size)       # a rank that ends sooner would end rank 0 while it writes
+        raise UserError(f"loss is {loss} at step {self.progress.step}; lower optim.lr, or check these samples: "
+                        f"{', '.join(names)} (state after the step: {self.job.run_dir / 'ckpt' / 'not_finite.ckpt'}; "
+                        "last.ckpt beside it, if there is one, is from before)")
+
+
+def _tensor(values: np.ndarray | Tensor) -> Tensor:
+    """Hands values over to the device, unless data sinking has brought them there."""
+    return values if isinstance(values, Tensor) else Tensor(values)
+
+
+def checkpoint_folder(run_dir: Path, runtime: Runtime) -> Path:
+    """``ckpt`` of a run folder; ranks other than 0 (``train.save_all_ranks``) have their own."""
+    return run_dir / "ckpt" if runtime.is_main else run_dir / f"rank{runtime.rank}" / "ckpt"
+
+
+def _saved_config(extras: dict) -> dict:
+    return yaml.safe_load(extras.get("config", "")) or {}
+
+
+def _other_model(extras: dict, cfg: Config) -> str:
+    """How the network of a checkpoint differs from the configured one, or ""."""
+    saved = _saved_config(extras).get("model", {})
+    different = [f"{key} {saved[key]} instead of {cfg.model[key]}" for key in cfg.model
+                 if key in saved and saved[key] != cfg.model[key] and key != "pretrained_part"]
+    return f"it holds a model with {', '.join(different)}" if different else ""
+
+
+def _changed_values(extras: dict, cfg: Config) -> list[str]:
+    """Lines for the keys of model, data, loss, optim and train that differ from those a checkpoint was made with."""
+    saved = _saved_config(extras)
+    return [f"{section}.{key} {saved[section][key]} -> {value}"
+            for section in ("model", "data", "loss", "optim", "train") for key, value in cfg[section].items()
+            if key in saved.get(section, {}) and saved[section][key] != value]

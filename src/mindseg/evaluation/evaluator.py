@@ -1,0 +1,130 @@
+"""Evaluation: one confusion matrix over a data set, and the images to look at."""
+import heapq
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from mindseg.data.datasets import DatasetInfo
+from mindseg.data.loader import Loader
+from mindseg.errors import UserError
+from mindseg.evaluation.cityscapes import CATEGORIES, instance_counts
+from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou, sum_over_ranks
+from mindseg.resize import Geometry
+
+Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+
+
+@dataclass(order=True)
+class Example:
+    """One evaluated image, ordered by its own mIoU."""
+    miou: float
+    name: str
+    image: np.ndarray = field(compare=False, repr=False)
+    pred: np.ndarray = field(compare=False, repr=False)
+    label: np.ndarray = field(compare=False, repr=False)
+
+
+@dataclass
+class Result:
+    """What an evaluation found: scores (``ConfusionMatrix.compute()``, ``images``, ``seconds``) and examples."""
+    scores: dict
+    worst: list[Example]
+    best: list[Example]
+
+
+class _Extremes:
+    """Keeps the few images of the lowest and highest mIoU, so that memory does not grow with the data set."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.low: list[tuple[float, str, Example]] = []
+        self.high: list[tuple[float, str, Example]] = []
+
+    def add(self, example: Example) -> None:
+        for heap, sign in ((self.low, -1.0), (self.high, 1.0)):
+            heapq.heappush(heap, (sign * example.miou, example.name, example))
+            if len(heap) > self.count:
+                heapq.heappop(heap)
+
+    def result(self, scores: dict) -> Result:
+        worst = sorted(example for _, _, example in self.low)
+        seen = {example.name for example in worst}
+        best = sorted((example for _, _, example in self.high if example.name not in seen), reverse=True)
+        return Result(scores, worst, best)
+
+
+def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: int = 0,
+             instances: Callable[[str], np.ndarray] | None = None,
+             on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+             loss: Callable[[np.ndarray, np.ndarray], tuple[float, int]] | None = None) -> Result:
+    """Scores predictions; all ranks get the sum over all ranks.
+
+    Args:
+        segment: ``segment(images, (height, width))`` returns uint8 class ids (N, height, width) for uint8 images
+            (N, H, W, 3). Its attribute ``geometry``, if it has one, says at which size labels are scored; otherwise
+            it is their own.
+        loader: Evaluation loader; every image comes once over all ranks.
+        info: Classes and ignore id.
+        num_examples: Worst and best images of this rank to keep, in all.
+        instances: Reads Cityscapes' instance ids (H, W) by sample name, for iIoU; None leaves iIoU out.
+        on_image: Called as ``on_image(name, ids, counts)`` with the prediction and the confusion matrix of each image.
+        loss: ``loss(images, labels)`` returns a sum over pixels and their number, such as ``Segmenter.loss``; the mean
+            becomes ``scores["loss"]``. None leaves it out.
+
+    Raises:
+        UserError: Not one labelled pixel was seen.
+    """
+    geometry = getattr(segment, "geometry", Geometry())
+    matrix, counts = ConfusionMatrix(len(info.classes), info.ignore_id), instance_counts()
+    extremes, mean_loss = _Extremes((num_examples + 1) // 2), RunningMean()
+    started, inside = time.perf_counter(), 0.0
+    with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
+        for batch in loader.samples():
+            labels = np.stack([geometry.label(label) for label in batch["label"]])
+            asked = time.perf_counter()
+            preds = segment(batch["image"], labels.shape[1:])
+            inside += time.perf_counter() - asked
+            if loss is not None:
+                mean_loss.update(*loss(batch["image"], labels))
+            for name, image, pred, label in zip(batch["names"], batch["image"], preds, labels, strict=True):
+                own = matrix.update(pred, label)
+                if instances is not None:
+                    counts.update(pred, geometry.label(instances(name)))
+                if num_examples:
+                    extremes.add(Example(image_miou(own), name, _sized(image, geometry, label), pred, label))
+                if on_image is not None:
+                    on_image(name, pred, own)
+            bar.update(len(preds))
+    matrix.reduce()
+    if not matrix.matrix.any():
+        raise UserError("no labelled pixel was seen in the evaluation; check data.root and data.eval_split")
+    scores = matrix.compute()
+    if info.name == "cityscapes":
+        scores |= category_iou(matrix.matrix, CATEGORIES)
+    if instances is not None:
+        counts.reduce()
+        scores |= counts.compute(matrix.matrix)
+    if loss is not None:
+        mean_loss.reduce()
+        scores["loss"] = mean_loss.compute()
+    skipped = int(sum_over_ranks(np.array([len(loader.skipped)]))[0])
+    scores |= {"images": loader.num_samples - skipped, "skipped": skipped,
+               "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}
+    return extremes.result(scores)
+
+
+def _sized(image: np.ndarray, geometry: Geometry, label: np.ndarray) -> np.ndarray:
+    """The image as its label shows it: at its own size, or resized and cropped when labels are."""
+    if image.shape[:2] == label.shape:
+        return image
+    return geometry.image(image)[:label.shape[0], :label.shape[1]]
+
+
+def image_miou(counts: np.ndarray) -> float:
+    """mIoU of one image over the classes that its label holds; NaN-free: an image without labels scores 0."""
+    hit, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    labelled = counts.sum(1) > 0
+    return float((hit[labelled] / union[labelled]).mean()) if labelled.any() else 0.0

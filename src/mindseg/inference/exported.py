@@ -1,0 +1,105 @@
+"""Exported models in Python: the same callable for ONNX (onnxruntime) and MINDIR (MindSpore)."""
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mindseg.commands.preprocess import fit_image, to_tensor
+from mindseg.deploy.results import to_ids
+from mindseg.errors import UserError, first_line
+from mindseg.manifest import Manifest, load_manifest
+
+
+class Session:
+    """Segments images with an exported model.
+
+    Args:
+        manifest: Of the model.
+        run: From one input tensor of the model's batch to the output tensor.
+        batch: Batch size of the model file, -1 if dynamic.
+    """
+
+    def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], np.ndarray], batch: int) -> None:
+        self.manifest, self.batch = manifest, batch
+        self._run = run
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """The model's own answer.
+
+        Args:
+            images: uint8 (N, H, W, 3) in the manifest's colour order, any H and W that its resize rule can fit.
+
+        Returns:
+            Ids (N, height, width) or logits (N, C, height, width) at the model's size.
+        """
+        spec = self.manifest.input
+        tensors = np.stack([to_tensor(fit_image(image, spec), spec) for image in images])
+        step = len(tensors) if self.batch < 0 else self.batch
+        answers = []
+        for start in range(0, len(tensors), step):
+            part = tensors[start:start + step]
+            filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), 0)]) if len(part) < step else part
+            answers.append(self._run(filled)[:len(part)])
+        return np.concatenate(answers)
+
+    def __call__(self, images: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Class ids at any size.
+
+        Args:
+            images: uint8 (N, H, W, 3) in the manifest's colour order.
+            size: Height and width of the result; ``None``: the images' own.
+
+        Returns:
+            uint8 ids (N, height, width).
+        """
+        image_size = images.shape[1:3]
+        size = tuple(size or image_size)
+        return np.stack([to_ids(answer, self.manifest.input, image_size, size) for answer in self.infer(images)])
+
+
+def open_session(manifest: Manifest | str | Path, fmt: str = "onnx") -> Session:
+    """Opens the model file of a manifest.
+
+    Args:
+        manifest: Manifest, its path, or its folder.
+        fmt: ``onnx`` or ``mindir``.
+
+    Raises:
+        UserError: No such model in the manifest, the file is missing or damaged, or its program is not installed.
+    """
+    if not isinstance(manifest, Manifest):
+        manifest = load_manifest(manifest)
+    openers = {"onnx": _open_onnx, "mindir": _open_mindir}
+    if fmt not in openers:
+        raise UserError(f"format {fmt!r} cannot be opened from Python; use one of {', '.join(openers)}, or the runner")
+    entry = manifest.find(fmt)
+    path = manifest.model_path(entry)
+    return Session(manifest, openers[fmt](path, manifest), entry.batch)
+
+
+def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise UserError(f"{path}: needs onnxruntime; pip install -r requirements-deploy.txt") from error
+    try:
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise UserError(f"{path}: onnxruntime cannot load it ({first_line(error)}); run export.py again") from error
+    found = [value.name for value in session.get_inputs()]
+    if found != [manifest.input.name]:
+        raise UserError(f"{path}: inputs {found} are not the manifest's [{manifest.input.name!r}]; run export.py again")
+    return lambda tensor: session.run([manifest.output.name], {manifest.input.name: tensor})[0]
+
+
+def _open_mindir(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        import mindspore as ms
+        from mindspore import nn
+    except ImportError as error:
+        raise UserError(f"{path}: needs mindspore; pip install -r requirements.txt") from error
+    try:
+        cell = nn.GraphCell(ms.load(str(path)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: MindSpore cannot load it ({first_line(error)}); run export.py again") from error
+    return lambda tensor: cell(ms.Tensor(tensor)).asnumpy()

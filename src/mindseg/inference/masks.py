@@ -1,0 +1,89 @@
+"""Predictions as files: coloured masks, label ids under the benchmarks' names, and archives to hand in."""
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mindseg.data.datasets import DatasetInfo
+from mindseg.drawing import save_palette_png, save_png, to_label_ids
+from mindseg.errors import UserError
+
+KINDS = ("color", "labelIds")
+_VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"    # the development kit's name for own training data
+
+
+class MaskWriter:
+    """Writes one PNG an image.
+
+    ``color``: ``<name>.png``, class ids with the data set's palette. ``labelIds``: what the benchmark server reads:
+    grey official label ids ``<name>_labelIds.png`` for Cityscapes, palette images ``<name>.png`` for VOC.
+
+    Args:
+        kind: ``color`` or ``labelIds``.
+        info: Palette and official ids.
+        folder: Made if need be.
+        notes: File that gets the name of every mask, one a line, for another process to read; None: nobody does.
+
+    Raises:
+        UserError: The folder cannot be made.
+    """
+
+    def __init__(self, kind: str, info: DatasetInfo, folder: Path, notes: Path | None = None) -> None:
+        self.kind, self.info, self.folder, self.notes = kind, info, folder, notes
+        self.files: list[Path] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
+        if notes:
+            notes.write_text("", encoding="utf-8")
+
+    def write(self, name: str, ids: np.ndarray) -> None:
+        """Writes the mask of one image: uint8 train ids (H, W)."""
+        if self.kind == "labelIds" and self.info.name != "voc":
+            path = self.folder / f"{name}_labelIds.png"
+            save_png(path, to_label_ids(ids, self.info.train_to_id))
+        else:
+            path = self.folder / f"{name}.png"
+            save_palette_png(path, ids, self.info.palette)
+        self.files.append(path)
+        if self.notes:
+            with open(self.notes, "a", encoding="utf-8") as stream:
+                stream.write(f"{path.name}\n")
+
+
+def write_submission(files: Sequence[Path], info: DatasetInfo, output: Path) -> Path:
+    """Packs label-id masks as the benchmark server takes them: a flat zip, for VOC a tgz with the kit's folders.
+
+    Args:
+        files: PNG files.
+        info: Says which benchmark it is.
+        output: Folder of the archive.
+
+    Returns:
+        The archive, ``submission.zip`` or ``submission.tgz``.
+    """
+    path = output / ("submission.tgz" if info.name == "voc" else "submission.zip")
+    tmp = path.with_name(f".{path.name}.tmp")
+    try:
+        if info.name == "voc":
+            with tarfile.open(tmp, "w:gz", compresslevel=1) as archive:
+                for file in sorted(files):
+                    data = file.read_bytes()
+                    entry = tarfile.TarInfo(f"{_VOC_FOLDER}/{file.name}")
+                    entry.size = len(data)
+                    archive.addfile(entry, io.BytesIO(data))
+        else:
+            with zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as archive:     # PNG is compressed already
+                for file in sorted(files):
+                    archive.write(file, file.name)
+        os.replace(tmp, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+    finally:
+        tmp.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,121 @@
+"""Videos in and out, through OpenCV."""
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mindseg.drawing import Palette, colorize, save_png
+from mindseg.errors import DataError, UserError
+
+_GIVE_UP = 25       # frames that fail in a row before the rest of a video counts as lost
+# What is broken is reported by us, by frame; read when the first video is opened.
+_QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8"}
+
+
+def video_facts(path: Path) -> tuple[float, int]:
+    """Frames a second (25 if the file does not say) and the announced number of frames (0: unknown)."""
+    capture = _open(path)
+    rate, total = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return rate if rate > 0 else 25.0, max(total, 0)
+
+
+def _open(path: Path) -> cv2.VideoCapture:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    return cv2.VideoCapture(str(path))
+
+
+def frames(path: Path) -> Iterator[np.ndarray | None]:
+    """The frames of a video as BGR uint8 (H, W, 3); None in the place of one that cannot be decoded.
+
+    Raises:
+        DataError: The file cannot be opened, or ends before the last frame it announces.
+    """
+    capture = _open(path)
+    try:
+        if not capture.isOpened():
+            raise DataError(f"{path}: cannot be opened as a video; it is damaged or of an unknown format")
+        announced, seen, lost = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0, 0
+        while seen + lost < announced or (announced <= 0 and not lost):
+            frame = capture.retrieve()[1] if capture.grab() else None
+            if frame is None:
+                lost += 1       # reported only once another frame follows: at the end of a file nothing is broken
+                if lost > _GIVE_UP:
+                    break
+                continue
+            yield from [None] * lost
+            seen, lost = seen + lost + 1, 0
+            yield frame
+        if announced > seen:
+            raise DataError(f"{path}: ends after frame {seen} of {announced}; the file is cut off")
+    finally:
+        capture.release()
+
+
+class FrameSink:
+    """Where one kind of picture of a video goes: an mp4, or for class ids, which no lossy video can hold, a folder.
+
+    Args:
+        target: Path of the result without kind and suffix.
+        kind: ``overlay``, ``side`` (RGB), ``mask`` (ids that get colours), ``ids`` or ``labelIds`` (kept as they are).
+        rate: Frames a second.
+        palette: Colours of a mask.
+    """
+
+    def __init__(self, target: Path, kind: str, rate: float, palette: Palette) -> None:
+        self.kind, self.rate, self.palette = kind, rate, palette
+        self.lossless = kind in ("ids", "labelIds")
+        self.path = Path(f"{target}_{kind}" if self.lossless else f"{target}_{kind}.mp4")
+        self.partial = self.path.with_name(f".{self.path.name}.part.mp4")
+        self.writer: cv2.VideoWriter | None = None
+        self.last: np.ndarray | None = None
+        self.owed: list[int] = []
+
+    def write(self, number: int, picture: np.ndarray) -> None:
+        """Adds a frame: RGB (H, W, 3) or ids (H, W); numbers start at 1.
+
+        Raises:
+            UserError: OpenCV cannot write such a video there.
+        """
+        self.last = picture
+        for index in (*self.owed, number):
+            self._write(index, picture)
+        self.owed = []
+
+    def again(self, number: int) -> None:
+        """Shows the frame before once more, in the place of a broken one; the first good one if there is none."""
+        if self.last is None:
+            self.owed.append(number)
+        else:
+            self._write(number, self.last)
+
+    def close(self, finished: bool) -> None:
+        """Gives the video its name, or removes what was written if the work was broken off."""
+        if self.writer is not None:
+            self.writer.release()
+            if finished:
+                os.replace(self.partial, self.path)
+            else:
+                self.partial.unlink(missing_ok=True)
+
+    def _write(self, number: int, picture: np.ndarray) -> None:
+        if self.lossless:
+            self.path.mkdir(exist_ok=True)
+            save_png(self.path / f"{number:06d}.png", picture)
+            return
+        pixels = colorize(picture, self.palette) if self.kind == "mask" else picture
+        # The codec wants even sides.
+        height, width = pixels.shape[:2]
+        even = cv2.copyMakeBorder(np.ascontiguousarray(pixels[..., ::-1]), 0, height % 2, 0, width % 2,
+                                  cv2.BORDER_REPLICATE)
+        if self.writer is None:
+            size = even.shape[1::-1]
+            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, size)
+            if not self.writer.isOpened():
+                self.writer = None
+                raise UserError(f"{self.path}: OpenCV cannot write a video of {size[0]}x{size[1]} there; choose "
+                                "another --output, or --save ids")
+        self.writer.write(even)

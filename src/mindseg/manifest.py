@@ -1,0 +1,448 @@
+"""``deploy.yaml``: everything that pre-processing, runner and post-processing know about an exported model."""
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mindseg.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "deploy.yaml"
+FORMATS = ("onnx", "openvino", "mindir", "om", "air")
+RESIZE_RULES = ("none", "exact", "short_side", "long_side")
+_AGAIN = "correct it or run export.py again"
+
+
+class ManifestError(UserError):
+    """The manifest, or a model file it names, cannot be used."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input tensor and how an image becomes one.
+
+    Attributes:
+        name: Tensor name.
+        shape: Four numbers in ``layout`` order; the batch is -1 if it is dynamic.
+        layout: ``NCHW`` (float32, normalised by the host) or ``NHWC`` (uint8, normalised in the graph).
+        dtype: ``float32`` or ``uint8``.
+        color_order: ``RGB`` or ``BGR``.
+        normalize: ``host`` or ``graph``: who computes ``(x * value_range / 255 - mean) / std``.
+        value_range: 1 or 255, the scale that ``mean`` and ``std`` refer to.
+        mean: Per channel, in ``color_order``.
+        std: Per channel, in ``color_order``, none of them 0.
+        resize: ``{rule, size, pad}``: rule ``none | exact | short_side | long_side``; size ``[H, W]`` for ``exact``,
+            one number of pixels for the two side rules; ``long_side`` also takes ``[H, W]``, a box to fit into.
+        pad_value: Three values 0..255 in ``color_order`` that fill the bottom and the right.
+    """
+    name: str
+    shape: tuple[int, int, int, int]
+    layout: str
+    dtype: str
+    color_order: str
+    normalize: str
+    value_range: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: dict[str, Any]
+    pad_value: tuple[int, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(self.shape[1:3] if self.layout == "NHWC" else self.shape[2:4])
+
+    @property
+    def batch(self) -> int:
+        """Batch size, -1 if dynamic."""
+        return self.shape[0]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The output tensor: ``argmax`` (class ids (N,H,W)) or ``logits`` (float32 (N,C,H,W))."""
+    name: str
+    type: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What the class ids mean.
+
+    Attributes:
+        name: ``cityscapes``, ``voc`` or ``list``.
+        classes: Names, in the order of the ids.
+        palette: One ``(r, g, b)`` a class.
+        ignore_id: Train id that is left out of the score.
+        label_ids: The official id of each class, ``None`` if they are the same.
+        label_map: Label value to train id, for a ``list`` data set, whose label files nobody else knows.
+    """
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_id: int
+    label_ids: tuple[int, ...] | None = None
+    label_map: dict[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One exported or converted file.
+
+    Attributes:
+        format: ``onnx``, ``openvino``, ``mindir``, ``om`` or ``air``.
+        file: Path relative to the manifest's folder.
+        batch: Batch size, -1 if dynamic.
+        sha256: Hex digest of the file.
+        extra: Further facts of this file, such as ``batches``, ``soc_version``, ``aipp`` and ``precision``.
+    """
+    format: str
+    file: str
+    batch: int
+    sha256: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of one ``deploy.yaml``; ``path`` is where it stands.
+
+    ``ascend`` is written by hand: its ``fusion_switch`` names a file, relative to the manifest's folder, that switches
+    fusion passes off when MindSpore Lite loads a model.
+    """
+    model: dict[str, Any]
+    input: InputSpec
+    output: OutputSpec
+    dataset: DatasetSpec
+    source: dict[str, Any]
+    versions: dict[str, str]
+    models: tuple[ModelFile, ...]
+    path: Path
+    ascend: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the model can answer."""
+        return len(self.dataset.classes)
+
+    def find(self, fmt: str, batch: int | None = None) -> ModelFile:
+        """Finds the entry of a format.
+
+        Args:
+            fmt: ``onnx``, ``openvino``, ``mindir``, ``om`` or ``air``.
+            batch: Wanted batch size; ``None`` takes the first entry.
+
+        Raises:
+            ManifestError: The manifest lists no such model.
+        """
+        for entry in self.models:
+            if entry.format == fmt and (batch is None or entry.batch in (batch, -1)):
+                return entry
+        listed = ", ".join(f"{entry.format} (batch {entry.batch})" for entry in self.models) or "none"
+        wanted = fmt if batch is None else f"{fmt} with batch {batch}"
+        raise ManifestError(f"{self.path}: lists no {wanted} model (listed: {listed}); export or convert one first")
+
+    def model_path(self, entry: ModelFile, check_hash: bool = True) -> Path:
+        """Returns the model file's path after checking that it is there and is the one the manifest describes.
+
+        Raises:
+            ManifestError: The file is missing, empty, or not the one that was exported.
+        """
+        path = self.path.parent / entry.file
+        if not path.is_file():
+            raise ManifestError(f"{path}: model file named by {self.path} is missing; copy it beside the manifest "
+                                "or run export.py again")
+        if check_hash and file_sha256(path) != entry.sha256:
+            raise ManifestError(f"{path}: SHA-256 differs from the one in {self.path}: the file is damaged or belongs "
+                                "to another export; copy both files again or run export.py again")
+        return path
+
+    def moved(self, path: Path, **changes: Any) -> "Manifest":
+        """Returns a manifest for another folder with some fields changed; the file it names elsewhere stays the same.
+
+        Args:
+            path: Where the new manifest stands.
+            changes: Other fields.
+        """
+        ascend, name = dict(self.ascend), self.ascend.get("fusion_switch")
+        if name is not None and not Path(name).is_absolute():
+            ascend["fusion_switch"] = os.path.relpath(self.path.parent / name, path.parent)
+        return replace(self, path=path, ascend=ascend, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plain, ordered content of the YAML file."""
+        content: dict[str, Any] = {"format_version": FORMAT_VERSION, "model": dict(self.model)}
+        for name in ("input", "output", "dataset"):
+            content[name] = _plain(asdict(getattr(self, name)))
+        content.update(source=_plain(self.source), versions=_plain(self.versions), models=[])
+        if self.ascend:
+            content["ascend"] = _plain(self.ascend)
+        for entry in self.models:
+            fields = _plain(asdict(entry))
+            extra = fields.pop("extra")
+            content["models"].append({**fields, **extra})
+        return content
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_manifest(manifest: Manifest) -> Path:
+    """Writes ``manifest.path`` (to a temporary name first) and returns it."""
+    text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
+    write_text(manifest.path, text)
+    return manifest.path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file so that it is either whole or not there."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that it is either whole or not there.
+
+    Raises:
+        ManifestError: The folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+                            ) from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Reads and checks a manifest.
+
+    Args:
+        path: ``deploy.yaml``, or the folder that holds it.
+
+    Raises:
+        ManifestError: The file is missing, is no YAML, or a value is missing or wrong.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / MANIFEST_NAME
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise ManifestError(f"{path}: cannot read the manifest ({reason}); give the deploy.yaml that export.py "
+                            "writes beside the model") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ManifestError(f"{path}: no valid YAML{line}; {_AGAIN}") from error
+    root = _Section(path, "", content)
+    version = root.get("format_version", int)
+    if version != FORMAT_VERSION:
+        raise root.error("format_version", version, f"this release reads version {FORMAT_VERSION}")
+    manifest = Manifest(model=root.section("model").mapping(), input=_read_input(root.section("input")),
+                        output=_read_output(root.section("output")), dataset=_read_dataset(root.section("dataset")),
+                        source=root.section("source").mapping(), versions=root.section("versions").mapping(),
+                        models=tuple(_read_model(section) for section in root.sections("models")), path=path,
+                        ascend=_read_ascend(root))
+    _check_output_shape(root, manifest)
+    return manifest
+
+
+class _Section:
+    """One mapping of the manifest with checked access; errors name file, key, value and remedy."""
+
+    def __init__(self, path: Path, prefix: str, content: Any):
+        self.path, self.prefix, self.content = path, prefix, content
+        if not isinstance(content, dict):
+            where = prefix.rstrip(".") or "the file"
+            raise ManifestError(f"{path}: {where} must be a mapping of keys to values; {_AGAIN}")
+
+    def error(self, key: str, value: Any, rule: str) -> ManifestError:
+        return ManifestError(f"{self.path}: {self.prefix}{key} is {value!r}, but {rule}; {_AGAIN}")
+
+    def get(self, key: str, kind: type | tuple[type, ...], allowed: tuple = ()) -> Any:
+        if key not in self.content:
+            raise ManifestError(f"{self.path}: {self.prefix}{key} is missing; {_AGAIN}")
+        value = self.content[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            names = "/".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            raise self.error(key, value, f"it must be of type {names}")
+        if allowed and value not in allowed:
+            raise self.error(key, value, f"it must be one of {', '.join(map(str, allowed))}")
+        return value
+
+    def numbers(self, key: str, count: int | None, kind: type | tuple[type, ...] = (int, float)) -> tuple:
+        values = self.get(key, list)
+        wrong = [v for v in values if not isinstance(v, kind) or isinstance(v, bool)]
+        if wrong or (count is not None and len(values) != count):
+            raise self.error(key, values, f"it must be a list of {count or 'whole'} numbers")
+        return tuple(values)
+
+    def section(self, key: str) -> "_Section":
+        return _Section(self.path, f"{self.prefix}{key}.", self.get(key, dict))
+
+    def sections(self, key: str) -> list["_Section"]:
+        return [_Section(self.path, f"{self.prefix}{key}[{i}].", item) for i, item in enumerate(self.get(key, list))]
+
+    def mapping(self) -> dict[str, Any]:
+        return dict(self.content)
+
+
+def _read_input(section: _Section) -> InputSpec:
+    layout = section.get("layout", str, ("NCHW", "NHWC"))
+    shape = section.numbers("shape", 4, int)
+    channels = shape[3] if layout == "NHWC" else shape[1]
+    if channels != 3 or shape[0] == 0 or shape[0] < -1 or min(shape[1:]) < 1:
+        raise section.error("shape", list(shape),
+                            f"{layout} needs three channels, positive sizes and a batch of 1 or more (-1: dynamic)")
+    in_graph = layout == "NHWC"
+    normalize = section.get("normalize", str, ("graph",) if in_graph else ("host",))
+    dtype = section.get("dtype", str, ("uint8",) if in_graph else ("float32",))
+    std = section.numbers("std", 3)
+    if 0 in std:
+        raise section.error("std", list(std), "no value may be 0")
+    pad_value = section.numbers("pad_value", 3, int)
+    if min(pad_value) < 0 or max(pad_value) > 255:
+        raise section.error("pad_value", list(pad_value), "the values must be 0..255")
+    return InputSpec(name=section.get("name", str), shape=shape, layout=layout, dtype=dtype,
+                     color_order=section.get("color_order", str, ("RGB", "BGR")), normalize=normalize,
+                     value_range=section.get("value_range", (int, float), (1, 255)),
+                     mean=section.numbers("mean", 3), std=std,
+                     resize=_read_resize(section.section("resize"), shape[1:3] if in_graph else shape[2:]),
+                     pad_value=pad_value)
+
+
+def _read_resize(section: _Section, takes: Sequence[int]) -> dict[str, Any]:
+    """Reads ``input.resize``; ``takes`` is the model's height and width, which the resized images have to fit into."""
+    rule = section.get("rule", str, RESIZE_RULES)
+    resize: dict[str, Any] = {"rule": rule}
+    if rule == "exact" or (rule == "long_side" and isinstance(section.content.get("size"), list)):
+        resize["size"] = list(section.numbers("size", 2, int))
+    elif rule != "none":
+        resize["size"] = section.get("size", int)
+    if np.min(resize.get("size", 1)) < 1:
+        raise section.error("size", resize["size"], "it must be positive")
+    resize["pad"] = section.get("pad", bool)
+    reason = resize_mistake(resize, takes)
+    if reason:
+        raise section.error("size", resize["size"], reason)
+    return resize
+
+
+def resize_mistake(resize: dict[str, Any], takes: Sequence[int]) -> str:
+    """Why no image at all could fit into an input of height and width ``takes``; empty if one can.
+
+    Args:
+        resize: ``{rule, size, pad}`` as in the manifest.
+        takes: Height and width of the model's input.
+    """
+    rule, size, height, width = resize["rule"], resize.get("size"), *takes
+    if rule == "none":
+        return ""
+    if isinstance(size, list):
+        larger, equal = size[0] > height or size[1] > width, list(size) == [height, width]
+        fits = not larger and (equal or resize["pad"] or rule != "exact")
+    else:
+        fits = size <= (min(height, width) if rule == "short_side" else max(height, width))
+    return "" if fits else f"the input takes {height}x{width}"
+
+
+def _read_output(section: _Section) -> OutputSpec:
+    kind = section.get("type", str, ("argmax", "logits"))
+    dtype = section.get("dtype", str, ("uint8", "int32") if kind == "argmax" else ("float32", "float16"))
+    shape = section.numbers("shape", 3 if kind == "argmax" else 4, int)
+    return OutputSpec(name=section.get("name", str), type=kind, dtype=dtype, shape=shape)
+
+
+def _read_dataset(section: _Section) -> DatasetSpec:
+    classes = section.get("classes", list)
+    if not classes or len(classes) > 255 or not all(isinstance(name, str) for name in classes):
+        raise section.error("classes", classes, "it must be a list of 1 to 255 names")
+    palette = section.get("palette", list)
+    if len(palette) != len(classes) or not all(_is_colour(entry) for entry in palette):
+        rule = f"it must hold {len(classes)} colours [r, g, b] of 0..255"
+        raise section.error("palette", f"{len(palette)} entries", rule)
+    label_ids = None
+    if section.content.get("label_ids") is not None:
+        label_ids = section.numbers("label_ids", len(classes), int)
+        if min(label_ids) < 0 or max(label_ids) > 255:
+            raise section.error("label_ids", list(label_ids), "the values must be 0..255")
+    ignore_id = section.get("ignore_id", int)
+    if not 0 <= ignore_id <= 255:
+        raise section.error("ignore_id", ignore_id, "it must be 0..255")
+    return DatasetSpec(name=section.get("name", str), classes=tuple(classes), palette=tuple(tuple(c) for c in palette),
+                       ignore_id=ignore_id, label_ids=label_ids, label_map=_read_label_map(section))
+
+
+def _read_label_map(section: _Section) -> dict[int, int] | None:
+    if section.content.get("label_map") is None:
+        return None
+    mapping = section.get("label_map", dict)
+    if not all(isinstance(v, int) and 0 <= v <= 255 for pair in mapping.items() for v in pair):
+        raise section.error("label_map", mapping, "it must map label values 0..255 to train ids 0..255")
+    return mapping
+
+
+def _is_colour(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in entry)
+
+
+def _read_model(section: _Section) -> ModelFile:
+    content = section.mapping()
+    known = {"format": section.get("format", str, FORMATS), "file": section.get("file", str),
+             "batch": section.get("batch", int), "sha256": section.get("sha256", str)}
+    if known["batch"] == 0 or known["batch"] < -1:
+        raise section.error("batch", known["batch"], "it must be positive, or -1 if it is dynamic")
+    extra = {key: value for key, value in content.items() if key not in known}
+    return ModelFile(**known, extra=extra)
+
+
+def _read_ascend(root: _Section) -> dict[str, Any]:
+    if "ascend" not in root.content:
+        return {}
+    section = root.section("ascend")
+    if "fusion_switch" in section.content:
+        section.get("fusion_switch", str)
+    return section.mapping()
+
+
+def _check_output_shape(root: _Section, manifest: Manifest) -> None:
+    """The output must have the input's size, and as many channels as there are classes."""
+    shape = manifest.output.shape
+    if tuple(shape[-2:]) != manifest.input.size:
+        raise root.error("output.shape", list(shape), f"its size must be the input's, {list(manifest.input.size)}")
+    if manifest.output.type == "logits" and shape[1] != manifest.num_classes:
+        raise root.error("output.shape", list(shape), f"it must have {manifest.num_classes} channels, one a class")
+
+
+def _plain(value: Any) -> Any:
+    """Turns tuples into lists and paths into text, all the way down, for ``yaml.safe_dump``."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

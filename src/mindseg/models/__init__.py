@@ -1,0 +1,58 @@
+"""The four networks behind one function."""
+import importlib
+import inspect
+
+from mindspore import nn
+
+from mindseg.errors import UserError
+
+MODELS = {
+    "fast_scnn": "FastSCNN",
+    "fcn8s": "FCN8s",
+    "enet": "ENet",
+    "bisenetv2": "BiSeNetV2",
+}
+
+
+def model_class(name: str) -> type[nn.Cell]:
+    """The network class of a name.
+
+    Raises:
+        UserError: If there is no such network.
+    """
+    try:
+        cls = MODELS[name]
+    except KeyError:
+        raise UserError(f"model {name!r} is unknown; choose one of {', '.join(MODELS)}") from None
+    return getattr(importlib.import_module(f"mindseg.models.{name}"), cls)
+
+
+def model_options(name: str) -> dict[str, object]:
+    """The keyword arguments of a network beside ``num_classes``, with their defaults."""
+    parameters = inspect.signature(model_class(name).__init__).parameters
+    return {key: value.default for key, value in parameters.items() if key not in ("self", "num_classes")}
+
+
+def create_model(name: str, num_classes: int, **kwargs: object) -> nn.Cell:
+    """Creates a network with random weights (``mindspore.set_seed`` makes them reproducible).
+
+    Args:
+        name: ``fast_scnn``, ``fcn8s``, ``enet`` or ``bisenetv2``.
+        num_classes: Channels of the logits, >= 1.
+        **kwargs: Options of the network, see its class.
+
+    Returns:
+        A cell that takes (N, 3, H, W) float32 normalised images, H and W >= 32. In evaluation mode it returns logits
+        (N, num_classes, H, W), in training mode (``set_train(True)``) the tuple (main, auxiliary, ...) of that shape.
+
+    Raises:
+        UserError: If the name, an option or a value is unknown.
+    """
+    cls = model_class(name)
+    options = model_options(name)
+    unknown = sorted(set(kwargs) - set(options))
+    if unknown:
+        raise UserError(f"model {name!r} has no option {', '.join(map(repr, unknown))}; it knows {', '.join(options)}")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes {num_classes!r} must be a whole number >= 1")
+    return cls(num_classes, **kwargs)

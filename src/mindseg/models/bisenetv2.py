@@ -1,0 +1,232 @@
+"""BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation (arXiv 2004.02147).
+
+Two public variants differ in detail, and their weights fit only their own:
+
+- ``paper``: CoinCheung's implementation.
+- ``seed``: an older MindSpore project's. Some BatchNorms with epsilon 1e-3, the mean instead of the sum in
+  gather-and-expansion layers of stride 1, bilinear instead of nearest up-sampling, one-sided average pooling, and no
+  dropout.
+"""
+from functools import partial
+
+from mindspore import Tensor, nn, ops
+
+from mindseg.errors import UserError
+from mindseg.models.layers import (
+    ConvBNReLU,
+    Dropout,
+    PooledBatchNorm,
+    avg_pool3,
+    batch_norm,
+    conv2d,
+    crop,
+    pad_low,
+    pad_to_multiple,
+    resize_bilinear,
+    resize_nearest,
+)
+
+VARIANTS = ("paper", "seed")
+he_conv2d = partial(conv2d, he_init=True)
+conv_bn_relu = partial(ConvBNReLU, he_init=True)
+
+
+class DetailBranch(nn.Cell):
+    """Wide and shallow: 128 channels at stride 8."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.S1 = nn.SequentialCell([conv_bn_relu(3, 64, 3, 2, eps=eps), conv_bn_relu(64, 64, 3, eps=eps)])
+        self.S2 = nn.SequentialCell([conv_bn_relu(64, 64, 3, 2, eps=eps), conv_bn_relu(64, 64, 3, eps=eps),
+                                     conv_bn_relu(64, 64, 3, eps=eps)])
+        self.S3 = nn.SequentialCell([conv_bn_relu(64, 128, 3, 2, eps=eps), conv_bn_relu(128, 128, 3, eps=eps),
+                                     conv_bn_relu(128, 128, 3, eps=eps)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.S3(self.S2(self.S1(x)))
+
+
+class StemBlock(nn.Cell):
+    """Image to 16 channels at stride 4, by convolution and by max-pooling."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.conv = conv_bn_relu(3, 16, 3, 2, eps=eps)
+        self.left = nn.SequentialCell([conv_bn_relu(16, 8, eps=eps), conv_bn_relu(8, 16, 3, 2, eps=eps)])
+        self.pool = nn.MaxPool2d(3, 2, pad_mode="valid")
+        self.fuse = conv_bn_relu(32, 16, 3, eps=eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        # The features are >= 0, so a border of zeros never wins a maximum.
+        return self.fuse(ops.concat((self.left(x), self.pool(pad_low(x, 0.0))), 1))
+
+
+class GELayerS1(nn.Cell):
+    """Gather-and-expansion layer of stride 1."""
+
+    def __init__(self, channels: int, eps: float, halve: bool) -> None:
+        super().__init__()
+        hidden = 6 * channels
+        self.conv1 = conv_bn_relu(channels, channels, 3, eps=eps)
+        self.dwconv = conv_bn_relu(channels, hidden, 3, groups=channels)
+        self.conv2 = conv_bn_relu(hidden, channels, act=None)
+        self.conv2.bn = batch_norm(channels, gamma="zeros")
+        self.halve = halve
+        self.relu = nn.ReLU()
+
+    def construct(self, x: Tensor) -> Tensor:
+        out = self.conv2(self.dwconv(self.conv1(x))) + x
+        return self.relu(out / 2 if self.halve else out)
+
+
+class GELayerS2(nn.Cell):
+    """Gather-and-expansion layer of stride 2, with a separable convolution as shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float) -> None:
+        super().__init__()
+        hidden = 6 * in_channels
+        self.conv1 = conv_bn_relu(in_channels, in_channels, 3, eps=eps)
+        self.dwconv1 = conv_bn_relu(in_channels, hidden, 3, 2, groups=in_channels, act=None)
+        self.dwconv2 = conv_bn_relu(hidden, hidden, 3, groups=hidden)
+        self.conv2 = conv_bn_relu(hidden, out_channels, act=None)
+        self.conv2.bn = batch_norm(out_channels, gamma="zeros")
+        self.shortcut = nn.SequentialCell([conv_bn_relu(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
+                                           conv_bn_relu(in_channels, out_channels, act=None)])
+        self.relu = nn.ReLU()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.relu(self.conv2(self.dwconv2(self.dwconv1(self.conv1(x)))) + self.shortcut(x))
+
+
+class CEBlock(nn.Cell):
+    """Context embedding: adds the normalised global mean to every place."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.bn = PooledBatchNorm(128, eps, "BiSeNet V2's context embedding")
+        self.conv_gap = conv_bn_relu(128, 128, eps=eps)
+        self.conv_last = conv_bn_relu(128, 128, 3, eps=eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv_last(self.conv_gap(self.bn(ops.mean(x, (2, 3), True))) + x)
+
+
+class SegmentBranch(nn.Cell):
+    """Narrow and deep: features at strides 4, 8, 16 and 32 for the auxiliary heads, and the semantic features."""
+
+    def __init__(self, eps: float, halve: bool) -> None:
+        super().__init__()
+        self.S1S2 = StemBlock(eps)
+        self.S3 = nn.SequentialCell([GELayerS2(16, 32, eps), GELayerS1(32, eps, halve)])
+        self.S4 = nn.SequentialCell([GELayerS2(32, 64, eps), GELayerS1(64, eps, halve)])
+        self.S5_4 = nn.SequentialCell([GELayerS2(64, 128, eps)] + [GELayerS1(128, eps, halve) for _ in range(3)])
+        self.S5_5 = CEBlock(eps)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        feat2 = self.S1S2(x)
+        feat3 = self.S3(feat2)
+        feat4 = self.S4(feat3)
+        feat5 = self.S5_4(feat4)
+        return feat2, feat3, feat4, feat5, self.S5_5(feat5)
+
+
+class BGALayer(nn.Cell):
+    """Bilateral guided aggregation: each branch is gated by the other, at both scales."""
+
+    def __init__(self, seed: bool) -> None:
+        super().__init__()
+        self.seed = seed
+        self.left1 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
+        self.left2 = conv_bn_relu(128, 128, 3, 2, act=None)
+        self.right1 = conv_bn_relu(128, 128, 3, act=None)
+        self.right2 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
+        self.conv = conv_bn_relu(128, 128, 3)
+
+    def construct(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        left = self.left1(detail)
+        gate = self.right1(semantic)
+        right = avg_pool3(self.left2(detail), self.seed) * ops.sigmoid(self.right2(semantic))
+        if self.seed:
+            size = (detail.shape[2], detail.shape[3])
+            left = left * ops.sigmoid(resize_bilinear(gate, size, True))
+            right = resize_bilinear(right, size, True)
+        else:
+            left = left * resize_nearest(ops.sigmoid(gate), 4)
+            right = resize_nearest(right, 4)
+        return self.conv(left + right)
+
+
+class SegmentHead(nn.Cell):
+    """3x3 convolution, dropout, optionally twice the size and another 3x3 convolution, and the classifier.
+
+    Args:
+        auxiliary_channels: Width after the up-sampling of an auxiliary head, or 0 for the main head.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int, auxiliary_channels: int, dropout: float,
+                 name: str, eps: float, bilinear: bool) -> None:
+        super().__init__()
+        self.bilinear = bilinear
+        self.conv = conv_bn_relu(in_channels, channels, 3, eps=eps)
+        self.dropout = Dropout(dropout, name)
+        self.up = conv_bn_relu(channels, auxiliary_channels, 3, eps=eps) if auxiliary_channels else None
+        self.conv_out = he_conv2d(auxiliary_channels or channels, num_classes, bias=True)
+
+    def construct(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = self.dropout(self.conv(x))
+        if self.up is not None:
+            if self.bilinear:
+                x = self.up(resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), True))
+            else:
+                x = self.up(resize_nearest(x, 2))
+        return resize_bilinear(self.conv_out(x), size, False)
+
+
+class BiSeNetV2(nn.Cell):
+    """BiSeNet V2.
+
+    Args:
+        num_classes: Channels of the logits.
+        variant: ``paper`` or ``seed``; see the module's text.
+        head_channels: Width of the main head, 1024 (paper) or 128.
+        aux: Whether training has the four auxiliary heads (strides 4, 8, 16 and 32).
+        dropout: Rate in all heads; None takes the variant's own, 0.1 or 0.
+
+    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and a
+    tuple (main, four auxiliary) of that shape in training.
+    """
+
+    def __init__(self, num_classes: int, variant: str = "paper", head_channels: int = 1024, aux: bool = True,
+                 dropout: float | None = None) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise UserError(f"bisenetv2: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+        if head_channels < 1:
+            raise UserError(f"bisenetv2: head_channels {head_channels!r} must be >= 1")
+        seed = variant == "seed"
+        eps = 1e-3 if seed else 1e-5
+        if dropout is None:
+            dropout = 0.0 if seed else 0.1
+        self.aux = aux
+        self.detail = DetailBranch(eps)
+        self.segment = SegmentBranch(eps, seed)
+        self.bga = BGALayer(seed)
+        self.head = SegmentHead(128, head_channels, num_classes, 0, dropout, "head", eps, seed)
+        if aux:
+            heads = (("aux2", 16, 4), ("aux3", 32, 8), ("aux4", 64, 16), ("aux5_4", 128, 32))
+            for name, channels, stride in heads:
+                setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, seed))
+
+    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        height, width = x.shape[2], x.shape[3]
+        x = pad_to_multiple(x)
+        full = (x.shape[2], x.shape[3])
+        feat2, feat3, feat4, feat5, semantic = self.segment(x)
+        main = crop(self.head(self.bga(self.detail(x), semantic), full), height, width)
+        if not self.training:
+            return main
+        if not self.aux:
+            return (main,)
+        return (main, crop(self.aux2(feat2, full), height, width), crop(self.aux3(feat3, full), height, width),
+                crop(self.aux4(feat4, full), height, width), crop(self.aux5_4(feat5, full), height, width))

@@ -1,0 +1,203 @@
+"""Fast-SCNN: Fast Semantic Segmentation Network (arXiv 1902.04502).
+
+Three public variants differ in detail, and their weights fit only their own:
+
+- ``paper``: Tramac's implementation. ReLU, element dropout, depthwise fusion, one auxiliary head on the 1/8 features.
+- ``segmentron``: SegmenTron's. ReLU6 in the bottlenecks, channel dropout, a full 1x1 convolution in the fusion, a
+  second auxiliary head on the global features.
+- ``seed``: the older MindSpore project's. As ``paper`` with two auxiliary heads, and a first convolution that pads at
+  the bottom and right instead of not at all.
+"""
+from mindspore import Tensor, nn, ops
+
+from mindseg.errors import UserError
+from mindseg.models.layers import (
+    ConvBNReLU,
+    Dropout,
+    PooledBatchNorm,
+    adaptive_avg_pool,
+    conv2d,
+    crop,
+    pad_to_multiple,
+    resize_bilinear,
+)
+
+VARIANTS = ("paper", "segmentron", "seed")
+
+
+class DSConv(nn.Cell):
+    """Depthwise separable convolution: 3x3 depthwise and 1x1 pointwise, each with BatchNorm and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = ConvBNReLU(in_channels, in_channels, 3, stride, groups=in_channels)
+        self.pointwise = ConvBNReLU(in_channels, out_channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class LearningToDownsample(nn.Cell):
+    """Image to 64 channels at stride 8. The first convolution pads nothing (one side only in the seed variant)."""
+
+    def __init__(self, stem_padding: int | str = 0) -> None:
+        super().__init__()
+        self.conv = ConvBNReLU(3, 32, 3, 2, padding=stem_padding)
+        self.dsconv1 = DSConv(32, 48, 2)
+        self.dsconv2 = DSConv(48, 64, 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.dsconv2(self.dsconv1(self.conv(x)))
+
+
+class LinearBottleneck(nn.Cell):
+    """Inverted residual of MobileNet V2: 1x1 expansion, 3x3 depthwise, linear 1x1 projection."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, act: str, expansion: int = 6) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.expand = ConvBNReLU(in_channels, hidden, act=act)
+        self.depthwise = ConvBNReLU(hidden, hidden, 3, stride, groups=hidden, act=act)
+        self.project = ConvBNReLU(hidden, out_channels, act=None)
+
+    def construct(self, x: Tensor) -> Tensor:
+        out = self.project(self.depthwise(self.expand(x)))
+        return x + out if self.shortcut else out
+
+
+class PyramidPooling(nn.Cell):
+    """Pools to 1x1, 2x2, 3x3 and 6x6, and fuses the up-sampled branches with the input by a 1x1 or 3x3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.sizes = (1, 2, 3, 6)
+        convs = [ConvBNReLU(in_channels, in_channels // 4) for _ in self.sizes]
+        convs[0].bn = PooledBatchNorm(in_channels // 4, 1e-5, "Fast-SCNN's pyramid pooling")
+        self.convs = nn.CellList(convs)
+        self.out = ConvBNReLU(2 * in_channels, out_channels, kernel)
+
+    def construct(self, x: Tensor) -> Tensor:
+        size = (x.shape[2], x.shape[3])
+        features = (x,)
+        for i in range(4):
+            pooled = self.convs[i](adaptive_avg_pool(x, self.sizes[i]))
+            features += (resize_bilinear(pooled, size, True),)
+        return self.out(ops.concat(features, 1))
+
+
+class GlobalFeatureExtractor(nn.Cell):
+    """Nine bottlenecks down to stride 32, then pyramid pooling."""
+
+    def __init__(self, act: str, ppm_kernel: int) -> None:
+        super().__init__()
+        self.bottleneck1 = self._stage(64, 64, 2, act)
+        self.bottleneck2 = self._stage(64, 96, 2, act)
+        self.bottleneck3 = self._stage(96, 128, 1, act)
+        self.ppm = PyramidPooling(128, 128, ppm_kernel)
+
+    @staticmethod
+    def _stage(in_channels: int, out_channels: int, stride: int, act: str) -> nn.SequentialCell:
+        return nn.SequentialCell([LinearBottleneck(in_channels, out_channels, stride, act),
+                                  LinearBottleneck(out_channels, out_channels, 1, act),
+                                  LinearBottleneck(out_channels, out_channels, 1, act)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.ppm(self.bottleneck3(self.bottleneck2(self.bottleneck1(x))))
+
+
+class FeatureFusionModule(nn.Cell):
+    """Adds the up-sampled global features to the 1/8 features."""
+
+    def __init__(self, depthwise: bool) -> None:
+        super().__init__()
+        self.dwconv = ConvBNReLU(128, 128, 3, groups=128) if depthwise else ConvBNReLU(128, 128)
+        self.conv_lower_res = ConvBNReLU(128, 128, act=None, bias=True)
+        self.conv_higher_res = ConvBNReLU(64, 128, act=None, bias=True)
+        self.relu = nn.ReLU()
+
+    def construct(self, higher: Tensor, lower: Tensor) -> Tensor:
+        lower = resize_bilinear(lower, (higher.shape[2], higher.shape[3]), True)
+        return self.relu(self.conv_higher_res(higher) + self.conv_lower_res(self.dwconv(lower)))
+
+
+class Classifier(nn.Cell):
+    """Two separable convolutions, dropout and a 1x1 convolution to the classes."""
+
+    def __init__(self, num_classes: int, dropout: float, spatial: bool) -> None:
+        super().__init__()
+        self.dsconv1 = DSConv(128, 128)
+        self.dsconv2 = DSConv(128, 128)
+        self.dropout = Dropout(dropout, "classifier", spatial)
+        self.conv = conv2d(128, num_classes, bias=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(self.dropout(self.dsconv2(self.dsconv1(x))))
+
+
+class AuxiliaryHead(nn.Cell):
+    """3x3 convolution, dropout and a 1x1 convolution to the classes; training only."""
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float, spatial: bool, name: str) -> None:
+        super().__init__()
+        self.conv1 = ConvBNReLU(in_channels, 32, 3)
+        self.dropout = Dropout(dropout, name, spatial)
+        self.conv2 = conv2d(32, num_classes, bias=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv2(self.dropout(self.conv1(x)))
+
+
+class FastSCNN(nn.Cell):
+    """Fast-SCNN.
+
+    Args:
+        num_classes: Channels of the logits.
+        variant: ``paper``, ``segmentron`` or ``seed``; see the module's text.
+        ppm_kernel: Kernel of the convolution that fuses the pyramid, 1 (paper) or 3 (the recipes above 70 % mIoU).
+        aux: Whether training has auxiliary heads.
+        aux_heads: 1 (on the 1/8 features) or 2 (and on the global features); None takes the variant's own number.
+        dropout: Rate before the classifiers.
+
+    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and a
+    tuple (main, auxiliary, ...) of that shape in training.
+    """
+
+    def __init__(self, num_classes: int, variant: str = "paper", ppm_kernel: int = 1, aux: bool = True,
+                 aux_heads: int | None = None, dropout: float = 0.1) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise UserError(f"fast_scnn: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+        if ppm_kernel not in (1, 3):
+            raise UserError(f"fast_scnn: ppm_kernel {ppm_kernel!r} must be 1 or 3")
+        if aux_heads is None:
+            aux_heads = 1 if variant == "paper" else 2
+        if aux_heads not in (1, 2):
+            raise UserError(f"fast_scnn: aux_heads {aux_heads!r} must be 1 or 2; aux=false leaves them out")
+        segmentron = variant == "segmentron"
+        self.aux_heads = aux_heads if aux else 0
+        self.learning_to_downsample = LearningToDownsample("same" if variant == "seed" else 0)
+        self.global_feature_extractor = GlobalFeatureExtractor("relu6" if segmentron else "relu", ppm_kernel)
+        self.feature_fusion = FeatureFusionModule(depthwise=not segmentron)
+        self.classifier = Classifier(num_classes, dropout, segmentron)
+        if self.aux_heads >= 1:
+            self.aux_head1 = AuxiliaryHead(64, num_classes, dropout, segmentron, "aux_head1")
+        if self.aux_heads == 2:
+            self.aux_head2 = AuxiliaryHead(128, num_classes, dropout, segmentron, "aux_head2")
+
+    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        height, width = x.shape[2], x.shape[3]
+        x = pad_to_multiple(x)
+        full = (x.shape[2], x.shape[3])
+        higher = self.learning_to_downsample(x)
+        lower = self.global_feature_extractor(higher)
+        logits = self.classifier(self.feature_fusion(higher, lower))
+        main = crop(resize_bilinear(logits, full, True), height, width)
+        if not self.training:
+            return main
+        outputs = (main,)
+        if self.aux_heads >= 1:
+            outputs += (crop(resize_bilinear(self.aux_head1(higher), full, True), height, width),)
+        if self.aux_heads == 2:
+            outputs += (crop(resize_bilinear(self.aux_head2(lower), full, True), height, width),)
+        return outputs

@@ -1,0 +1,134 @@
+"""FCN-8s on VGG16 with BatchNorm: Fully Convolutional Networks (arXiv 1411.4038, VGG: arXiv 1409.1556).
+
+The classifier's layers fc6 and fc7 become convolutions; scores of stride 32, 16 and 8 are added on the way up. Unlike
+the original, images are not padded by 100 pixels, so every score map lines up without cropping.
+"""
+import numpy as np
+
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import XavierUniform
+
+from mindseg.errors import UserError
+from mindseg.models.layers import ConvBNReLU, TransposedConv, batch_norm, conv2d, crop, pad_to_multiple
+
+DECONV_INITS = ("bilinear", "xavier")
+
+
+def bilinear_kernel(channels: int, size: int) -> Tensor:
+    """A (channels, channels, size, size) kernel that makes a transposed convolution resize each channel bilinearly."""
+    factor = (size + 1) // 2
+    centre = factor - 1 if size % 2 else factor - 0.5
+    line = 1 - np.abs(np.arange(size) - centre) / factor
+    kernel = np.zeros((channels, channels, size, size), np.float32)
+    kernel[np.arange(channels), np.arange(channels)] = np.outer(line, line)
+    return Tensor(kernel)
+
+
+class WideConv(nn.Conv2d):
+    """A convolution with many outputs, trained in pieces of at most ``WIDEST`` outputs.
+
+    For the gradient of fc6's 103 million weights oneDNN has nothing but its reference kernel, a hundred times slower
+    than the one that serves half as many (docs/performance.md). Parameter and result are those of ``nn.Conv2d``.
+    """
+    WIDEST = 2048
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, pad_mode="pad", padding=kernel // 2)
+        self.pieces = -(-out_channels // self.WIDEST)
+        if out_channels % self.pieces:
+            self.pieces = 1
+        self.piece = ops.Conv2D(out_channels // self.pieces, kernel, pad_mode="pad", pad=kernel // 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.training or self.pieces == 1:
+            return super().construct(x)
+        parts = ()
+        for weight in ops.split(self.weight, self.out_channels // self.pieces, 0):
+            parts += (self.piece(x, weight.astype(x.dtype)),)
+        return ops.concat(parts, 1)
+
+
+class WideConvBNReLU(nn.Cell):
+    """As :class:`ConvBNReLU`, around a :class:`WideConv`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = WideConv(in_channels, out_channels, kernel)
+        self.bn = batch_norm(out_channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.relu(self.bn(self.conv(x)))
+
+
+class VGGStage(nn.Cell):
+    """Some 3x3 convolutions with BatchNorm and ReLU, then 2x2 max-pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int, count: int) -> None:
+        super().__init__()
+        self.convs = nn.SequentialCell([ConvBNReLU(in_channels if i == 0 else out_channels, out_channels, 3)
+                                        for i in range(count)])
+        self.pool = nn.MaxPool2d(2, 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.pool(self.convs(x))
+
+
+class VGG16(nn.Cell):
+    """The 13 convolutions of VGG16; returns the features after the third, fourth and fifth pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1 = VGGStage(3, 64, 2)
+        self.stage2 = VGGStage(64, 128, 2)
+        self.stage3 = VGGStage(128, 256, 3)
+        self.stage4 = VGGStage(256, 512, 3)
+        self.stage5 = VGGStage(512, 512, 3)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pool3 = self.stage3(self.stage2(self.stage1(x)))
+        pool4 = self.stage4(pool3)
+        return pool3, pool4, self.stage5(pool4)
+
+
+class FCN8s(nn.Cell):
+    """FCN-8s.
+
+    Args:
+        num_classes: Channels of the logits.
+        fc_channels: Width of fc6 and fc7; 4096 in the paper, less for tests.
+        deconv_init: ``bilinear`` (the paper's interpolation kernels, which training then adapts) or ``xavier``.
+
+    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and the
+    tuple (logits,) in training: FCN-8s has no auxiliary head.
+    """
+
+    def __init__(self, num_classes: int, fc_channels: int = 4096, deconv_init: str = "bilinear") -> None:
+        super().__init__()
+        if deconv_init not in DECONV_INITS:
+            raise UserError(f"fcn8s: deconv_init {deconv_init!r} is unknown; choose one of {', '.join(DECONV_INITS)}")
+        if fc_channels < 1:
+            raise UserError(f"fcn8s: fc_channels {fc_channels!r} must be >= 1")
+        self.backbone = VGG16()
+        self.fc6 = WideConvBNReLU(512, fc_channels, 7)
+        self.fc7 = ConvBNReLU(fc_channels, fc_channels)
+        self.score_fr = conv2d(fc_channels, num_classes)
+        self.score_pool4 = conv2d(512, num_classes)
+        self.score_pool3 = conv2d(256, num_classes)
+        self.upscore2 = self._deconv(num_classes, 4, 2, deconv_init)
+        self.upscore_pool4 = self._deconv(num_classes, 4, 2, deconv_init)
+        self.upscore8 = self._deconv(num_classes, 16, 8, deconv_init)
+
+    @staticmethod
+    def _deconv(channels: int, kernel: int, stride: int, init: str) -> TransposedConv:
+        weight = bilinear_kernel(channels, kernel) if init == "bilinear" else XavierUniform()
+        return TransposedConv(channels, channels, kernel, stride, (kernel - stride) // 2, weight)
+
+    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        height, width = x.shape[2], x.shape[3]
+        pool3, pool4, pool5 = self.backbone(pad_to_multiple(x))
+        score = self.upscore2(self.score_fr(self.fc7(self.fc6(pool5))))
+        score = self.upscore_pool4(score + self.score_pool4(pool4))
+        logits = crop(self.upscore8(score + self.score_pool3(pool3)), height, width)
+        if not self.training:
+            return logits
+        return (logits,)

@@ -1,0 +1,311 @@
+"""The machine: device, execution mode, seeds, processes. The only place that sets MindSpore's context."""
+import fcntl
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import mindspore as ms
+from mindspore import communication
+
+from mindseg.config import Config
+from mindseg.errors import UserError, first_line
+from mindseg.version import __version__
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where this process runs.
+
+    Attributes:
+        device_target: CPU, Ascend or GPU.
+        device_id: Device of this process.
+        rank: Rank among the processes of the job.
+        size: Processes of the job.
+    """
+    device_target: str
+    device_id: int
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """True for the one process that writes files."""
+        return self.rank == 0
+
+
+def setup_runtime(cfg_runtime: dict) -> Runtime:
+    """Sets device, mode, threads and seeds, and joins the other processes if a launcher started several.
+
+    Args:
+        cfg_runtime: Section ``runtime``.
+
+    Raises:
+        UserError: The device is not there, or joining failed.
+    """
+    r = cfg_runtime
+    device_id = _device_id(r.device_id)
+    target = _choose_device(os.environ.get("DEVICE_TARGET", r.device_target))
+    ms.set_context(mode=ms.GRAPH_MODE if r.mode == "graph" else ms.PYNATIVE_MODE)
+    launched = _adopt_launcher(target)
+    try:
+        # With a launcher every process finds its own card: msrun sets the visible devices' order.
+        if launched or target == "CPU":
+            ms.set_device(target)
+        else:
+            ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"runtime.device_target = {target}: device {device_id} cannot be used "
+                        f"({first_line(error)}); set runtime.device_target=CPU or another runtime.device_id") from None
+    if target == "CPU" and r.threads:
+        ms.runtime.dispatch_threads_num(r.threads)
+        ms.device_context.cpu.op_tuning.threads_num(r.threads)
+    rank, size = _join() if launched else (0, 1)
+    set_seed(r.seed + rank)  # the step takes rank 0's initial weights; dropout masks differ by rank
+    return Runtime(target, device_id, rank, size)
+
+
+def _choose_device(wanted: str) -> str:
+    if wanted not in ("auto", "CPU", "Ascend", "GPU"):
+        raise UserError(f"DEVICE_TARGET = {wanted} is not one of auto, CPU, Ascend, GPU")
+    if wanted != "auto":
+        return wanted
+    return "Ascend" if Path("/dev/davinci_manager").exists() else "CPU"
+
+
+def _device_id(configured: int) -> int:
+    value = os.environ.get("DEVICE_ID") or str(configured)
+    if not value.isdigit():
+        raise UserError(f"DEVICE_ID = {value} is not the number of one device; several are for "
+                        "scripts/run_distribute_train.sh with DEVICE_IDS")
+    return int(value)
+
+
+def _adopt_launcher(target: str) -> bool:
+    """Whether a launcher started this process as one of several.
+
+    msrun sets ``MS_*``. mpirun sets ``OMPI_COMM_WORLD_*``, which MindSpore's CPU back end does not understand, so they
+    are translated, and rank 0 starts the scheduler process that msrun would have started. A rank table is left to
+    MindSpore on Ascend up to 2.7, the last versions that read it.
+    """
+    env = os.environ
+    if "MS_ROLE" in env:
+        return True
+    size = int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
+    if size > 1:
+        rank = int(env["OMPI_COMM_WORLD_RANK"])
+        for name in [name for name in env if name.startswith(("OMPI_", "PMIX_"))]:
+            del env[name]
+        env.update({"MS_WORKER_NUM": str(size), "MS_NODE_ID": str(rank), "MS_ROLE": "MS_WORKER",
+                    "MS_SCHED_HOST": env.get("MS_SCHED_HOST", "127.0.0.1"),
+                    "MS_SCHED_PORT": env.get("MS_SCHED_PORT", "8118")})
+        if rank == 0:
+            _start_scheduler(target)
+        return True
+    if "RANK_TABLE_FILE" in env:
+        if target == "Ascend" and tuple(map(int, ms.__version__.split(".")[:2])) <= (2, 7):
+            return int(env.get("RANK_SIZE", "1")) > 1
+        print(f"warning: RANK_TABLE_FILE is set, but MindSpore {ms.__version__} on {target} does not read rank tables; "
+              "start with scripts/run_distribute_train.sh", file=sys.stderr)
+    return False
+
+
+def _start_scheduler(target: str) -> None:
+    code = f"import mindseg, mindspore as ms; ms.set_device({target!r}); ms.communication.init()"
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "MS_ROLE": "MS_SCHED", "PYTHONPATH": path},
+                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def _join() -> tuple[int, int]:
+    """Joins the job that a launcher started and switches data parallelism on."""
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot join the other processes ({first_line(error)}); see the scheduler's log") from None
+    rank, size = communication.get_rank(), communication.get_group_size()
+    # Into the process's own log: the launcher knows a process that dies by its number only.
+    print(f"rank {rank} of {size} is process {os.getpid()}", file=sys.stderr, flush=True)
+    if size > 1:
+        # MindSpore's own parameter_broadcast stays off, see share_parameters.
+        ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
+                                     device_num=size)
+    return rank, size
+
+
+def from_main(value: object, size: int) -> object:
+    """Rank 0's value on every rank; called by all of them.
+
+    Args:
+        value: Anything that JSON can hold; what other ranks give is not looked at.
+        size: Number of ranks.
+    """
+    if size == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
+    length = int(_broadcast(np.array([text.size], np.int32))[0])
+    text = np.resize(text, length)
+    return json.loads(_broadcast(text).astype(np.uint8).tobytes())
+
+
+def _broadcast(values: np.ndarray) -> np.ndarray:
+    return ms.ops.Broadcast(0)((ms.Tensor(values),))[0].asnumpy()
+
+
+def share_parameters(parameters: Iterable[ms.Parameter], size: int) -> None:
+    """Gives every rank rank 0's values; called by all of them, before a step.
+
+    MindSpore's ``parameter_broadcast`` does so whenever a graph is compiled. The graph of a step's last micro-batch is
+    compiled after the others ran: the broadcast would replace the sums that a rank has gathered by those of rank 0.
+    """
+    if size > 1:
+        for param in parameters:
+            values = param.asnumpy()
+            param.set_data(ms.Tensor(_broadcast(values.reshape(-1)).reshape(values.shape), param.dtype))
+
+
+def set_seed(seed: int) -> None:
+    """Seeds initial weights. Samples, augmentation and dropout take their own generators from the same number."""
+    ms.set_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def environment(runtime: Runtime) -> dict:
+    """What the run folder's ``env.json`` holds: versions, machine, commit."""
+    import cv2
+
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except OSError:
+        commit = ""
+    return {"project": __version__, "commit": commit, "python": platform.python_version(),
+            "mindspore": ms.__version__, "numpy": np.__version__, "opencv": cv2.__version__,
+            "platform": platform.platform(), "cpu_count": os.cpu_count(),
+            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""), **asdict(runtime)}
+
+
+@contextmanager
+def profiled(wanted: bool, folder: Path, device_target: str) -> Iterator[None]:
+    """Records operators and their times with MindSpore's profiler.
+
+    Args:
+        wanted: Otherwise nothing happens.
+        folder: Gets one folder a process, with a trace that chrome://tracing and MindStudio Insight show.
+        device_target: CPU, Ascend or GPU.
+    """
+    if not wanted:
+        yield
+        return
+    activity = ms.profiler.ProfilerActivity
+    devices = {"Ascend": [activity.NPU], "GPU": [activity.GPU]}.get(device_target, [])
+    with ms.profiler.profile(activities=[activity.CPU, *devices],
+                             on_trace_ready=ms.profiler.tensorboard_trace_handler(str(folder))):
+        yield
+
+
+MODELARTS_FLAGS = ("data_url", "train_url", "checkpoint_url", "outer_path")
+_MODELARTS_SWITCHES = ("use_modelarts", "modelarts", "enable_modelarts")
+
+
+def modelarts_arguments(argv: list[str]) -> list[str]:
+    """Turns the flags that ModelArts appends to a command into one ``--set runtime.modelarts={…}``.
+
+    Args:
+        argv: Command line without the program's name. ``--data_url X`` and ``--data_url=X`` both work; switches such as
+            ``--use_modelarts 1`` are left out, the addresses say enough.
+
+    Returns:
+        The command line that argparse understands; the same one if there is no such flag.
+    """
+    rest, found, words = [], {}, list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or flag not in MODELARTS_FLAGS + _MODELARTS_SWITCHES:
+            rest.append(word)
+            continue
+        if not equals and words and not words[0].startswith("--"):      # a switch may stand alone
+            value = words.pop(0)
+        if flag in MODELARTS_FLAGS and value:
+            found[flag] = value
+    if found:
+        pairs = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found.items())
+        rest += ["--set", f"runtime.modelarts={{{pairs}}}"]
+    return rest
+
+
+@contextmanager
+def modelarts(cfg: Config, run_dir: Path, runtime: Runtime) -> Iterator[Path | None]:
+    """Copies the data set in before and the run folder out after a run on ModelArts, also if the run fails.
+
+    ``data_url`` is copied to a local cache, which becomes ``data.root``; ``checkpoint_url`` likewise. The run folder is
+    copied to ``outer_path`` or, without it, ``train_url``. Without ``runtime.modelarts`` nothing happens.
+
+    Args:
+        cfg: Configuration; ``data.root`` is changed.
+        run_dir: Run folder.
+        runtime: The first process of each host copies in, rank 0 copies out.
+
+    Yields:
+        The local copy of ``checkpoint_url``, or None.
+
+    Raises:
+        UserError: The platform's package moxing is not there, or copying failed.
+    """
+    urls = cfg.runtime.modelarts
+    if not urls:
+        yield None
+        return
+    unknown = sorted(set(urls) - set(MODELARTS_FLAGS))
+    if unknown:
+        raise UserError(f"runtime.modelarts has no key '{unknown[0]}'; it knows {', '.join(MODELARTS_FLAGS)}")
+    cache = Path(os.environ.get("MODELARTS_CACHE", "/cache"))
+    if "data_url" in urls:
+        cfg.data.root = str(_copy_in(urls["data_url"], cache / "data"))
+    checkpoint = None
+    if "checkpoint_url" in urls:
+        checkpoint = _copy_in(urls["checkpoint_url"], cache / "checkpoint" / Path(urls["checkpoint_url"]).name)
+    try:
+        yield checkpoint
+    finally:
+        target = urls.get("outer_path") or urls.get("train_url")
+        if target and runtime.is_main and run_dir.is_dir():
+            _moxing_copy(str(run_dir), f"{target.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}")
+
+
+def _copy_in(url: str, target: Path) -> Path:
+    """Copies a file or folder once for all processes of this host; the others wait."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    marker = target.with_name(f".{target.name}.copied")
+    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not marker.exists() or marker.read_text() != url:
+            _moxing_copy(url, str(target))
+            marker.write_text(url)
+    return target
+
+
+def _moxing_copy(source: str, target: str) -> None:
+    try:
+        import moxing
+    except ImportError:
+        raise UserError("runtime.modelarts needs the package moxing, which only ModelArts has; elsewhere leave "
+                        "--data_url and --train_url out, or set runtime.modelarts=null") from None
+    try:
+        (moxing.file.copy_parallel if moxing.file.is_directory(source) else moxing.file.copy)(source, target)
+    except Exception as error:
+        raise UserError(f"{source}: cannot be copied to {target} ({first_line(error)}); check the address and its "
+                        "permissions") from None

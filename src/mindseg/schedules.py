@@ -1,0 +1,81 @@
+"""Learning-rate schedules: one float32 value for every optimizer step.
+
+A curve is a function of the position t on it, 0 <= t < 1 (or, for the step and exponential ones, of the epoch).
+"""
+import numpy as np
+
+from mindseg.config import Config
+from mindseg.errors import ConfigError
+
+
+def poly(t: np.ndarray, lr: float, power: float, min_lr: float) -> np.ndarray:
+    """(lr - min_lr) * (1 - t)**power + min_lr, as DeepLab (arXiv 1606.00915) and mmsegmentation's ``PolyLR``."""
+    return (lr - min_lr) * (1.0 - t) ** power + min_lr
+
+
+def cosine(t: np.ndarray, lr: float, min_lr: float) -> np.ndarray:
+    """Half a cosine from lr to min_lr (SGDR, arXiv 1608.03983, without restarts)."""
+    return min_lr + 0.5 * (lr - min_lr) * (1.0 + np.cos(np.pi * t))
+
+
+def step(epoch: np.ndarray, lr: float, milestones: list[int], gamma: float) -> np.ndarray:
+    """lr times gamma for every milestone (an epoch) that has been reached."""
+    return lr * gamma ** np.searchsorted(np.asarray(milestones), epoch, side="right")
+
+
+def exponential(epoch: np.ndarray, lr: float, gamma: float) -> np.ndarray:
+    """lr * gamma**epoch; the epoch may be a fraction."""
+    return lr * gamma ** epoch
+
+
+def warm_up(rates: np.ndarray, steps: int, factor: float, rule: str = "linear") -> np.ndarray:
+    """Scales the first ``steps`` rates from ``factor`` up to 1.
+
+    Args:
+        rates: Learning rate of every step.
+        steps: Length of the warm-up.
+        factor: Where it starts, 0 < factor <= 1 (linear: also 0).
+        rule: ``linear``: a straight line; ``exponential``: factor**(1 - i/steps), as CoinCheung/BiSeNet.
+    """
+    count = min(steps, len(rates))
+    done = np.arange(count) / max(steps, 1)
+    rates = rates.copy()
+    rates[:count] *= factor + (1.0 - factor) * done if rule == "linear" else factor ** (1.0 - done)
+    return rates
+
+
+def create_schedule(cfg_optim: Config, steps: int, steps_per_epoch: int) -> np.ndarray:
+    """The learning rate of every step by the configuration.
+
+    Args:
+        cfg_optim: Section ``optim``.
+        steps: Optimizer steps of the whole run.
+        steps_per_epoch: Optimizer steps of one epoch.
+
+    Returns:
+        (steps,) float32.
+
+    Raises:
+        ConfigError: The run goes on beyond the end of its curve (``schedule_start``, ``schedule_epochs``).
+    """
+    o = cfg_optim
+    first = o.schedule_start * steps_per_epoch
+    position = first + np.arange(steps)
+    length = o.schedule_epochs * steps_per_epoch if o.schedule_epochs else first + steps
+    if first + steps > length:
+        raise ConfigError(f"optim.schedule_start = {o.schedule_start} and {steps} steps end beyond "
+                          f"optim.schedule_epochs = {o.schedule_epochs} ({length} steps); raise schedule_epochs")
+    if o.schedule_unit == "epoch":
+        position = position // steps_per_epoch * steps_per_epoch
+    t, epoch = position / length, position / steps_per_epoch
+    if o.schedule == "poly":
+        rates = poly(t, o.lr, o.power, o.min_lr)
+    elif o.schedule == "cosine":
+        rates = cosine(t, o.lr, o.min_lr)
+    elif o.schedule == "step":
+        rates = step(epoch, o.lr, o.step_epochs, o.step_gamma)
+    elif o.schedule == "exponential":
+        rates = exponential(epoch, o.lr, o.step_gamma)
+    else:
+        rates = np.full(steps, o.lr)
+    return warm_up(rates, o.warmup_steps, o.warmup_factor, o.warmup).astype(np.float32)
