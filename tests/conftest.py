@@ -19,6 +19,8 @@ if _WORKER:
 import mindseg  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
+# For the processes that tests start: this checkout's package, whatever is installed, and the tests' own modules.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ Written by `python tools/config_table.py` from `configs/_base_/defaults.yaml`; c
 A configuration is a YAML file that says what differs from the files named under `_base_`:
 
 ```yaml
-_base_: [../_base_/runtime.yaml, ../_base_/cityscapes.yaml]
+_base_: [../_base_/defaults.yaml, ../_base_/cityscapes.yaml]
 model: {name: bisenetv2}
 train: {global_batch: 32, steps: 160000}
 ```

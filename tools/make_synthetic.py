@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+from synthetic import check_size, write_street, write_voc, write_voc_lists
 from tqdm import tqdm
 
 from mindseg.errors import DataError, UserError, run_main
-from tools.synthetic import check_size, write_street, write_voc, write_voc_lists
 
 MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
 EPILOG = """\

@@ -16,7 +16,7 @@ import mindspore as ms
 from mindspore.mindrecord import FileWriter
 
 from mindseg.checkpoint import build_network
-from mindseg.commands.protocol import protocol_overrides
+from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES, VOC, dataset_info
 from mindseg.data.loader import create_dataset

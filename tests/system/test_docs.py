@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindseg.commands.protocol import protocol_overrides
+from mindseg.__main__ import COMMANDS as MINDSEG
+from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import load_config
 from mindseg.manifest import ModelFile, file_sha256, load_manifest, save_manifest
 from tests.data_support import blocks as blocks_of
@@ -94,7 +95,9 @@ def add_small_python(folder: Path) -> None:
     """A Python that appends small sizes to the verbs; later words win."""
     cases = "".join(f"  {name}) set -- \"$@\" {words} ;;\n" for name, words in SMALL.items())
     add_program(folder, "python", f'#!/bin/bash\ncase "${{1##*/}}" in\n{cases}esac\nexec {sys.executable} "$@"\n')
-    requirements = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "requirements-deploy.txt"))
+    add_program(folder, "mindseg", f'#!/bin/bash\nexec {sys.executable} -m mindseg "$@"\n')
+    files = ("requirements.txt", "requirements-deploy.txt", "pyproject.toml")
+    requirements = b"".join((ROOT / name).read_bytes() for name in files)
     stamp = subprocess.run(["sha256sum"], input=requirements, capture_output=True, check=True).stdout.split()[0]
     (folder / ".venv" / "installed-run").write_bytes(stamp + b"\n")
     for name in ("msrun", "cmake", "ctest", "pip"):
@@ -105,7 +108,7 @@ def add_recorder(folder: Path) -> Path:
     """Programs that note how they were called and do nothing; converters run, with ``--dry_run``."""
     record = folder / "record.txt"
     text = ('#!/bin/bash\nset -e\n'
-            f'if [[ "$1" == */src/mindseg/commands/convert_ascend.py ]]; then exec {sys.executable} "$1" --dry_run "${{@:2}}"; fi\n'
+            f'if [[ "$3" == convert-ascend ]]; then exec {sys.executable} "${{@:1:3}}" --dry_run "${{@:4}}"; fi\n'
             f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@" >>"{record}"\n'
             'echo "mIoU 0.00 %, pixel accuracy 0.00 %"\n')
     for name in ("python", "msrun", "segment"):
@@ -158,7 +161,8 @@ def parse(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
 
     Fails if a flag is unknown, a value is not allowed or something is missing.
     """
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    name = "evaluate" if script == "eval.py" else Path(script).stem.replace("-", "_")
+    module = importlib.import_module(f"tools.{name}" if script.startswith("tools/") else f"mindseg.commands.{name}")
     original = argparse.ArgumentParser.parse_args
 
     def stop(self, args=None, namespace=None):
@@ -178,12 +182,17 @@ def parse(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
 
 def check_python(words: list[str], block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """A call of Python in ``folder``: the flags of a verb, its configuration and its overrides."""
-    if words[0] == "-m":
+    if words[:2] == ["-m", "mindseg"]:
+        words = words[2:]
+        assert words[0] in MINDSEG, f"{block.place}: mindseg has no command {words[0]}"
+        script = f"{words[0]}.py"
+    elif words[0] == "-m":
         assert words[1] == "pytest" or (words[1] in FOREIGN and block.marker.startswith("needs")), block.place
         return
-    script = str(Path(words[0]))
-    script = next(name for name in (script, str(Path(*Path(script).parts[-2:])), Path(script).name)
-                  if not Path(name).is_absolute() and (ROOT / name).is_file())
+    else:
+        script = str(Path(words[0]))
+        script = next(name for name in (script, str(Path(*Path(script).parts[-2:])), Path(script).name)
+                      if not Path(name).is_absolute() and (ROOT / name).is_file())
     args = parse(script, words[1:], monkeypatch, capsys)
     config = getattr(args, "config", None)
     if config:
@@ -247,6 +256,8 @@ def check_block(block: Block, recorded: tuple[Path, Path], monkeypatch: pytest.M
         calls = []
         if words and words[0] == "python":
             calls = [words[1:]]
+        elif program == "mindseg":
+            calls = [["-m", *words]]
         elif program == "bash":
             calls = check_script(variables, words[1:], folder, record)
         elif program == "make":
@@ -326,7 +337,7 @@ def run_group(group: list[Block], folder: Path) -> None:
         command = ["bash", "-c", text]
     binaries = folder / ".venv" / "bin"
     values = {"PATH": f"{binaries}:{os.environ['PATH']}", "DEVICE_TARGET": "CPU", "BACKEND": "openvino",
-              "OMP_NUM_THREADS": "1"}
+              "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "src")}
     if any("run_infer_310" in block.text or "quickstart" in block.text for block in group):
         values["RUNNER"] = str(build_folder() / "out" / "segment")
     done = subprocess.run(command, cwd=folder, env={**os.environ, **values}, text=True, stdout=subprocess.PIPE,

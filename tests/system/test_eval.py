@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from mindseg.checkpoint import load_network
-from mindseg.commands.evaluate import Request, score
-from mindseg.commands.protocol import protocol_overrides
+from mindseg.commands import evaluate as scoring
+from mindseg.commands.evaluate import Request, protocol_overrides, score
 from mindseg.data.datasets import CITYSCAPES, VOC
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import UserError
-from mindseg.evaluation import scoring
 from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.runtime import Runtime
 from tests.deploy_support import make_tiny_network

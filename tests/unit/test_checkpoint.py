@@ -8,6 +8,7 @@ import pytest
 
 from mindspore import Parameter, Tensor
 
+from mindseg import checkpoint as module
 from mindseg.checkpoint import (
     Progress,
     build_network,
@@ -18,14 +19,11 @@ from mindseg.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from mindseg.commands import publish
 from mindseg.config import load_config
-from mindseg.engine import checkpoint as module
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.errors import UserError
 from tests.system.train_support import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import publish_weights
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +173,9 @@ def test_published_weights_are_small_named_by_content_and_work(cfg, network_file
     path, values, averaged = network_file
     config = str(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml")
     for _ in range(2):      # the second time replaces the row
-        monkeypatch.setattr(sys, "argv", ["publish_weights.py", "--config", config, "--ckpt_path", str(path), "--data",
+        monkeypatch.setattr(sys, "argv", ["publish.py", "--config", config, "--ckpt_path", str(path), "--data",
                                           "CamVid", "--score", "50 %", "--output", str(tmp_path)])
-        publish_weights.main()
+        publish.main()
     (published,) = tmp_path.glob("*.ckpt")
     import hashlib
     digest = hashlib.sha256(published.read_bytes()).hexdigest()

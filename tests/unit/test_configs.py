@@ -21,7 +21,7 @@ from mindseg.schedules import create_schedule
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 NETWORKS = ("fast_scnn", "fcn8s", "enet", "bisenetv2")
 CONFIGS = sorted(path for network in NETWORKS for path in (FOLDER / network).glob("*.yaml"))
-SCHEMA = FOLDER / "_base_" / "runtime.yaml"      # its comments declare the keys
+SCHEMA = FOLDER / "_base_" / "defaults.yaml"      # its comments declare the keys
 
 
 def test_there_is_a_recipe_a_seed_recipe_and_a_camvid_recipe_for_every_network():

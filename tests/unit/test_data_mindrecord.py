@@ -16,7 +16,7 @@ import mindspore.dataset as ds
 from mindseg.data.datasets import dataset_info, list_samples
 from mindseg.data.mindrecord import Packing, build_records, open_records
 from mindseg.errors import DataError
-from tests.data_support import BASE, ROOT, collect, config, make_camvid, make_cityscapes, train_loader
+from tests.data_support import BASE, collect, config, make_camvid, make_cityscapes, train_loader
 
 TOOL = "pack"
 
@@ -190,7 +190,7 @@ def test_command_line(tmp_path, rng, run_cli):
 def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path, rng, number):
     make_camvid(tmp_path / "d", rng, 60, size=(360, 480))
     out = tmp_path / "o"
-    child = subprocess.Popen([sys.executable, str(ROOT / TOOL), "--config", str(BASE / "camvid.yaml"), "--root",
+    child = subprocess.Popen([sys.executable, "-m", "mindseg", TOOL, "--config", str(BASE / "camvid.yaml"), "--root",
                               str(tmp_path / "d"), "--output", str(out / "x"), "--codec", "webp"],
                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while not any(p.stat().st_size for p in out.glob(".x.building-*/x")):

@@ -10,11 +10,11 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
+from mindseg.commands import train as training
 from mindseg.config import load_config
 from mindseg.data import sink
 from mindseg.data.loader import Loader
 from mindseg.data.sink import SinkLoader, sinking
-from mindseg.engine import training
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import DataError
 from mindseg.runtime import Runtime

@@ -8,12 +8,12 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from mindseg.commands import build_trainaug, check_dataset
 from mindseg.data.dataset_stats import class_weights, count_classes, summarize
 from mindseg.data.datasets import CITYSCAPES, VOC, list_samples, train_id_table
 from mindseg.data.pipeline import FolderSource, open_source
 from mindseg.errors import DataError
 from tests.data_support import BASE, blocks, config, make_camvid, make_cityscapes, picture, write, write_palette
-from tools import build_trainaug, check_dataset
 
 CAMVID = BASE / "camvid.yaml"
 

@@ -26,7 +26,7 @@ from tests.docs_support import ROOT, blocks, headings
 PAGE = ROOT / "docs" / "troubleshooting.md"
 QUOTES = [block.text.strip() for block in blocks(PAGE) if block.language == "text"]
 CAMVID = ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml"
-SCHEMA = ROOT / "configs" / "_base_" / "runtime.yaml"
+SCHEMA = ROOT / "configs" / "_base_" / "defaults.yaml"
 
 
 def png(pixels: np.ndarray) -> np.ndarray:
@@ -197,7 +197,8 @@ def logged(path: str):
 
 PROVOKED = [bad_label_value, background_ignored, colour_label, list_without_names, three_classes, empty_list,
             empty_split, two_class_weights, loss_is_nan, all_background, logged("src/mindseg/commands/train.py"),
-            three_devices, odd_part, batch_of_one, logged("src/mindseg/engine/trainer.py"), damaged_checkpoint, absent_class,
+            three_devices, odd_part, batch_of_one, logged("src/mindseg/engine/trainer.py"), damaged_checkpoint,
+            absent_class,
             small_image, unknown_mode, foreign_weights, export_without_operator, other_image_size, export_differs,
             older_enet, packed_twice, failed_job, mindspore_first]
 

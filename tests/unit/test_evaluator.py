@@ -2,12 +2,12 @@
 import numpy as np
 import pytest
 
-from mindseg.commands.protocol import FOLDER, protocol_overrides
-from mindseg.config import load_config
+from mindseg.commands.evaluate import protocol_overrides
+from mindseg.config import CONFIGS, load_config
 from mindseg.data.datasets import CITYSCAPES, VOC
 from mindseg.errors import ConfigError, UserError
-from mindseg.evaluation import run_report
 from mindseg.evaluation.evaluator import evaluate, image_miou
+from mindseg.report import run_page as run_report
 from mindseg.resize import Geometry
 from mindseg.runtime import Runtime
 
@@ -122,7 +122,7 @@ def test_image_miou_by_hand():
 
 
 def test_protocols_load_and_say_what_their_names_promise():
-    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    names = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
     assert names == ["bisenetv2_paper", "bisenetv2_seed", "enet_seed", "fast_scnn_seed", "fcn8s_seed"]
     found = {name: load_config("configs/_base_/cityscapes.yaml", protocol_overrides(name)).eval for name in names}
     assert found["fast_scnn_seed"].resize == {"rule": "short_side", "size": 768, "center_crop": [768, 768]}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from mindseg.commands import train
 from mindseg.config import dump_config, load_config
 from mindseg.errors import UserError
 from mindseg.runtime import Runtime

@@ -5,9 +5,9 @@ import pytest
 from mindspore import nn
 
 from mindseg.checkpoint import read_checkpoint
+from mindseg.commands import train as training
 from mindseg.commands.train import Batches, Start, build_step, divide_batch, find_checkpoint
 from mindseg.config import load_config
-from mindseg.engine import training
 from mindseg.engine.run_dir import setup_logging
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import UserError

@@ -12,9 +12,10 @@ import numpy as np
 from mindseg.data.datasets import CITYSCAPES, voc_palette
 from mindseg.drawing import save_palette_png
 from mindseg.errors import DataError
-from tools.synthetic.objects import BUS, CAR, TRAIN, TRUCK
-from tools.synthetic.street import make_city, paint_street, to_ids
-from tools.synthetic.voc import paint_voc
+
+from .objects import BUS, CAR, TRAIN, TRUCK
+from .street import make_city, paint_street, to_ids
+from .voc import paint_voc
 
 SPLITS = ("train", "val", "test")
 CITIES = {

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mindseg.data import synthetic_objects as so
-from tools.synthetic.objects import Box, Camera, City, Frame, Item, Pen, Weather, hsv, pick, rect
+from . import objects as so
+from .objects import Box, Camera, City, Frame, Item, Pen, Weather, hsv, pick, rect
 
 FAR = 150.0  # metres; the ground is drawn up to here
 NEAR_GROUND = 1.2  # metres; and from here

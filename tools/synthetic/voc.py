@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mindseg.data import synthetic_objects as so
 from mindseg.data.datasets import VOC
-from tools.synthetic.objects import DARK, GLASS, STEEL, Camera, Colour, Frame, Pen, hsv, limb, pick
-from tools.synthetic.street import finish, make_city, make_weather, paint_sky, ribbon
+
+from . import objects as so
+from .objects import DARK, GLASS, STEEL, Camera, Colour, Frame, Pen, hsv, limb, pick
+from .street import finish, make_city, make_weather, paint_sky, ribbon
 
 BORDER = 255  # the annotation's ring around every object
 _OWN = 40     # code of a figure drawn here: 40 + VOC class id; below 65 so that id * 1000 + k fits 16 bits
