@@ -15,10 +15,10 @@ from mindseg.checkpoint import build_network
 from mindseg.commands.train import Batches, build_step
 from mindseg.config import Config, load_config
 from mindseg.data.loader import create_dataset
-from mindseg.engine.run_dir import setup_logging
 from mindseg.engine.train_step import TrainStep
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import run_main
+from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime, setup_runtime
 from tools.synthetic import write_street
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindseg.errors import UserError, run_main
-from mindseg.manifest import Manifest, ModelFile, file_sha256, load_manifest, save_manifest, write_text
+from mindseg.files import file_sha256, write_text
+from mindseg.manifest import Manifest, ModelFile, load_manifest, save_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUTES = {"checkpoint": "checkpoint, MindSpore", "mindir": "MINDIR, MindSpore", "onnx": "ONNX, onnxruntime",

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mindseg.engine.run_dir import write_json
 from mindseg.errors import UserError, run_main
+from mindseg.files import write_json
 
 EXAMPLES = """example:
   python tools/quickstart_summary.py --output outputs/quickstart --train_seconds 300

@@ -12,6 +12,7 @@ from mindspore import Parameter, nn
 
 from mindseg.config import Config, dump_config
 from mindseg.errors import UserError, first_line
+from mindseg.files import sync_to_disk
 from mindseg.models import create_model
 
 EXTRAS = ("epoch", "step", "best_miou", "eval_step", "config")
@@ -51,25 +52,16 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
     content = [{"name": p.name, "data": p} for p in parameters]
     try:
         ms.save_checkpoint(content, str(tmp), append_dict=extras, crc_check=True)
-        _sync(tmp)
+        sync_to_disk(tmp)
         tmp.chmod(0o644)
         os.replace(tmp, path)
-        _sync(path.parent)
+        sync_to_disk(path.parent)
     except (OSError, RuntimeError, ValueError) as error:
         for left in path.parent.glob(".part.*"):     # MindSpore writes .tmp before it renames to .ckpt
             with suppress(OSError):
                 left.unlink()
         raise UserError(f"{path}: cannot write the checkpoint ({first_line(error)}); free space or choose another "
                         "runtime.output_dir") from None
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def name_last(path: Path, limit: int) -> None:
@@ -89,7 +81,7 @@ def name_last(path: Path, limit: int) -> None:
     except OSError:     # a file system without links
         shutil.copyfile(path, tmp)
     os.replace(tmp, last)
-    _sync(path.parent)
+    sync_to_disk(path.parent)
     for old in periodic_checkpoints(path.parent)[limit:] if limit else ():
         old.unlink(missing_ok=True)
 

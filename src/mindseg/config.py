@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mindseg.errors import ConfigError
+from mindseg.files import write_text
 
 _INSTALLED = Path(__file__).resolve().parent / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
@@ -386,7 +387,5 @@ def dump_config(cfg: Config, path: str | Path | None = None) -> str:
     """The resolved configuration as YAML text; written to ``path`` if given (it loads back to the same values)."""
     text = yaml.safe_dump(cfg.to_dict(), sort_keys=False, default_flow_style=None, width=120)
     if path is not None:
-        tmp = Path(f"{path}.tmp")
-        tmp.write_text(text, encoding="utf-8")
-        os.replace(tmp, path)
+        write_text(path, text)
     return text

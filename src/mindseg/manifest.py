@@ -1,7 +1,5 @@
 """``deploy.yaml``: everything that pre-processing, runner and post-processing know about an exported model."""
-import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 import yaml
 
 from mindseg.errors import UserError
+from mindseg.files import file_sha256, write_text
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
@@ -192,49 +191,11 @@ class Manifest:
         return content
 
 
-def file_sha256(path: Path) -> str:
-    """Returns the hex SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def save_manifest(manifest: Manifest) -> Path:
     """Writes ``manifest.path`` (to a temporary name first) and returns it."""
     text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
     write_text(manifest.path, text)
     return manifest.path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file so that it is either whole or not there."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that it is either whole or not there.
-
-    Raises:
-        ManifestError: The folder cannot be written.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
-                            ) from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
 
 
 def load_manifest(path: str | Path) -> Manifest:

@@ -3,6 +3,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from mindseg.comm import all_reduce_sum
 from mindseg.errors import DataError
 
 
@@ -55,7 +56,7 @@ class ConfusionMatrix:
 
     def reduce(self) -> None:
         """Sums the matrix over all ranks, in place. Does nothing on a single device."""
-        self.matrix = sum_over_ranks(self.matrix)
+        self.matrix = all_reduce_sum(self.matrix)
 
     def compute(self) -> dict:
         """Scores of everything added so far.
@@ -137,7 +138,7 @@ class InstanceCounts:
 
     def reduce(self) -> None:
         """Sums the counts over all ranks, in place. Does nothing on a single device."""
-        self.counts = sum_over_ranks(self.counts)
+        self.counts = all_reduce_sum(self.counts)
 
     def compute(self, confusion: np.ndarray) -> dict:
         """iIoU of the classes and categories that have instances; false positives count as pixels.
@@ -179,7 +180,7 @@ class RunningMean:
 
     def reduce(self) -> None:
         """Sums over all ranks, in place. Does nothing on a single device."""
-        self.sums = sum_over_ranks(self.sums)
+        self.sums = all_reduce_sum(self.sums)
 
     def compute(self) -> float:
         """The mean; NaN if nothing was added."""
@@ -207,22 +208,6 @@ def category_iou(confusion: np.ndarray, groups: dict[str, tuple[int, ...]]) -> d
 def _mean(values: Iterable[float]) -> float:
     valid = [value for value in values if not np.isnan(value)]
     return float(np.mean(valid)) if valid else float("nan")
-
-
-def sum_over_ranks(values: np.ndarray) -> np.ndarray:
-    """Sums int64 values of 0 or more over all ranks; returns them as they are on a single device."""
-    from mindspore.communication import GlobalComm, get_group_size
-
-    if not GlobalComm.INITED or get_group_size() == 1:
-        return values
-    import mindspore as ms
-    from mindspore import ops
-
-    # float32 adds whole numbers exactly up to 2**24: counts travel as 16-bit digits, right for 256 ranks.
-    shifts = (0, 16, 32, 48)
-    digits = np.stack([(values >> shift) & 0xFFFF for shift in shifts]).astype(np.float32)
-    total = ops.AllReduce()(ms.Tensor(digits)).asnumpy().astype(np.int64)
-    return sum(digit << shift for digit, shift in zip(total, shifts, strict=True))
 
 
 _SUMMARY = {"mean_category_iou": "category IoU", "miiou": "iIoU", "mean_category_iiou": "category iIoU"}

@@ -1,12 +1,10 @@
 """The machine: device, execution mode, seeds, processes. The only place that sets MindSpore's context."""
-import fcntl
-import json
 import os
 import platform
 import random
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ import numpy as np
 import mindspore as ms
 from mindspore import communication
 
-from mindseg.config import Config
 from mindseg.errors import UserError, first_line
 from mindseg.version import __version__
 
@@ -135,41 +132,10 @@ def _join() -> tuple[int, int]:
     # Into the process's own log: the launcher knows a process that dies by its number only.
     print(f"rank {rank} of {size} is process {os.getpid()}", file=sys.stderr, flush=True)
     if size > 1:
-        # MindSpore's own parameter_broadcast stays off, see share_parameters.
+        # MindSpore's own parameter_broadcast stays off, see comm.broadcast_parameters.
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
                                      device_num=size)
     return rank, size
-
-
-def from_main(value: object, size: int) -> object:
-    """Rank 0's value on every rank; called by all of them.
-
-    Args:
-        value: Anything that JSON can hold; what other ranks give is not looked at.
-        size: Number of ranks.
-    """
-    if size == 1:
-        return value
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
-    length = int(_broadcast(np.array([text.size], np.int32))[0])
-    text = np.resize(text, length)
-    return json.loads(_broadcast(text).astype(np.uint8).tobytes())
-
-
-def _broadcast(values: np.ndarray) -> np.ndarray:
-    return ms.ops.Broadcast(0)((ms.Tensor(values),))[0].asnumpy()
-
-
-def share_parameters(parameters: Iterable[ms.Parameter], size: int) -> None:
-    """Gives every rank rank 0's values; called by all of them, before a step.
-
-    MindSpore's ``parameter_broadcast`` does so whenever a graph is compiled. The graph of a step's last micro-batch is
-    compiled after the others ran: the broadcast would replace the sums that a rank has gathered by those of rank 0.
-    """
-    if size > 1:
-        for param in parameters:
-            values = param.asnumpy()
-            param.set_data(ms.Tensor(_broadcast(values.reshape(-1)).reshape(values.shape), param.dtype))
 
 
 def set_seed(seed: int) -> None:
@@ -214,98 +180,3 @@ def profiled(wanted: bool, folder: Path, device_target: str) -> Iterator[None]:
     with ms.profiler.profile(activities=[activity.CPU, *devices],
                              on_trace_ready=ms.profiler.tensorboard_trace_handler(str(folder))):
         yield
-
-
-MODELARTS_FLAGS = ("data_url", "train_url", "checkpoint_url", "outer_path")
-_MODELARTS_SWITCHES = ("use_modelarts", "modelarts", "enable_modelarts")
-
-
-def modelarts_arguments(argv: list[str]) -> list[str]:
-    """Turns the flags that ModelArts appends to a command into one ``--set runtime.modelarts={…}``.
-
-    Args:
-        argv: Command line without the program's name. ``--data_url X`` and ``--data_url=X`` both work; switches such as
-            ``--use_modelarts 1`` are left out, the addresses say enough.
-
-    Returns:
-        The command line that argparse understands; the same one if there is no such flag.
-    """
-    rest, found, words = [], {}, list(argv)
-    while words:
-        word = words.pop(0)
-        flag, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or flag not in MODELARTS_FLAGS + _MODELARTS_SWITCHES:
-            rest.append(word)
-            continue
-        if not equals and words and not words[0].startswith("--"):      # a switch may stand alone
-            value = words.pop(0)
-        if flag in MODELARTS_FLAGS and value:
-            found[flag] = value
-    if found:
-        pairs = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found.items())
-        rest += ["--set", f"runtime.modelarts={{{pairs}}}"]
-    return rest
-
-
-@contextmanager
-def modelarts(cfg: Config, run_dir: Path, runtime: Runtime) -> Iterator[Path | None]:
-    """Copies the data set in before and the run folder out after a run on ModelArts, also if the run fails.
-
-    ``data_url`` is copied to a local cache, which becomes ``data.root``; ``checkpoint_url`` likewise. The run folder is
-    copied to ``outer_path`` or, without it, ``train_url``. Without ``runtime.modelarts`` nothing happens.
-
-    Args:
-        cfg: Configuration; ``data.root`` is changed.
-        run_dir: Run folder.
-        runtime: The first process of each host copies in, rank 0 copies out.
-
-    Yields:
-        The local copy of ``checkpoint_url``, or None.
-
-    Raises:
-        UserError: The platform's package moxing is not there, or copying failed.
-    """
-    urls = cfg.runtime.modelarts
-    if not urls:
-        yield None
-        return
-    unknown = sorted(set(urls) - set(MODELARTS_FLAGS))
-    if unknown:
-        raise UserError(f"runtime.modelarts has no key '{unknown[0]}'; it knows {', '.join(MODELARTS_FLAGS)}")
-    cache = Path(os.environ.get("MODELARTS_CACHE", "/cache"))
-    if "data_url" in urls:
-        cfg.data.root = str(_copy_in(urls["data_url"], cache / "data"))
-    checkpoint = None
-    if "checkpoint_url" in urls:
-        checkpoint = _copy_in(urls["checkpoint_url"], cache / "checkpoint" / Path(urls["checkpoint_url"]).name)
-    try:
-        yield checkpoint
-    finally:
-        target = urls.get("outer_path") or urls.get("train_url")
-        if target and runtime.is_main and run_dir.is_dir():
-            _moxing_copy(str(run_dir), f"{target.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}")
-
-
-def _copy_in(url: str, target: Path) -> Path:
-    """Copies a file or folder once for all processes of this host; the others wait."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    marker = target.with_name(f".{target.name}.copied")
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not marker.exists() or marker.read_text() != url:
-            _moxing_copy(url, str(target))
-            marker.write_text(url)
-    return target
-
-
-def _moxing_copy(source: str, target: str) -> None:
-    try:
-        import moxing
-    except ImportError:
-        raise UserError("runtime.modelarts needs the package moxing, which only ModelArts has; elsewhere leave "
-                        "--data_url and --train_url out, or set runtime.modelarts=null") from None
-    try:
-        (moxing.file.copy_parallel if moxing.file.is_directory(source) else moxing.file.copy)(source, target)
-    except Exception as error:
-        raise UserError(f"{source}: cannot be copied to {target} ({first_line(error)}); check the address and its "
-                        "permissions") from None

@@ -9,9 +9,10 @@ import mindspore as ms
 from mindspore import Tensor
 
 from mindseg.config import Config
-from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
+from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models import create_model
+from mindseg.models.normalize import Normalize
 from mindseg.models.weights import convert_state_dict
 from mindseg.optim import create_optimizer
 from tests.goldens import rule

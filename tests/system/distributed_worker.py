@@ -10,12 +10,14 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 import mindseg  # noqa: F401
+from mindseg.comm import broadcast_object
 from mindseg.config import Config
 from mindseg.engine.amp import synchronise_batch_norm
-from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
+from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
+from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
-from mindseg.runtime import from_main, setup_runtime
+from mindseg.runtime import setup_runtime
 
 BATCH = 4
 RUNTIME = Config({"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 5, "threads": 1, "modelarts": None})
@@ -42,7 +44,7 @@ class Net(nn.Cell):
 def main() -> None:
     output, steps, sync_bn, accumulation = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     runtime = setup_runtime(RUNTIME)
-    assert from_main(7 + runtime.rank, runtime.size) == 7
+    assert broadcast_object(7 + runtime.rank, runtime.size) == 7
     net = Net()
     if runtime.size == 1:       # the ranks' weights come from rank 0, which has this seed too
         assert runtime.rank == 0

@@ -24,7 +24,7 @@ import numpy as np
 import mindspore as ms
 
 from mindseg.config import Config, load_config, load_schema, parse_override
-from mindseg.engine.run_dir import log
+from mindseg.logs import log
 from mindseg.models import create_model
 from mindseg.runtime import MODELARTS_FLAGS, Runtime, set_seed
 from tests.goldens import rule

@@ -20,7 +20,8 @@ import pytest
 from mindseg.__main__ import COMMANDS as MINDSEG
 from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import load_config
-from mindseg.manifest import ModelFile, file_sha256, load_manifest, save_manifest
+from mindseg.files import file_sha256
+from mindseg.manifest import ModelFile, load_manifest, save_manifest
 from tests.data_support import blocks as blocks_of
 from tests.data_support import picture, write
 from tests.deploy_support import MEAN, STD, make_manifest

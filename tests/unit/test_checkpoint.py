@@ -84,7 +84,7 @@ def test_a_full_disk_keeps_the_old_file(saved, parameters, cfg, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_sync", full)
+    monkeypatch.setattr(module, "sync_to_disk", full)
     with pytest.raises(UserError, match=r"last\.ckpt: cannot write the checkpoint .*No space left.*free space"):
         save_checkpoint(saved, parameters, Progress(4, 55), cfg)
     assert saved.read_bytes() == before

@@ -268,7 +268,7 @@ def test_skipped_samples_are_counted_and_replaced(tmp_path, rng, caplog):
     (tmp_path / "train" / "f003.png").write_bytes(b"")
     skip = "data.on_error=skip"
     loader = train_loader("camvid", tmp_path, skip)
-    log = logging.getLogger("segmentation.data")
+    log = logging.getLogger("mindseg.data")
     log.addHandler(caplog.handler)      # the run's logger may have been cut off from the root by other tests
     log.propagate = False
     try:

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mindseg.data.transforms import normalize
 from mindseg.deploy import ascend
 from mindseg.errors import UserError
-from mindseg.manifest import ModelFile, OutputSpec, file_sha256, load_manifest, save_manifest
+from mindseg.files import file_sha256
+from mindseg.manifest import ModelFile, OutputSpec, load_manifest, save_manifest
 from tests.deploy_support import make_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,6 +2,7 @@
 import pytest
 import yaml
 
+from mindseg.errors import UserError
 from mindseg.manifest import ManifestError, ModelFile, OutputSpec, load_manifest, save_manifest
 from tests.deploy_support import make_manifest
 
@@ -164,7 +165,7 @@ def test_find_prefers_the_batch_and_takes_a_dynamic_model_for_any(tmp_path):
 
 def test_saving_into_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ManifestError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         save_manifest(make_manifest(tmp_path / "file"))
 
 

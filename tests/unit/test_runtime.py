@@ -13,7 +13,8 @@ import pytest
 from mindseg import runtime as module
 from mindseg.config import Config, load_config
 from mindseg.errors import UserError
-from mindseg.runtime import Runtime, modelarts, modelarts_arguments, profiled, setup_runtime
+from mindseg.modelarts import modelarts, modelarts_arguments
+from mindseg.runtime import Runtime, profiled, setup_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
@@ -29,9 +30,9 @@ def no_launcher(monkeypatch):
 def test_one_process_on_the_cpu():
     """In a process of its own: MindSpore takes no device once a kernel has run."""
     code = ("import json, sys; from dataclasses import asdict; from mindseg.config import Config; "
-            "from mindseg.runtime import environment, from_main, setup_runtime; "
+            "from mindseg.comm import broadcast_object; from mindseg.runtime import environment, setup_runtime; "
             "runtime = setup_runtime(Config(json.loads(sys.argv[1]))); "
-            "print(json.dumps([asdict(runtime), runtime.is_main, from_main(1234, runtime.size), "
+            "print(json.dumps([asdict(runtime), runtime.is_main, broadcast_object(1234, runtime.size), "
             "environment(runtime)]))")
     done = subprocess.run([sys.executable, "-c", code, json.dumps(RUNTIME)], cwd=ROOT, capture_output=True, text=True,
                           check=False)

@@ -8,8 +8,9 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
-from mindseg.engine.train_step import Normalize, StepOptions, TrainStep, state_parameters
+from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
+from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
 from tests.unit.test_optim import config
 

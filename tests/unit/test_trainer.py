@@ -10,9 +10,9 @@ from mindspore import Parameter, Tensor
 
 from mindseg.checkpoint import read_checkpoint
 from mindseg.config import load_config
-from mindseg.engine.run_dir import setup_logging
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import UserError
+from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime
 from tests.system.train_support import ROOT, metrics
 

@@ -8,9 +8,9 @@ from mindseg.checkpoint import read_checkpoint
 from mindseg.commands import train as training
 from mindseg.commands.train import Batches, Start, build_step, divide_batch, find_checkpoint
 from mindseg.config import load_config
-from mindseg.engine.run_dir import setup_logging
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import UserError
+from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime
 from tests.data_support import ROOT, make_camvid
 from tests.system.train_support import assert_same_state

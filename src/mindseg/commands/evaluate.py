@@ -3,7 +3,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +15,17 @@ from mindseg.checkpoint import build_network, load_weights, read_checkpoint
 from mindseg.config import CONFIGS, Config, load_config
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
 from mindseg.data.loader import Loader, create_dataset
-from mindseg.engine.run_dir import log, setup_logging, write_json
 from mindseg.errors import ConfigError, DataError, UserError
 from mindseg.evaluation.cityscapes import instance_reader
 from mindseg.evaluation.evaluator import Result, Segment, evaluate, image_miou
+from mindseg.files import write_json, write_text
 from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.inference.network import Segmenter
+from mindseg.logs import log, setup_logging
 from mindseg.metrics import format_table
+from mindseg.modelarts import modelarts, modelarts_arguments
 from mindseg.report.run_page import write_run_report
-from mindseg.runtime import Runtime, modelarts, modelarts_arguments, setup_runtime
+from mindseg.runtime import Runtime, setup_runtime
 
 EXAMPLES = """examples:
   python eval.py --config configs/fast_scnn/fast_scnn_cityscapes.yaml --ckpt_path best.ckpt --set data.root=D
@@ -292,13 +293,7 @@ def _write_csv(runtime: Runtime, request: Request, classes: tuple[str, ...], row
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "miou", "pixel_accuracy", *classes])
     writer.writerows(rows)
-    _write_text(request.output / f"images{part}.csv", text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    tmp = path.with_name(f".{path.name}.tmp")
-    tmp.write_text(text, encoding="utf-8")
-    os.replace(tmp, path)
+    write_text(request.output / f"images{part}.csv", text.getvalue())
 
 
 def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo,
@@ -344,7 +339,7 @@ def _save(cfg: Config, runtime: Runtime, request: Request, record: dict, result:
     log.info("%s, mode %s, %d images in %.1f s\n%s", record["checkpoint"], record["mode"], record["images"],
              record["seconds"], format_table(record, info.classes))
     write_json(request.output / "eval.json", record)
-    _write_text(request.output / "eval_results.txt", seed_text(record, info.classes))
+    write_text(request.output / "eval_results.txt", seed_text(record, info.classes))
     if request.report:
         write_run_report(request.output, cfg, record, result, runtime, programs)
     log.info("results in %s", request.output)

@@ -18,11 +18,12 @@ from mindseg.config import SCHEMA_FILE, Config, load_config
 from mindseg.data.datasets import IMAGE_SUFFIXES, DatasetInfo, dataset_info
 from mindseg.data.decode import decode_image
 from mindseg.drawing import legend, overlay, save_palette_png, save_png, to_label_ids
-from mindseg.engine.run_dir import log, setup_logging, write_json
 from mindseg.errors import DataError, UserError
 from mindseg.evaluation.evaluator import Segment
+from mindseg.files import write_json
 from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.inference.video import FrameSink, frames, video_facts
+from mindseg.logs import log, setup_logging
 from mindseg.runtime import setup_runtime
 
 EXAMPLES = """examples:
@@ -197,7 +198,7 @@ def predict(model: Model, source: str, output: Output) -> int:
     if {"overlay", "mask", "side"} & set(output.kinds):
         save_png(output.folder / "legend.png", legend(model.info.classes, model.info.palette))
     tally, started = Tally(), time.perf_counter()
-    with logging_redirect_tqdm([logging.getLogger("segmentation")]):
+    with logging_redirect_tqdm([logging.getLogger("mindseg")]):
         if images:
             predict_images(model, base, images, output, tally)
         for path in videos:

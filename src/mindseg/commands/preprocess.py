@@ -15,7 +15,8 @@ from mindseg.data.datasets import Sample, list_samples, read_lines
 from mindseg.data.decode import decode_image
 from mindseg.data.transforms import normalize
 from mindseg.errors import DataError, UserError
-from mindseg.manifest import InputSpec, Manifest, load_manifest, write_bytes, write_text
+from mindseg.files import read_bytes, write_bytes, write_text
+from mindseg.manifest import InputSpec, Manifest, load_manifest
 
 EXAMPLES = """examples:
   python preprocess.py --manifest export/deploy.yaml --dataset data/cityscapes --output preprocess_Result
@@ -202,11 +203,3 @@ def _check_space(output: Path, needed: int) -> None:
     if free < needed:
         raise UserError(f"--output {output}: the bins take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose "
                         "another disk, let the runner read the images, or export with export.normalize_in_graph=true")
-
-
-def read_bytes(path: Path) -> np.ndarray:
-    """Reads a file as uint8 bytes."""
-    try:
-        return np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from error

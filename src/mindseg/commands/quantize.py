@@ -11,8 +11,9 @@ from mindseg.data.datasets import Sample
 from mindseg.deploy.quantize import quantize
 from mindseg.deploy.results import score
 from mindseg.errors import UserError
+from mindseg.files import write_text
 from mindseg.inference.exported import open_session
-from mindseg.manifest import Manifest, load_manifest, write_text
+from mindseg.manifest import Manifest, load_manifest
 
 EXAMPLES = """examples:
   mindseg quantize --manifest export/deploy.yaml --dataset data/cityscapes --output export_int8

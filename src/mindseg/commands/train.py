@@ -11,21 +11,25 @@ from pathlib import Path
 from mindspore import nn
 
 from mindseg.checkpoint import build_network, periodic_checkpoints
+from mindseg.comm import broadcast_object
 from mindseg.config import Config, dump_config, load_config
 from mindseg.data.loader import create_dataset
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import sinking
 from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.pretrained import load_pretrained
-from mindseg.engine.run_dir import create_run_dir, describe_run, log, make_folder, setup_logging
-from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
+from mindseg.engine.run_dir import create_run_dir, describe_run, make_folder
+from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
 from mindseg.errors import UserError
 from mindseg.evaluation.evaluator import evaluate
 from mindseg.inference.network import Segmenter
+from mindseg.logs import log, setup_logging
 from mindseg.losses import create_loss
+from mindseg.modelarts import modelarts, modelarts_arguments
+from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
-from mindseg.runtime import Runtime, from_main, modelarts, modelarts_arguments, profiled, setup_runtime
+from mindseg.runtime import Runtime, profiled, setup_runtime
 from mindseg.schedules import create_schedule
 
 EXAMPLES = """examples:
@@ -93,7 +97,7 @@ def find_resumed(cfg: Config, args: argparse.Namespace, runtime: Runtime) -> Pat
         path = Path(args.resume)
         if not path.exists() or (path.is_dir() and not (path / "config.yaml").is_file()):
             raise UserError(f"--resume {path}: not a run folder; give one that holds config.yaml and ckpt, or auto")
-    found = from_main(found, runtime.size)
+    found = broadcast_object(found, runtime.size)
     return Path(found) if found else None
 
 
@@ -171,7 +175,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     make_folder(checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt")
     setup_logging(run_dir, runtime.rank)
     last = start.checkpoint if start.resumed else find_checkpoint(run_dir)
-    continued = from_main(last is not None, runtime.size)       # what rank 0 has counts, with or without a common disk
+    continued = broadcast_object(last is not None, runtime.size)      # rank 0 decides, with or without a common disk
     if not continued:
         describe_run(cfg, run_dir, runtime)
     batches = divide_batch(cfg, runtime.size)

@@ -20,7 +20,7 @@ from mindseg.data.pipeline import FolderSource, Pipeline, Plan, RecordSource, ch
 from mindseg.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, Window, color_jitter
 from mindseg.errors import DataError
 
-_LOG = logging.getLogger("segmentation.data")      # below the logger of the run, whose log files must show it
+_LOG = logging.getLogger("mindseg.data")      # below the logger of the run, whose log files must show it
 _LOOKAHEAD = 4         # batches before the end of an epoch at which the next one is started, so that there is no gap
 _ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
 _REPLACE_TRIES = 20

@@ -10,16 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mindseg.errors import UserError
-from mindseg.manifest import (
-    MANIFEST_NAME,
-    InputSpec,
-    Manifest,
-    ModelFile,
-    file_sha256,
-    save_manifest,
-    write_bytes,
-    write_text,
-)
+from mindseg.files import file_sha256, write_bytes, write_text
+from mindseg.manifest import MANIFEST_NAME, InputSpec, Manifest, ModelFile, save_manifest
 
 AIPP_NAME = "aipp.cfg"
 LITE_CONFIG_NAME = "lite.ini"

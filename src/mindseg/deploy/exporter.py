@@ -21,6 +21,7 @@ from mindseg.data.datasets import UNMAPPED, DatasetInfo, dataset_info
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
 from mindseg.errors import ConfigError, UserError, first_line
+from mindseg.files import file_sha256, write_text
 from mindseg.manifest import (
     MANIFEST_NAME,
     DatasetSpec,
@@ -29,11 +30,9 @@ from mindseg.manifest import (
     ManifestError,
     ModelFile,
     OutputSpec,
-    file_sha256,
     load_manifest,
     resize_mistake,
     save_manifest,
-    write_text,
 )
 from mindseg.version import __version__
 

@@ -24,7 +24,8 @@ from mindseg.commands.preprocess import fit_image, read_image, to_tensor
 from mindseg.data.datasets import Sample
 from mindseg.deploy import onnx_graph
 from mindseg.errors import UserError, first_line
-from mindseg.manifest import MANIFEST_NAME, Manifest, ModelFile, file_sha256, save_manifest, write_bytes
+from mindseg.files import file_sha256, write_bytes
+from mindseg.manifest import MANIFEST_NAME, Manifest, ModelFile, save_manifest
 from mindseg.version import __version__
 
 MIN_OPSET = 13      # the first with one scale per channel

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mindseg.commands.preprocess import data_section, read_bytes, scaled_size
+from mindseg.commands.preprocess import data_section, scaled_size
 from mindseg.data.datasets import DatasetInfo, Sample, cityscapes_encoding, dataset_info, train_id_table
 from mindseg.data.decode import check_sizes, decode_label, decode_label_values
 from mindseg.errors import DataError, first_line
+from mindseg.files import read_bytes, write_text
 from mindseg.inference.masks import MaskWriter
-from mindseg.manifest import InputSpec, Manifest, write_text
+from mindseg.manifest import InputSpec, Manifest
 from mindseg.metrics import ConfusionMatrix
 
 _PROBES = 16       # labels that are looked at to tell label ids from train ids

@@ -6,8 +6,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindseg.config import Config
-from mindseg.engine.run_dir import log
 from mindseg.errors import UserError
+from mindseg.logs import log
 from mindseg.models.weights import convert, read_weights
 
 

@@ -12,14 +12,16 @@ import mindspore as ms
 from mindspore import Tensor
 
 from mindseg.checkpoint import Progress, name_last, periodic_checkpoints, read_checkpoint, save_checkpoint
+from mindseg.comm import broadcast_object, broadcast_parameters
 from mindseg.config import Config
 from mindseg.data.loader import Loader
 from mindseg.data.sink import SinkLoader
-from mindseg.engine.run_dir import EventFile, MetricsFile, log
+from mindseg.engine.metrics_file import EventFile, MetricsFile
 from mindseg.engine.signals import StopRequested, StopSignals
 from mindseg.engine.train_step import TrainStep, state_parameters
 from mindseg.errors import UserError
-from mindseg.runtime import Runtime, from_main, share_parameters
+from mindseg.logs import log
+from mindseg.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Trainer:
         """
         if self.job.runtime.is_main:
             self._read(path)
-        share_parameters(state_parameters(self.step), self.job.runtime.size)
-        self.progress = Progress(**from_main(asdict(self.progress), self.job.runtime.size))
+        broadcast_parameters(state_parameters(self.step), self.job.runtime.size)
+        self.progress = Progress(**broadcast_object(asdict(self.progress), self.job.runtime.size))
         self.saved = self.progress
         log.info("resumed %s at step %d of %d", path or "rank 0's checkpoint", self.progress.step, self.total)
 
@@ -285,7 +287,7 @@ class Trainer:
 
     def _stop_not_finite(self, names: list[str], loss: float) -> None:
         self._save("not_finite")
-        from_main("saved", self.job.runtime.size)       # a rank that ends sooner would end rank 0 while it writes
+        broadcast_object("saved", self.job.runtime.size)      # a rank that ends first would end rank 0 too
         raise UserError(f"loss is {loss} at step {self.progress.step}; lower optim.lr, or check these samples: "
                         f"{', '.join(names)} (state after the step: {self.job.run_dir / 'ckpt' / 'not_finite.ckpt'}; "
                         "last.ckpt beside it, if there is one, is from before)")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
+from mindseg.comm import all_reduce_sum
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.loader import Loader
 from mindseg.errors import UserError
 from mindseg.evaluation.cityscapes import CATEGORIES, instance_counts
-from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou, sum_over_ranks
+from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou
 from mindseg.resize import Geometry
 
 Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
@@ -110,7 +111,7 @@ def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: 
     if loss is not None:
         mean_loss.reduce()
         scores["loss"] = mean_loss.compute()
-    skipped = int(sum_over_ranks(np.array([len(loader.skipped)]))[0])
+    skipped = int(all_reduce_sum(np.array([len(loader.skipped)]))[0])
     scores |= {"images": loader.num_samples - skipped, "skipped": skipped,
                "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}
     return extremes.result(scores)

@@ -1,6 +1,4 @@
 """Predictions as files: coloured masks, label ids under the benchmarks' names, and archives to hand in."""
-import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -11,6 +9,7 @@ import numpy as np
 from mindseg.data.datasets import DatasetInfo
 from mindseg.drawing import save_palette_png, save_png, to_label_ids
 from mindseg.errors import UserError
+from mindseg.files import replacing
 
 KINDS = ("color", "labelIds")
 _VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"    # the development kit's name for own training data
@@ -68,22 +67,20 @@ def write_submission(files: Sequence[Path], info: DatasetInfo, output: Path) -> 
         The archive, ``submission.zip`` or ``submission.tgz``.
     """
     path = output / ("submission.tgz" if info.name == "voc" else "submission.zip")
-    tmp = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         if info.name == "voc":
-            with tarfile.open(tmp, "w:gz", compresslevel=1) as archive:
+            with tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
                 for file in sorted(files):
-                    data = file.read_bytes()
-                    entry = tarfile.TarInfo(f"{_VOC_FOLDER}/{file.name}")
-                    entry.size = len(data)
-                    archive.addfile(entry, io.BytesIO(data))
+                    archive.add(file, f"{_VOC_FOLDER}/{file.name}", filter=_without_owner)
         else:
-            with zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as archive:     # PNG is compressed already
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:     # PNG is compressed already
                 for file in sorted(files):
                     archive.write(file, file.name)
-        os.replace(tmp, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
-    finally:
-        tmp.unlink(missing_ok=True)
     return path
+
+
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The entry without the user's name, group and time of writing."""
+    plain = tarfile.TarInfo(entry.name)
+    plain.size = entry.size
+    return plain

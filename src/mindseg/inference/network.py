@@ -14,7 +14,7 @@ from mindspore import dtype as mstype
 
 from mindseg.config import Config
 from mindseg.data.datasets import IGNORE
-from mindseg.engine.train_step import Normalize
+from mindseg.models.normalize import Normalize
 from mindseg.resize import create_geometry, times
 
 STRIDE = 32            # the deepest stride of all networks; they pad their input to a multiple of it

@@ -1,0 +1,95 @@
+"""Files: written whole or not at all, read with one-line errors."""
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindseg.errors import DataError, UserError
+
+
+@contextmanager
+def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
+    """Temporary name beside a file, with the same suffix; it takes the file's place when the block ends without error.
+
+    Args:
+        path: File to write; its folder is made if need be.
+        sync: Wait until the file and its name are on the disk.
+
+    Raises:
+        UserError: The file cannot be written; an older one of that name is kept.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            sync_to_disk(temporary)
+        os.replace(temporary, path)
+        if sync:
+            sync_to_disk(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
+                        ) from error
+    finally:
+        with suppress(OSError):     # the folder may be a file
+            temporary.unlink()
+
+
+def sync_to_disk(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file, see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 text file, see :func:`replacing`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, tree: dict) -> None:
+    """Writes JSON, see :func:`replacing`; NaN becomes null, as JSON has no NaN."""
+    write_text(path, json.dumps(_without_nan(tree), indent=2, ensure_ascii=False) + "\n")
+
+
+def _without_nan(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and tree != tree else tree
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """Reads a file as uint8 array.
+
+    Raises:
+        DataError: The file is missing or cannot be read.
+    """
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
