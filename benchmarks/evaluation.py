@@ -17,15 +17,15 @@ import cv2
 import numpy as np
 
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
-from mindseg.checkpoint import build_network
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.data.loader import create_dataset
 from mindseg.errors import run_main
 from mindseg.evaluation.cityscapes import instance_counts
 from mindseg.evaluation.evaluator import evaluate
-from mindseg.inference.network import Segmenter
+from mindseg.inference.network import NetworkPredictor
 from mindseg.metrics import ConfusionMatrix
+from mindseg.models import build_network
 from mindseg.runtime import setup_runtime
 from tools.synthetic import make_street, street_name, write_street
 
@@ -108,12 +108,12 @@ def loop(args: argparse.Namespace) -> None:
             copy_street(Path(folder), index % distinct, index)
         cfg = config(folder, args.model)
         setup_runtime(cfg.runtime)
-        segment = Segmenter(cfg, build_network(cfg), 19)
+        segment = NetworkPredictor(cfg, build_network(cfg), CITYSCAPES)
         image = make_street(3, "val", 0, args.height, args.width).image[None]
         segment(image, image.shape[1:3])     # compiles
         loader = create_dataset(cfg, "eval")
         started = time.process_time()
-        scores = evaluate(segment, loader, loader.info).scores
+        scores = evaluate(segment, loader).scores
         used = time.process_time() - started
     pixels = Tensor(image)
     bare, bare_used = [], median_ms(lambda: segment._to_ids(pixels).asnumpy()) / 1000
@@ -150,7 +150,7 @@ def memory(args: argparse.Namespace) -> None:
 def memory_child(args: argparse.Namespace) -> None:
     cfg = config(".", args.model, "eval.mode=msflip")
     setup_runtime(cfg.runtime)
-    segment = Segmenter(cfg, build_network(cfg), 19)
+    segment = NetworkPredictor(cfg, build_network(cfg), CITYSCAPES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     segment(np.zeros((1, args.height, args.width, 3), np.uint8), (args.height, args.width))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -47,8 +47,8 @@ def export_default(folder: Path, height: int, width: int) -> Path:
     """Exports Fast-SCNN with random weights: its speed does not depend on them."""
     import mindspore as ms
 
-    from mindseg.checkpoint import build_network
     from mindseg.config import load_config
+    from mindseg.models import build_network
 
     config = ROOT / "configs/fast_scnn/fast_scnn_cityscapes.yaml"
     ms.save_checkpoint(build_network(load_config(config)), str(folder / "random.ckpt"))

@@ -11,7 +11,6 @@ import numpy as np
 
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from benchmarks.support.torch_peer import TorchPeer, measure
-from mindseg.checkpoint import build_network
 from mindseg.commands.train import Batches, build_step
 from mindseg.config import Config, load_config
 from mindseg.data.loader import create_dataset
@@ -19,6 +18,7 @@ from mindseg.engine.train_step import TrainStep
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import run_main
 from mindseg.logs import setup_logging
+from mindseg.models import build_network
 from mindseg.runtime import Runtime, setup_runtime
 from tools.synthetic import write_street
 

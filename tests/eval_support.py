@@ -3,8 +3,9 @@ from pathlib import Path
 
 import mindspore as ms
 
-from mindseg.checkpoint import Progress, build_network, save_checkpoint
+from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.config import Config, load_config
+from mindseg.models import build_network
 from tools.synthetic import write_street
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,6 +5,7 @@ Importing this package prepares the process environment and must come before ``i
 import os
 import sys
 import warnings
+from typing import Any
 
 from mindseg.version import __version__ as __version__
 
@@ -19,3 +20,14 @@ if "ONEDNN_MAX_CPU_ISA" not in os.environ:
 
 # MindSpore's warnings (a missing Ascend toolkit on a CPU, say) would drown our own lines; 3 shows errors only.
 os.environ.setdefault("GLOG_v", "3")
+
+
+def __getattr__(name: str) -> Any:
+    """Loads ``mindseg.load`` and ``mindseg.create_model`` when they are first used: the latter needs MindSpore."""
+    if name == "load":
+        from mindseg.inference.loading import load
+        return load
+    if name == "create_model":
+        from mindseg.models import create_model
+        return create_model
+    raise AttributeError(f"module 'mindseg' has no attribute '{name}'")

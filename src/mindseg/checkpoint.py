@@ -13,7 +13,7 @@ from mindspore import Parameter, nn
 from mindseg.config import Config, dump_config
 from mindseg.errors import UserError, first_line
 from mindseg.files import sync_to_disk
-from mindseg.models import create_model
+from mindseg.models import build_network
 
 EXTRAS = ("epoch", "step", "best_miou", "eval_step", "config")
 
@@ -155,18 +155,6 @@ def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> No
             raise UserError(f"{origin}: {name} has shape {tuple(arrays[name].shape)}, this network wants "
                             f"{tuple(param.shape)}; check model.num_classes and model.variant")
         param.set_data(ms.Tensor(arrays[name], param.dtype))
-
-
-def build_network(cfg: Config, **replace) -> nn.Cell:
-    """The network of section ``model``; keys that are null keep the network's own defaults.
-
-    Args:
-        cfg: Configuration.
-        **replace: Constructor arguments that win over the configuration.
-    """
-    arguments = {k: v for k, v in cfg.model.items() if k not in ("name", "num_classes", "pretrained_part")}
-    arguments = {k: v for k, v in {**arguments, **replace}.items() if v is not None}
-    return create_model(cfg.model.name, cfg.model.num_classes, **arguments)
 
 
 def load_network(cfg: Config, ckpt_path: str | Path) -> nn.Cell:

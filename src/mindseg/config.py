@@ -81,25 +81,30 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 def _read_yaml(path: Path) -> dict:
     try:
-        with open(path, encoding="utf-8") as stream:
-            loader = _UniqueKeyLoader(stream)
-            loader.name = str(path)
-            try:
-                tree = loader.get_single_data()
-            finally:
-                loader.dispose()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read it ({error})") from None
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, origin: str) -> dict:
+    try:
+        loader = _UniqueKeyLoader(text)
+        loader.name = origin
+        try:
+            tree = loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise ConfigError(f"{origin}: {where}not valid YAML ({getattr(error, 'problem', error)})") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of sections, this is a {type(tree).__name__}")
+        raise ConfigError(f"{origin}: a configuration is a mapping of sections, this is a {type(tree).__name__}")
     return tree
 
 
@@ -171,7 +176,7 @@ def _nearest_key(section: str, key: str, schema: dict) -> str:
     return f"; did you mean '{name}'?"
 
 
-def _check_tree(path: Path, tree: dict, schema: dict) -> None:
+def _check_tree(path: str | Path, tree: dict, schema: dict) -> None:
     for section, keys in tree.items():
         if section not in schema:
             raise ConfigError(f"{path}: unknown section '{section}'{_nearest(str(section), schema)}")
@@ -229,11 +234,45 @@ def parse_override(text: str, schema: dict) -> tuple[str, str, Any]:
     return section, key, value
 
 
+def find_config(name: str | Path) -> Path:
+    """The file of a configuration.
+
+    Args:
+        name: Path, or the name of one of the project's configurations, such as ``fast_scnn_camvid``.
+
+    Raises:
+        ConfigError: The project has no configuration of that name.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return path
+    known = {file.stem: file for file in sorted(CONFIGS.glob("*/*.yaml")) if file.parent.name != "protocols"}
+    if path.name not in known:
+        raise ConfigError(f"{name}: no configuration has this name or path{_nearest(path.name, known)}")
+    return known[path.name]
+
+
+def parse_config(text: str, origin: str, overrides: Iterable[str] = ()) -> Config:
+    """The configuration of a text that :func:`dump_config` wrote; keys that it lacks get their defaults.
+
+    Args:
+        text: YAML without ``_base_``.
+        origin: File that holds the text, for messages.
+        overrides: ``section.key=value`` texts; later wins.
+
+    Raises:
+        ConfigError: As :func:`load_config`.
+    """
+    schema, tree = load_schema(), _parse_yaml(text, origin)
+    _check_tree(origin, tree, schema)
+    return _resolve(tree, overrides, schema, origin)
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Loads a configuration: schema defaults, then `_base_` files, then the file, then overrides.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of one of the project's configurations.
         overrides: ``section.key=value`` texts, as given to ``--set``; later wins.
 
     Returns:
@@ -243,8 +282,13 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: Unknown key, wrong type, or keys that contradict each other; names file, key, nearest legal key.
     """
     schema = load_schema()
+    return _resolve(_load_tree(find_config(path), schema), overrides, schema, str(path))
+
+
+def _resolve(loaded: dict, overrides: Iterable[str], schema: dict, origin: str) -> Config:
+    """The defaults, then what was loaded, then overrides; checked."""
     tree = {section: {k: key.default for k, key in keys.items()} for section, keys in schema.items()}
-    _merge(tree, _load_tree(Path(path), schema))
+    _merge(tree, loaded)
     for text in overrides:
         section, key, value = parse_override(text, schema)
         tree[section][key] = value
@@ -253,7 +297,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             if spec.type.startswith("float") and isinstance(tree[section][key], int):
                 tree[section][key] = float(tree[section][key])
     cfg = Config.from_dict(tree)
-    check_rules(cfg, str(path))
+    check_rules(cfg, origin)
     return cfg
 
 

@@ -5,16 +5,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import yaml
 
+from mindseg.data.datasets import DatasetInfo, dataset_info
+from mindseg.data.decode import decode_image
+from mindseg.data.transforms import normalize
 from mindseg.errors import UserError
-from mindseg.files import file_sha256, write_text
+from mindseg.files import file_sha256, read_bytes, write_text
+from mindseg.resize import RULES as RESIZE_RULES
+from mindseg.resize import EvalResize, check_resize
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
 FORMATS = ("onnx", "openvino", "mindir", "om", "air")
-RESIZE_RULES = ("none", "exact", "short_side", "long_side")
 _AGAIN = "correct it or run export.py again"
 
 
@@ -61,6 +66,32 @@ class InputSpec:
     def batch(self) -> int:
         """Batch size, -1 if dynamic."""
         return self.shape[0]
+
+    @property
+    def eval_resize(self) -> EvalResize:
+        """The rule that brings images to the model's size, and its answers back."""
+        return eval_resize(self.resize, pad_value=tuple(self.pad_value), input_size=self.size)
+
+    def read_image(self, path: Path) -> np.ndarray:
+        """Reads an image file as uint8 (H, W, 3) in the model's colour order."""
+        image = decode_image(read_bytes(path), str(path))
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if self.color_order == "RGB" else image
+
+    def prepare(self, image: np.ndarray, name: str = "image") -> np.ndarray:
+        """One image as the model takes it.
+
+        Args:
+            image: uint8 (H, W, 3) in the model's colour order.
+            name: Name of the image for messages.
+
+        Returns:
+            float32 (3, height, width), normalised, or uint8 (height, width, 3) if the graph normalises.
+
+        Raises:
+            DataError: The image does not fit the model's size.
+        """
+        image = self.eval_resize.apply(image, name=name)
+        return image if self.normalize == "graph" else normalize(image, self.mean, self.std, self.value_range)
 
 
 @dataclass(frozen=True)
@@ -131,6 +162,18 @@ class Manifest:
     def num_classes(self) -> int:
         """Number of classes that the model can answer."""
         return len(self.dataset.classes)
+
+    def data_section(self) -> dict[str, Any]:
+        """The part of a configuration's section ``data`` that describes this data set."""
+        d = self.dataset
+        section = {"name": d.name, "class_names": list(d.classes), "palette": [list(c) for c in d.palette]}
+        return section | ({"label_map": d.label_map} if d.label_map else {})
+
+    def dataset_info(self) -> DatasetInfo:
+        """The data set's classes and label values, with the names and colours of the manifest."""
+        d = self.dataset
+        return replace(dataset_info(self.data_section()), classes=d.classes, palette=d.palette, ignore_id=d.ignore_id,
+                       train_to_id=d.label_ids)
 
     def find(self, fmt: str, batch: int | None = None) -> ModelFile:
         """Finds the entry of a format.
@@ -308,28 +351,16 @@ def _read_resize(section: _Section, takes: Sequence[int]) -> dict[str, Any]:
     if np.min(resize.get("size", 1)) < 1:
         raise section.error("size", resize["size"], "it must be positive")
     resize["pad"] = section.get("pad", bool)
-    reason = resize_mistake(resize, takes)
+    reason = check_resize(eval_resize(resize, input_size=tuple(takes)))
     if reason:
         raise section.error("size", resize["size"], reason)
     return resize
 
 
-def resize_mistake(resize: dict[str, Any], takes: Sequence[int]) -> str:
-    """Why no image at all could fit into an input of height and width ``takes``; empty if one can.
-
-    Args:
-        resize: ``{rule, size, pad}`` as in the manifest.
-        takes: Height and width of the model's input.
-    """
-    rule, size, height, width = resize["rule"], resize.get("size"), *takes
-    if rule == "none":
-        return ""
-    if isinstance(size, list):
-        larger, equal = size[0] > height or size[1] > width, list(size) == [height, width]
-        fits = not larger and (equal or resize["pad"] or rule != "exact")
-    else:
-        fits = size <= (min(height, width) if rule == "short_side" else max(height, width))
-    return "" if fits else f"the input takes {height}x{width}"
+def eval_resize(resize: dict[str, Any], **more: Any) -> EvalResize:
+    """The manifest's ``{rule, size, pad}`` as a resize rule."""
+    size = resize.get("size") or ()
+    return EvalResize(resize["rule"], (size,) if isinstance(size, int) else tuple(size), pad=resize["pad"], **more)
 
 
 def _read_output(section: _Section) -> OutputSpec:

@@ -50,18 +50,10 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
     """
     r = cfg_runtime
     device_id = _device_id(r.device_id)
-    target = _choose_device(os.environ.get("DEVICE_TARGET", r.device_target))
-    ms.set_context(mode=ms.GRAPH_MODE if r.mode == "graph" else ms.PYNATIVE_MODE)
+    target = choose_device(os.environ.get("DEVICE_TARGET", r.device_target))
     launched = _adopt_launcher(target)
-    try:
-        # With a launcher every process finds its own card: msrun sets the visible devices' order.
-        if launched or target == "CPU":
-            ms.set_device(target)
-        else:
-            ms.set_device(target, device_id)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"runtime.device_target = {target}: device {device_id} cannot be used "
-                        f"({first_line(error)}); set runtime.device_target=CPU or another runtime.device_id") from None
+    # With a launcher every process finds its own card: msrun sets the visible devices' order.
+    use_device(target, None if launched else device_id, r.mode)
     if target == "CPU" and r.threads:
         ms.runtime.dispatch_threads_num(r.threads)
         ms.device_context.cpu.op_tuning.threads_num(r.threads)
@@ -70,11 +62,35 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
     return Runtime(target, device_id, rank, size)
 
 
-def _choose_device(wanted: str) -> str:
-    if wanted not in ("auto", "CPU", "Ascend", "GPU"):
-        raise UserError(f"DEVICE_TARGET = {wanted} is not one of auto, CPU, Ascend, GPU")
-    if wanted != "auto":
-        return wanted
+def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "graph") -> None:
+    """Sets MindSpore's device and execution mode.
+
+    Args:
+        target: ``auto``, ``CPU``, ``Ascend`` or ``GPU``.
+        device_id: Number of the device; None: the launcher has chosen it.
+        mode: ``graph`` or ``pynative``.
+
+    Raises:
+        UserError: The device is not there.
+    """
+    target = choose_device(target)
+    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    try:
+        if device_id is None or target == "CPU":
+            ms.set_device(target)
+        else:
+            ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"runtime.device_target = {target}: device {device_id} cannot be used "
+                        f"({first_line(error)}); set runtime.device_target=CPU or another runtime.device_id") from None
+
+
+def choose_device(target: str) -> str:
+    """The device itself where ``auto`` is asked for: Ascend if its driver is there, else the CPU."""
+    if target not in ("auto", "CPU", "Ascend", "GPU"):
+        raise UserError(f"DEVICE_TARGET = {target} must be one of auto, CPU, Ascend, GPU")
+    if target != "auto":
+        return target
     return "Ascend" if Path("/dev/davinci_manager").exists() else "CPU"
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 import mindspore as ms
 from mindspore.mindrecord import FileWriter
 
-from mindseg.checkpoint import build_network
 from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES, VOC, dataset_info
@@ -23,7 +22,7 @@ from mindseg.data.loader import create_dataset
 from mindseg.errors import ConfigError
 from mindseg.losses import create_loss
 from mindseg.manifest import load_manifest
-from mindseg.models import create_model
+from mindseg.models import build_network, create_model
 from mindseg.optim import create_optimizer
 from mindseg.schedules import create_schedule
 from tests.system.migration_support import ROOT, Bench, run_python

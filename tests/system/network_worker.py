@@ -10,10 +10,10 @@ import numpy as np
 from mindspore import Tensor
 
 import mindseg  # noqa: F401
-from mindseg.checkpoint import build_network
 from mindseg.commands.train import build_step, divide_batch
 from mindseg.config import load_config
 from mindseg.data.datasets import CITYSCAPES
+from mindseg.models import build_network
 from mindseg.runtime import setup_runtime
 from tools.synthetic import make_street
 

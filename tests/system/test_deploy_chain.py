@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindseg.commands.preprocess import find_samples, read_image
+from mindseg.commands.postprocess import score
+from mindseg.commands.preprocess import find_samples
 from mindseg.config import load_config
 from mindseg.deploy import exporter
-from mindseg.deploy.results import score
-from mindseg.inference.exported import open_session
+from mindseg.inference.exported import open_exported
 from tests.deploy_support import make_cityscapes, make_tiny_network
 from tests.system.runner_support import build_folder
 
@@ -36,9 +36,9 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(work):
     """mIoU of the ONNX file in onnxruntime."""
-    session = open_session(work / "my export")
+    session = open_exported(work / "my export")
     spec = session.manifest.input
-    scores = score(session.manifest, lambda sample, size: session(read_image(sample.image, spec)[None], size)[0],
+    scores = score(session.manifest, lambda sample, size: session(spec.read_image(sample.image)[None], size)[0],
                    find_samples(session.manifest, work / "data set"))
     assert 0 < scores["miou"] < 1
     return scores["miou"]

@@ -19,7 +19,7 @@ from mindseg.config import load_config
 from mindseg.data.transforms import normalize
 from mindseg.deploy import exporter, onnx_graph
 from mindseg.errors import UserError
-from mindseg.inference.exported import open_session
+from mindseg.inference.exported import open_exported
 from mindseg.manifest import load_manifest
 from tests.deploy_support import MEAN, STD, make_network, make_tiny_network
 
@@ -108,7 +108,7 @@ def test_every_program_answers_as_the_network(network, exported):
     images = random_images(1, 2)
     logits = network_logits(network, images)
     for fmt in ("onnx", "mindir"):
-        ids = open_session(exported, fmt)(images)
+        ids = open_exported(exported, fmt)(images)
         assert ids.dtype == np.uint8
         assert_ids(ids, logits)
     core = ov.Core()
@@ -126,7 +126,7 @@ def test_dynamic_batch_logits_and_a_size_that_is_no_multiple(network, tmp_path):
     images = random_images(2, 3, (95, 127))
     logits = network_logits(network, images)
     for fmt in ("onnx", "mindir"):
-        session = open_session(manifest, fmt)
+        session = open_exported(manifest, fmt)
         for count in (1, 3):
             answer = session.infer(images[:count])
             assert answer.shape == (count, 19, 95, 127)
@@ -135,8 +135,8 @@ def test_dynamic_batch_logits_and_a_size_that_is_no_multiple(network, tmp_path):
 
 def test_ids_in_the_graph_equal_ids_from_logits(tiny, tmp_path):
     images = random_images(6, 2)
-    ids = open_session(export(tiny, tmp_path / "ids", formats=["ONNX"]))
-    logits = open_session(export(tiny, tmp_path / "logits", formats=["ONNX"], output_type="logits"))
+    ids = open_exported(export(tiny, tmp_path / "ids", formats=["ONNX"]))
+    logits = open_exported(export(tiny, tmp_path / "logits", formats=["ONNX"], output_type="logits"))
     np.testing.assert_array_equal(ids(images), logits(images))
     # At another size ids are sampled nearest, logits bilinearly: the same but for the borders of the regions.
     small = ids(images, (48, 64)) == logits(images, (48, 64))
@@ -151,7 +151,7 @@ def test_every_network_with_a_dynamic_batch_and_an_odd_size(tmp_path, name, opti
     images = random_images(8, 3, (65, 97))
     logits = network_logits(network, images)
     for fmt in ("onnx", "mindir"):
-        assert_ids(open_session(manifest, fmt)(images), logits)
+        assert_ids(open_exported(manifest, fmt)(images), logits)
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_normalisation_in_the_graph_and_a_batch_of_four(tiny, tmp_path):
     images = random_images(3, 6)
     logits = network_logits(tiny, images)
     for fmt in ("onnx", "mindir"):
-        assert_ids(open_session(manifest, fmt)(images), logits)
+        assert_ids(open_exported(manifest, fmt)(images), logits)
     operators = {node.op_type for node in onnx.load(tmp_path / "fast_scnn_bs4.onnx").graph.node}
     assert "Resize" in operators
 
@@ -210,7 +210,7 @@ def test_the_void_channel_is_cut_off(tmp_path):
                       formats=["ONNX"], output_type="logits")
     assert manifest.output.shape == (1, 19, 96, 128)
     assert manifest.num_classes == 19
-    assert open_session(manifest).infer(random_images(4, 1)).shape == (1, 19, 96, 128)
+    assert open_exported(manifest).infer(random_images(4, 1)).shape == (1, 19, 96, 128)
 
 
 def test_a_model_that_differs_is_not_written(tiny, tmp_path, monkeypatch):
@@ -281,4 +281,4 @@ def test_command_line_refuses_air_and_writes_the_rest(network, tmp_path):
     assert "Traceback" not in done.stderr
     assert [entry.format for entry in load_manifest(tmp_path / "out").models] == ["onnx"]
     images = random_images(5, 1)
-    assert_ids(open_session(tmp_path / "out")(images), network_logits(network, images))
+    assert_ids(open_exported(tmp_path / "out")(images), network_logits(network, images))

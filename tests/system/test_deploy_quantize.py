@@ -9,12 +9,12 @@ import openvino as ov
 import pytest
 from onnx import TensorProto
 
-from mindseg.commands.preprocess import find_samples, fit_image, read_image, to_tensor
+from mindseg.commands.preprocess import find_samples
 from mindseg.config import load_config
 from mindseg.deploy import exporter
 from mindseg.deploy.quantize import quantize
 from mindseg.errors import UserError
-from mindseg.inference.exported import open_session
+from mindseg.inference.exported import open_exported
 from mindseg.manifest import load_manifest
 from tests.deploy_support import make_cityscapes, make_network, make_tiny_network
 
@@ -40,13 +40,13 @@ def test_int8_stays_close_in_both_programs(exported, tmp_path):
     assert made.models[0].extra == {"precision": "int8", "calibration_images": 4}
     assert made.input == manifest.input
     spec = manifest.input
-    images = np.stack([read_image(sample.image, spec) for sample in samples])
-    expected, answer = open_session(manifest).infer(images), open_session(made).infer(images)
+    images = np.stack([spec.read_image(sample.image) for sample in samples])
+    expected, answer = open_exported(manifest).infer(images), open_exported(made).infer(images)
     scale = np.abs(expected).max()
     assert 0 < np.abs(answer - expected).max() < 0.1 * scale
     assert (answer.argmax(1) == expected.argmax(1)).mean() > 0.95
     compiled = ov.Core().compile_model(str(made.model_path(made.models[0])), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    other = compiled(to_tensor(fit_image(images[0], spec), spec)[None])[0]
+    other = compiled(spec.prepare(images[0])[None])[0]
     assert np.abs(other[0] - expected[0]).max() < 0.1 * scale
 
 
@@ -62,10 +62,10 @@ def test_every_network_runs_as_int8_in_both_programs(tmp_path, name, options):
     manifest = exporter.export_network(network, cfg, source, ["ONNX"], tmp_path / "model", "logits")
     samples = find_samples(manifest, tmp_path / "data")
     made = quantize(manifest, samples, tmp_path / "int8")
-    image = read_image(samples[0].image, manifest.input)
-    first = open_session(made).infer(image[None])[0]
+    image = manifest.input.read_image(samples[0].image)
+    first = open_exported(made).infer(image[None])[0]
     compiled = ov.Core().compile_model(str(made.model_path(made.models[0])), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    second = compiled(to_tensor(fit_image(image, manifest.input), manifest.input)[None])[0][0]
+    second = compiled(manifest.input.prepare(image)[None])[0][0]
     # Rounding grows through random layers, and the programs fuse differently: how close a trained network stays is
     # measured in docs/deployment.md. What is seen here is that both run the file and mean the same by it.
     assert first.shape == second.shape

@@ -18,6 +18,7 @@ from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.runtime import Runtime
 from tests.deploy_support import make_tiny_network
 from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
+from tests.predictors import FunctionPredictor
 
 RUNTIME = Runtime("CPU", 0)
 
@@ -136,8 +137,8 @@ def test_images_csv_equals_numpy(record, run_folder, streets):
 
 def test_several_ranks_hand_in_their_own_masks_only(streets, tmp_path, monkeypatch):
     """Rank 1's part and then rank 0's, one after the other, into a folder that holds an earlier run's mask."""
-    monkeypatch.setattr(scoring, "open_checkpoint",
-                        lambda *_: lambda images, size: np.zeros((len(images), *size), np.uint8))
+    road = FunctionPredictor(lambda images, size: np.zeros((len(images), *size), np.uint8), CITYSCAPES)
+    monkeypatch.setattr(scoring, "open_checkpoint", lambda *_: road)
     cfg, masks = street_config(streets), tmp_path / "masks_labelIds"
     masks.mkdir()
     (masks / "earlier_labelIds.png").write_bytes(b"an earlier run's")

@@ -9,14 +9,16 @@ import pytest
 
 import mindspore as ms
 
-import predict as predict_verb
-from mindseg.commands.predict import Model, Output, find_inputs, open_predictor, predict
+from mindseg.commands import predict as predict_verb
+from mindseg.commands.predict import Output, find_inputs, predict
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import DataError, UserError
+from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
 from tests.deploy_support import MEAN, STD, make_tiny_network
 from tests.eval_support import CONFIG, make_checkpoint, street_config
+from tests.predictors import FunctionPredictor
 
 SIZE = (48, 64)
 
@@ -27,7 +29,7 @@ def dark_is_road(images, size):
     return np.where(images[..., 0] > 127, 10, 0).astype(np.uint8)
 
 
-MODEL = Model(dark_is_road, CITYSCAPES, "RGB")
+MODEL = FunctionPredictor(dark_is_road, CITYSCAPES)
 
 
 def street(bright_columns: int) -> np.ndarray:
@@ -187,7 +189,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
         return dark_is_road(images, size)
 
     with pytest.raises(KeyboardInterrupt):
-        predict(Model(stops, CITYSCAPES, "RGB"), str(path), Output(tmp_path / "out", ("overlay",)))
+        predict(FunctionPredictor(stops, CITYSCAPES), str(path), Output(tmp_path / "out", ("overlay",)))
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["legend.png"]
 
 
@@ -196,7 +198,8 @@ def test_colour_order_reaches_the_model(tmp_path):
     image[..., 2] = 200                                             # red, in OpenCV's order
     cv2.imwrite(str(tmp_path / "red.png"), image)
     for order, expected in (("RGB", 10), ("BGR", 0)):
-        predict(Model(dark_is_road, CITYSCAPES, order), str(tmp_path / "red.png"), Output(tmp_path / order, ("ids",)))
+        predictor = FunctionPredictor(dark_is_road, CITYSCAPES, color_order=order)
+        predict(predictor, str(tmp_path / "red.png"), Output(tmp_path / order, ("ids",)))
         ids = cv2.imread(str(tmp_path / order / "red_ids.png"), cv2.IMREAD_UNCHANGED)
         assert set(np.unique(ids)) == {expected}
 
@@ -206,7 +209,8 @@ def test_checkpoint_on_an_image_of_odd_size(tmp_path):
                         "eval.label_size=input")
     path = make_checkpoint(tmp_path / "x.ckpt", cfg)
     cv2.imwrite(str(tmp_path / "odd.png"), np.random.default_rng(0).integers(0, 256, (51, 77, 3), np.uint8))
-    assert predict(open_predictor(cfg, str(path)), str(tmp_path / "odd.png"), Output(tmp_path / "out", ("ids",))) == 0
+    predictor = open_checkpoint(path, cfg, whole_image=True)
+    assert predict(predictor, str(tmp_path / "odd.png"), Output(tmp_path / "out", ("ids",))) == 0
     assert cv2.imread(str(tmp_path / "out" / "odd_ids.png"), cv2.IMREAD_UNCHANGED).shape == (51, 77)
 
 
@@ -244,15 +248,15 @@ def test_exported_model(exported, tmp_path, rng, run_cli, file_format):
 def test_a_mindir_model_gets_the_device_that_eval_would_take(exported, tmp_path, monkeypatch):
     """onnxruntime needs none; MindSpore must be set up before the model is opened."""
     cv2.imwrite(str(tmp_path / "a.png"), street(10))
-    asked, opened = [], predict_verb.open_manifest
+    asked, opened = [], predict_verb.open_exported
     monkeypatch.setattr(predict_verb, "setup_logging", lambda: None)
     monkeypatch.setattr(predict_verb, "setup_runtime", lambda r: asked.append((r.device_target, r.mode)))
-    monkeypatch.setattr(predict_verb, "open_manifest", lambda *words: asked.append(words[1]) or opened(*words))
+    monkeypatch.setattr(predict_verb, "open_exported", lambda *words: asked.append(words[1]) or opened(*words))
     for file_format in ("ONNX", "MINDIR"):
         monkeypatch.setattr(sys, "argv", ["predict.py", "--manifest", str(exported[1]), "--input", str(tmp_path),
                                           "--output", str(tmp_path / "out"), "--file_format", file_format])
         assert predict_verb.main() == 0
-    assert asked == ["ONNX", ("auto", "graph"), "MINDIR"]
+    assert asked == ["onnx", ("auto", "graph"), "mindir"]
 
 
 def test_random_weights_are_refused(run_cli, tmp_path):

@@ -11,7 +11,6 @@ from mindspore import Parameter, Tensor
 from mindseg import checkpoint as module
 from mindseg.checkpoint import (
     Progress,
-    build_network,
     load_network,
     load_weights,
     name_last,
@@ -23,6 +22,7 @@ from mindseg.commands import publish
 from mindseg.config import load_config
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.errors import UserError
+from mindseg.models import build_network
 from tests.system.train_support import ROOT
 
 

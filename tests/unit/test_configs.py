@@ -10,11 +10,11 @@ import yaml
 import mindspore as ms
 from mindspore import Tensor
 
-from mindseg.checkpoint import build_network
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
 from mindseg.errors import ConfigError
 from mindseg.losses import create_loss
+from mindseg.models import build_network
 from mindseg.optim import group_parameters
 from mindseg.schedules import create_schedule
 

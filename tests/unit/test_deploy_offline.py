@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mindseg.commands.preprocess import find_samples, fit_image, preprocess, read_image, scaled_size, to_tensor
-from mindseg.deploy.results import Results, dataset_of, interpret, score, to_ids, write_scores
+from mindseg.commands.postprocess import Results, interpret, score, write_scores
+from mindseg.commands.preprocess import find_samples, preprocess
 from mindseg.errors import DataError, UserError
 from mindseg.inference.masks import MaskWriter
-from mindseg.manifest import OutputSpec, save_manifest
+from mindseg.manifest import OutputSpec, eval_resize, save_manifest
 from tests.deploy_support import MEAN, STD, make_cityscapes, make_list_data, make_manifest, write_png
 
 
@@ -30,20 +30,20 @@ def with_resize(manifest, rule, size=None, pad=False, **changes):
     ("long_side", [48, 64], (96, 96), (48, 48)), ("long_side", [48, 64], (10, 40), (16, 64)),
     ("long_side", 512, (333, 500), (341, 512)), ("long_side", 64, (1, 1000), (1, 64))])
 def test_resize_rules(rule, size, image, expected):
-    assert scaled_size(*image, {"rule": rule, "size": size, "pad": True}) == expected
+    assert eval_resize({"rule": rule, "size": size, "pad": True}).scaled_size(*image) == expected
 
 
 def test_input_tensor_by_hand(tmp_path):
     manifest = with_resize(make_manifest(tmp_path), "long_side", 64, pad=True)
     rng = np.random.default_rng(1)
     bgr = rng.integers(0, 256, (90, 128, 3), np.uint8)
-    image = read_image(write_png(tmp_path / "a.png", bgr), manifest.input)
+    image = manifest.input.read_image(write_png(tmp_path / "a.png", bgr))
     np.testing.assert_array_equal(image, bgr[..., ::-1])
     small = cv2.resize(bgr, (64, 45), interpolation=cv2.INTER_LINEAR)[..., ::-1]
     expected = np.empty((48, 64, 3))
     expected[:] = (124, 116, 104)
     expected[:45] = small
-    tensor = to_tensor(fit_image(image, manifest.input), manifest.input)
+    tensor = manifest.input.prepare(image)
     assert tensor.dtype == np.float32
     np.testing.assert_allclose(tensor, ((expected - MEAN) / STD).transpose(2, 0, 1), atol=1e-6)
 
@@ -52,12 +52,12 @@ def test_value_range_one_bgr_and_raw_bytes(tmp_path):
     spec = replace(make_manifest(tmp_path).input, color_order="BGR", value_range=1.0, mean=(0.4, 0.5, 0.6),
                    std=(0.2, 0.3, 0.4))
     bgr = np.random.default_rng(2).integers(0, 256, (48, 64, 3), np.uint8)
-    image = read_image(write_png(tmp_path / "a.png", bgr), spec)
+    image = spec.read_image(write_png(tmp_path / "a.png", bgr))
     np.testing.assert_array_equal(image, bgr)
     expected = (bgr / 255.0 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4)
-    np.testing.assert_allclose(to_tensor(fit_image(image, spec), spec), expected.transpose(2, 0, 1), atol=2e-6)
+    np.testing.assert_allclose(spec.prepare(image), expected.transpose(2, 0, 1), atol=2e-6)
     raw = replace(spec, layout="NHWC", dtype="uint8", normalize="graph", shape=(1, 48, 64, 3))
-    np.testing.assert_array_equal(to_tensor(fit_image(image, raw), raw), bgr)
+    np.testing.assert_array_equal(raw.prepare(image), bgr)
 
 
 def test_an_image_that_does_not_fit_is_named(tmp_path):
@@ -65,7 +65,7 @@ def test_an_image_that_does_not_fit_is_named(tmp_path):
     for rule in ("none", "exact"):
         manifest = with_resize(make_manifest(tmp_path), rule, [48, 60] if rule == "exact" else None)
         with pytest.raises(DataError, match=r"a\.png: image of 60x64 becomes .* the model takes 48x64"):
-            fit_image(image, manifest.input, "a.png")
+            manifest.input.prepare(image, "a.png")
 
 
 @pytest.mark.parametrize("in_graph", [False, True])
@@ -301,10 +301,10 @@ def test_masks_return_to_the_labels_size_and_lose_the_padding(tmp_path):
     manifest = with_resize(make_manifest(tmp_path), "long_side", 64, pad=True)
     ids = np.ones((48, 64), np.uint8)
     ids[:32] = np.repeat(np.arange(32)[:, None] // 16, 64, 1)
-    back = to_ids(ids, manifest.input, (64, 128), (64, 128))
+    back = manifest.input.eval_resize.restore(ids, (64, 128), (64, 128))
     np.testing.assert_array_equal(back, np.repeat(np.arange(64)[:, None] // 32, 128, 1))
     ramp = np.stack([np.linspace(1, -1, 64)[None].repeat(48, 0), np.zeros((48, 64))]).astype(np.float32)
-    back = to_ids(ramp, manifest.input, (96, 128), (96, 128))
+    back = manifest.input.eval_resize.restore(ramp, (96, 128), (96, 128))
     np.testing.assert_array_equal(back, np.repeat((np.arange(128) >= 64)[None], 96, 0))
 
 
@@ -326,7 +326,7 @@ def test_masks_have_the_manifests_colours_or_official_ids(tmp_path):
     manifest = make_manifest(tmp_path)
     dataset = replace(manifest.dataset, palette=((10, 20, 30), (40, 50, 60)), label_ids=(7, 33))
     ids = np.array([[0, 1], [1, 0]], np.uint8)
-    info = dataset_of(replace(manifest, dataset=dataset))
+    info = replace(manifest, dataset=dataset).dataset_info()
     wanted = {"color": np.array([(30, 20, 10), (60, 50, 40)])[ids], "labelIds": np.array([7, 33])[ids]}
     for kind, expected in wanted.items():
         writer = MaskWriter(kind, info, tmp_path / "masks")

@@ -140,11 +140,10 @@ def export_without_operator(tmp_path):
 def other_image_size(tmp_path):
     from dataclasses import replace
 
-    from mindseg.commands.preprocess import fit_image
 
     spec = replace(make_manifest(tmp_path).input, shape=(1, 3, 512, 1024),
                    resize={"rule": "none", "size": None, "pad": False})
-    fit_image(np.zeros((720, 1280, 3), np.uint8), spec, "street.png")
+    spec.prepare(np.zeros((720, 1280, 3), np.uint8), "street.png")
 
 
 def export_differs(tmp_path):

@@ -8,8 +8,9 @@ from mindseg.data.datasets import CITYSCAPES, VOC
 from mindseg.errors import ConfigError, UserError
 from mindseg.evaluation.evaluator import evaluate, image_miou
 from mindseg.report import run_page as run_report
-from mindseg.resize import Geometry
+from mindseg.resize import EvalResize
 from mindseg.runtime import Runtime
+from tests.predictors import FunctionPredictor
 
 
 class FakeLoader:
@@ -35,13 +36,13 @@ def rows_wrong(labels):
         pred[:index] = 20 - pred[:index]
         assert pred.shape == tuple(size)
         return pred[None]
-    return segment
+    return FunctionPredictor(segment, VOC)
 
 
 def test_counts_ranks_and_calls(rng):
     labels = [rng.integers(0, 9, (20, 10 + i), np.uint8) for i in range(6)]
     calls = {}
-    result = evaluate(rows_wrong(labels), FakeLoader(labels), VOC, 4,
+    result = evaluate(rows_wrong(labels), FakeLoader(labels), 4,
                       on_image=lambda name, ids, counts: calls.update({name: (ids, counts)}))
     assert [example.name for example in result.worst] == ["image5", "image4"]
     assert [example.name for example in result.best] == ["image0", "image1"]
@@ -54,7 +55,7 @@ def test_counts_ranks_and_calls(rng):
     assert "category_iou" not in result.scores
 
 
-def test_labels_follow_the_geometry():
+def test_labels_follow_the_resize_rule():
     label = np.zeros((40, 80), np.uint8)
     label[:, 40:] = 3
     shapes = []
@@ -65,25 +66,25 @@ def test_labels_follow_the_geometry():
         pred[:, :, size[1] // 2:] = 3
         return pred
 
-    segment.geometry = Geometry("exact", (20, 20), label_input=True)
-    assert evaluate(segment, FakeLoader([label]), VOC).scores["miou"] == 1.0
-    segment.geometry = Geometry("exact", (20, 20))
-    result = evaluate(segment, FakeLoader([label]), VOC, 2)
+    exact = FunctionPredictor(segment, VOC, EvalResize("exact", (20, 20), label_input=True))
+    assert evaluate(exact, FakeLoader([label])).scores["miou"] == 1.0
+    original = FunctionPredictor(segment, VOC, EvalResize("exact", (20, 20)))
+    result = evaluate(original, FakeLoader([label]), 2)
     assert result.scores["miou"] == 1.0
-    segment.geometry = Geometry("none", (), center_crop=(30, 30), label_input=True)
-    result = evaluate(segment, FakeLoader([label]), VOC, 2)
+    cropped = FunctionPredictor(segment, VOC, EvalResize("none", (), center_crop=(30, 30), label_input=True))
+    result = evaluate(cropped, FakeLoader([label]), 2)
     assert shapes == [(20, 20), (40, 80), (30, 30)]
     assert result.worst[0].image.shape == (30, 30, 3)
 
 
 def test_cityscapes_gets_categories_and_instances_only_if_read():
     label = np.full((8, 8), 13, np.uint8)
-    segment = lambda images, size: np.full((1, *size), 14, np.uint8)  # noqa: E731 - every car is taken for a truck
-    scores = evaluate(segment, FakeLoader([label]), CITYSCAPES).scores
+    trucks = FunctionPredictor(lambda images, size: np.full((1, *size), 14, np.uint8), CITYSCAPES)
+    scores = evaluate(trucks, FakeLoader([label])).scores
     assert scores["miou"] == 0
     assert scores["category_iou"]["vehicle"] == 1
     assert "iiou" not in scores
-    scores = evaluate(segment, FakeLoader([label]), CITYSCAPES,
+    scores = evaluate(trucks, FakeLoader([label]),
                       instances=lambda name: np.full((8, 8), 26000 + len(name), np.uint16)).scores
     assert scores["iiou"][13] == 0
     assert scores["category_iiou"]["vehicle"] == 1
@@ -91,7 +92,7 @@ def test_cityscapes_gets_categories_and_instances_only_if_read():
 
 def test_report_shows_rgb_and_the_curves_of_the_run(tmp_path, monkeypatch, rng):
     label = rng.integers(0, 9, (20, 30), np.uint8)
-    result = evaluate(rows_wrong([label, label]), FakeLoader([label, label]), VOC, 2)
+    result = evaluate(rows_wrong([label, label]), FakeLoader([label, label]), 2)
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "metrics.csv").write_text("phase,step,loss\ntrain,1,2.5\n")
     record = {"checkpoint": str(tmp_path / "ckpt" / "best.ckpt"), "config": "fcn8s_voc.yaml", "mode": "whole",
@@ -112,7 +113,8 @@ def test_report_shows_rgb_and_the_curves_of_the_run(tmp_path, monkeypatch, rng):
 
 def test_only_void_is_refused():
     with pytest.raises(UserError, match="no labelled pixel"):
-        evaluate(lambda images, size: np.zeros((1, *size), np.uint8), FakeLoader([np.full((8, 8), 255, np.uint8)]), VOC)
+        evaluate(FunctionPredictor(lambda images, size: np.zeros((1, *size), np.uint8), VOC),
+                 FakeLoader([np.full((8, 8), 255, np.uint8)]))
 
 
 def test_image_miou_by_hand():

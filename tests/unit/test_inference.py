@@ -8,8 +8,9 @@ from mindspore import Tensor, nn, ops
 import mindseg  # noqa: F401  (before mindspore)
 from mindseg.config import Config, load_config
 from mindseg.errors import ConfigError
-from mindseg.inference.network import Segmenter, add_probabilities, argmax_resized, windows
-from mindseg.resize import Geometry, create_geometry
+from mindseg.inference.network import NetworkPredictor, add_probabilities, windows
+from mindseg.resize import EvalResize, argmax_resized, create_resize
+from tests.predictors import info_of
 
 BASE = "configs/_base_/voc.yaml"
 
@@ -62,15 +63,15 @@ def test_whole_equals_the_bare_network(size):
     cfg, net = config(), PixelNet()
     image = picture(np.random.default_rng(1), *size)
     expected = direct(net, cfg, image).argmax(1)
-    assert np.array_equal(Segmenter(cfg, net, 5)(image, size), expected)
+    assert np.array_equal(NetworkPredictor(cfg, net, info_of(5))(image, size), expected)
 
 
 @pytest.mark.parametrize("size", [(101, 75), (64, 64), (30, 200), (128, 129)])
 def test_sliding_window_equals_whole_for_a_local_network(size):
     net = PixelNet()
     image = picture(np.random.default_rng(2), *size)
-    whole = Segmenter(config(), net, 5)
-    slide = Segmenter(config("eval.mode=slide", "eval.window=[48,40]", "eval.stride=[31,17]"), net, 5)
+    whole = NetworkPredictor(config(), net, info_of(5))
+    slide = NetworkPredictor(config("eval.mode=slide", "eval.window=[48,40]", "eval.stride=[31,17]"), net, info_of(5))
     assert np.abs(slide._logits(image) - whole._logits(image)).max() < 1e-5
     assert np.array_equal(slide(image, size), whole(image, size))
 
@@ -91,10 +92,10 @@ def test_windows_cover_every_pixel_and_stay_inside(size, window, stride):
 def test_flip_of_a_symmetric_network_is_symmetric():
     size = (32, 64)         # nothing is padded, so the network itself is symmetric, too
     image = picture(np.random.default_rng(3), *size)
-    segment = Segmenter(config("eval.mode=flip"), SpreadNet(), 3)
+    segment = NetworkPredictor(config("eval.mode=flip"), SpreadNet(), info_of(3))
     ids = segment(image, size)
     assert np.array_equal(segment(np.ascontiguousarray(image[:, :, ::-1]), size), ids[..., ::-1])
-    assert np.array_equal(ids, Segmenter(config(), SpreadNet(), 3)(image, size))
+    assert np.array_equal(ids, NetworkPredictor(config(), SpreadNet(), info_of(3))(image, size))
 
 
 def test_flip_averages_an_asymmetric_network():
@@ -112,16 +113,20 @@ def test_flip_averages_an_asymmetric_network():
         return logits / logits.sum(1, keepdims=True)
 
     expected = probabilities(image) + probabilities(np.ascontiguousarray(image[:, :, ::-1]))[..., ::-1]
-    assert np.array_equal(Segmenter(cfg, Left(), 2)(image, size), expected.argmax(1))
+    assert np.array_equal(NetworkPredictor(cfg, Left(), info_of(2))(image, size), expected.argmax(1))
 
 
 def test_one_scale_equals_whole_and_several_keep_the_size():
     size = (48, 80)
     image = picture(np.random.default_rng(5), *size)
     net = PixelNet()
-    whole = Segmenter(config(), net, 5)(image, size)
-    assert np.array_equal(Segmenter(config("eval.mode=ms", "eval.scales=[1.0]"), net, 5)(image, size), whole)
-    many = Segmenter(config("eval.mode=msflip", "eval.scales=[0.5,1.0,1.3]"), net, 5)(image, size)
+    whole = NetworkPredictor(config(), net, info_of(5))(image, size)
+
+    def segment(*overrides):
+        return NetworkPredictor(config(*overrides), net, info_of(5))(image, size)
+
+    assert np.array_equal(segment("eval.mode=ms", "eval.scales=[1.0]"), whole)
+    many = segment("eval.mode=msflip", "eval.scales=[0.5,1.0,1.3]")
     assert many.shape == whole.shape
     assert many.dtype == np.uint8
 
@@ -130,23 +135,23 @@ def test_flat_image_gives_one_class_in_every_mode():
     """Whatever is resized, mirrored, cut or averaged, a single colour has a single class: no seam, no border."""
     net, size = PixelNet(), (45, 70)
     image = np.full((2, *size, 3), (200, 30, 90), np.uint8)
-    expected = Segmenter(config(), net, 5)(image, size)
+    expected = NetworkPredictor(config(), net, info_of(5))(image, size)
     assert len(np.unique(expected)) == 1
     for mode in ("slide", "ms", "flip", "msflip", "slide_msflip"):
         cfg = config(f"eval.mode={mode}", "eval.scales=[0.5,1.25]", "eval.window=[40,40]")
-        assert np.array_equal(Segmenter(cfg, net, 5)(image, size), expected), mode
+        assert np.array_equal(NetworkPredictor(cfg, net, info_of(5))(image, size), expected), mode
 
 
 def test_images_of_many_sizes_share_a_few_graphs():
     net = PixelNet()
-    segment = Segmenter(config("eval.resize={rule: long_side, size: 64, pad: true}"), net, 5)
+    segment = NetworkPredictor(config("eval.resize={rule: long_side, size: 64, pad: true}"), net, info_of(5))
     rng = np.random.default_rng(6)
     for _ in range(12):
         size = tuple(int(v) for v in rng.integers(40, 130, 2))
         assert segment(picture(rng, *size), size).shape == (1, *size)
     assert set(net.shapes) == {(1, 3, 64, 64)}
     net = PixelNet()
-    segment = Segmenter(config(), net, 5)
+    segment = NetworkPredictor(config(), net, info_of(5))
     for width in range(65, 97, 4):
         segment(picture(rng, 50, width), (50, width))
     assert set(net.shapes) == {(1, 3, 64, 96)}
@@ -155,9 +160,9 @@ def test_images_of_many_sizes_share_a_few_graphs():
 def test_void_channel_is_never_predicted():
     net = PixelNet()
     image = picture(np.random.default_rng(7), 32, 64)
-    assert Segmenter(config(), net, 5)(image, (32, 64)).max() == 4
+    assert NetworkPredictor(config(), net, info_of(5))(image, (32, 64)).max() == 4
     for mode in ("whole", "flip"):
-        assert Segmenter(config(f"eval.mode={mode}"), net, 4)(image, (32, 64)).max() == 3
+        assert NetworkPredictor(config(f"eval.mode={mode}"), net, info_of(4))(image, (32, 64)).max() == 3
 
 
 def test_resized_argmax_equals_a_plain_bilinear_resize():
@@ -185,7 +190,7 @@ def test_loss_equals_the_formula():
     logits = np.concatenate([direct(net, cfg, image[None]) for image in images]).astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = sum(-log_p[n, labels[n, y, x], y, x] for n, y, x in np.argwhere(labels != 255))
-    total, count = Segmenter(cfg, net, 5).loss(images, labels)
+    total, count = NetworkPredictor(cfg, net, info_of(5)).loss(images, labels)
     assert count == np.count_nonzero(labels != 255)
     assert total == pytest.approx(expected, rel=1e-5)
 
@@ -203,33 +208,33 @@ def bilinear(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def test_geometry_of_the_old_recipes():
-    centre = create_geometry(config("eval.resize={rule: short_side, size: 768, center_crop: [768, 768]}",
+    centre = create_resize(config("eval.resize={rule: short_side, size: 768, center_crop: [768, 768]}",
                                     "eval.label_size=input"))
     ramp = np.broadcast_to((np.arange(2048) // 8).astype(np.uint8)[None, :, None], (1024, 2048, 3))
-    shown = centre.image(np.ascontiguousarray(ramp))
+    shown = centre.apply(np.ascontiguousarray(ramp))
     assert shown.shape == (768, 768, 3)
     assert abs(int(shown[384, 384, 0]) - 128) <= 1                      # the middle stays the middle
     assert centre.label(ramp[..., 0]).shape == (768, 768)
     assert np.abs(centre.label(ramp[..., 0]).astype(int) - shown[..., 0]).max() <= 1
 
-    whole = create_geometry(config("eval.resize={rule: exact, size: [512, 1024]}", "eval.label_size=input"))
-    assert whole.image(np.ascontiguousarray(ramp)).shape == (512, 1024, 3)
+    whole = create_resize(config("eval.resize={rule: exact, size: [512, 1024]}", "eval.label_size=input"))
+    assert whole.apply(np.ascontiguousarray(ramp)).shape == (512, 1024, 3)
     assert whole.label(ramp[..., 0]).shape == (512, 1024)
 
-    boxed = create_geometry(config("eval.resize={rule: long_side, size: 512, pad: true}"))
+    boxed = create_resize(config("eval.resize={rule: long_side, size: 512, pad: true}"))
     for size in ((375, 500), (500, 333)):
-        assert boxed.image(np.zeros((*size, 3), np.uint8)).shape == (512, 512, 3)
-        assert max(boxed.inner(*size)) == 512
-    assert boxed.image(np.zeros((375, 500, 3), np.uint8))[-1, -1].tolist() == [124, 116, 104]
-    assert create_geometry(config("eval.resize={rule: long_side, size: [1024, 2048], pad: true}")).box(500, 600) == (
-        1024, 2048)
-    assert Geometry().box(33, 44) == (33, 44)
+        assert boxed.apply(np.zeros((*size, 3), np.uint8)).shape == (512, 512, 3)
+        assert max(boxed.content_size(*size)) == 512
+    assert boxed.apply(np.zeros((375, 500, 3), np.uint8))[-1, -1].tolist() == [124, 116, 104]
+    fit = create_resize(config("eval.resize={rule: long_side, size: [1024, 2048], pad: true}"))
+    assert fit.padded_size(500, 600) == (1024, 2048)
+    assert EvalResize().padded_size(33, 44) == (33, 44)
 
 
 @pytest.mark.parametrize("mode", ["whole", "ms", "msflip"])
 def test_portrait_and_landscape_return_to_their_size(mode):
-    segment = Segmenter(config("eval.resize={rule: long_side, size: 64, pad: true}", f"eval.mode={mode}",
-                               "eval.scales=[1.0,0.75]"), PixelNet(), 5)
+    segment = NetworkPredictor(config("eval.resize={rule: long_side, size: 64, pad: true}", f"eval.mode={mode}",
+                                      "eval.scales=[1.0,0.75]"), PixelNet(), info_of(5))
     for size in ((75, 100), (100, 67)):
         image = np.zeros((1, *size, 3), np.uint8)
         image[:, :, size[1] // 2:] = 255

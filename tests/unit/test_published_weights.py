@@ -12,7 +12,8 @@ import mindspore as ms
 
 from mindseg.checkpoint import load_network, read_checkpoint
 from mindseg.config import load_config
-from mindseg.inference.network import Segmenter
+from mindseg.data.datasets import dataset_info
+from mindseg.inference.network import NetworkPredictor
 from tests.conftest import ROOT
 from tools.synthetic import make_street, write_street
 
@@ -61,7 +62,7 @@ def test_weights_segment_a_street(path, graph_mode):
     cfg = load_config(next((ROOT / "configs").rglob(f"{config_name(path)}.yaml")))
     assert cfg.model.num_classes == CAMVID_CLASSES
     street = make_street(1, "val", 0, *SIZE)
-    segmenter = Segmenter(cfg, load_network(cfg, path), CAMVID_CLASSES)
+    segmenter = NetworkPredictor(cfg, load_network(cfg, path), dataset_info(cfg.data))
     ids = segmenter(street.image[None], SIZE)
     assert (ids.shape, ids.dtype) == ((1, *SIZE), np.uint8)
     assert ids.max() < CAMVID_CLASSES

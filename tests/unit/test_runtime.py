@@ -48,7 +48,7 @@ def test_one_process_on_the_cpu():
 
 def test_environment_chooses_the_device(monkeypatch):
     monkeypatch.setenv("DEVICE_TARGET", "TPU")
-    with pytest.raises(UserError, match="DEVICE_TARGET = TPU is not one of auto, CPU, Ascend, GPU"):
+    with pytest.raises(UserError, match="DEVICE_TARGET = TPU must be one of auto, CPU, Ascend, GPU"):
         setup_runtime(Config(RUNTIME))
 
 

@@ -11,19 +11,24 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mindseg.checkpoint import build_network, load_weights, read_checkpoint
+from mindseg.checkpoint import load_weights, read_checkpoint
 from mindseg.config import CONFIGS, Config, load_config
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
 from mindseg.data.loader import Loader, create_dataset
 from mindseg.errors import ConfigError, DataError, UserError
 from mindseg.evaluation.cityscapes import instance_reader
-from mindseg.evaluation.evaluator import Result, Segment, evaluate, image_miou
+from mindseg.evaluation.evaluator import Result, evaluate, image_miou
 from mindseg.files import write_json, write_text
+from mindseg.inference.exported import ExportedPredictor, open_exported
+from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.masks import MaskWriter, write_submission
-from mindseg.inference.network import Segmenter
+from mindseg.inference.network import NetworkPredictor
+from mindseg.inference.predictor import Predictor
 from mindseg.logs import log, setup_logging
+from mindseg.manifest import load_manifest
 from mindseg.metrics import format_table
 from mindseg.modelarts import modelarts, modelarts_arguments
+from mindseg.models import build_network
 from mindseg.report.run_page import write_run_report
 from mindseg.runtime import Runtime, setup_runtime
 
@@ -159,8 +164,8 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
             raise UserError(f"--save_masks: {request.ckpt_path} is a folder of checkpoints; name one of them")
         _score_folder(cfg, runtime, request, info, programs)
         return
-    segment = open_exported(cfg, info, request) if request.manifest else open_checkpoint(cfg, info, request.ckpt_path)
-    record, result, rows = _score_one(cfg, runtime, request, segment, request.ckpt_path or request.manifest)
+    predictor = open_for_scoring(cfg, info, request) if request.manifest else open_checkpoint(request.ckpt_path, cfg)
+    record, result, rows = _score_one(cfg, runtime, request, predictor, request.ckpt_path or request.manifest)
     _write_csv(runtime, request, info.classes, rows)
     if runtime.is_main:
         _save(cfg, runtime, request, record, result, programs)
@@ -183,27 +188,12 @@ def read_beside(pairs: tuple[str, ...]) -> list[tuple[str, float]]:
     return found
 
 
-def open_checkpoint(cfg: Config, info: DatasetInfo, path: str | Path) -> Segmenter:
-    """The network of a checkpoint, ready to segment."""
-    segment = Segmenter(cfg, build_network(cfg), len(info.classes))
-    _load(segment, path)
-    return segment
-
-
-def _load(segment: Segmenter, path: str | Path) -> None:
-    arrays, _ = read_checkpoint(path)
-    load_weights(segment.net, arrays, str(path))
-
-
-def open_exported(cfg: Config, info: DatasetInfo, request: Request) -> Segment:
+def open_for_scoring(cfg: Config, info: DatasetInfo, request: Request) -> ExportedPredictor:
     """The exported model of a manifest; the loader is set to its colour order.
 
     Raises:
         UserError: It has other classes, or section ``eval`` asks for something that only a checkpoint can do.
     """
-    from mindseg.inference.exported import open_session  # exported models need more packages than checkpoints do
-    from mindseg.manifest import load_manifest
-
     manifest = load_manifest(request.manifest)
     if manifest.num_classes != len(info.classes):
         raise UserError(f"{manifest.path}: the model has {manifest.num_classes} classes, data.name = {info.name} has "
@@ -221,10 +211,10 @@ def open_exported(cfg: Config, info: DatasetInfo, request: Request) -> Segment:
         raise UserError(f"eval.resize = {resize}: {manifest.path} has its own rule, {own}; add --set eval.resize=null "
                         "to use that, or export the model again with this configuration")
     cfg.data.color_order = manifest.input.color_order
-    return open_session(manifest, request.file_format.lower())
+    return open_exported(manifest, request.file_format.lower())
 
 
-def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment,
+def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predictor,
                name: str) -> tuple[dict, Result, list[list]]:
     """Evaluates one model; returns the content of ``eval.json``, the examples and the lines of ``images.csv``."""
     loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
@@ -242,15 +232,15 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, segment: Segment
         if request.csv:
             rows.append([image, *_image_scores(counts)])
 
-    result = evaluate(segment, loader, info, cfg.eval.num_images if request.report else 0,
-                      _instances(cfg, loader), on_image, segment.loss if cfg.eval.loss else None)
-    resize = segment.manifest.input.resize if request.manifest else cfg.eval.resize
+    result = evaluate(predictor, loader, cfg.eval.num_images if request.report else 0,
+                      _instances(cfg, loader), on_image, predictor.loss if cfg.eval.loss else None)
+    resize = predictor.manifest.input.resize if request.manifest else cfg.eval.resize
     record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": resize,
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}
     if writer and request.save_masks == "labelIds" and runtime.is_main:
         files = writer.files if runtime.size == 1 else _all_masks(writer.folder, request, runtime.size)
-        log.info("to hand in: %s", write_submission(files, info, request.output))
+        log.info("submission archive: %s", write_submission(files, info, request.output))
     return record, result, rows
 
 
@@ -304,15 +294,15 @@ def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: Dataset
     paths = sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"--ckpt_path {request.ckpt_path}: the folder holds no *.ckpt file")
-    segment = Segmenter(cfg, build_network(cfg), len(info.classes))
+    predictor = NetworkPredictor(cfg, build_network(cfg), info)
     found: list[tuple[dict, Result]] = []
     for path in paths:
         try:
-            _load(segment, path)
+            load_weights(predictor.net, read_checkpoint(path)[0], str(path))
         except UserError as error:
             log.info("left out: %s", error)
             continue
-        record, result, rows = _score_one(cfg, runtime, request, segment, path)
+        record, result, rows = _score_one(cfg, runtime, request, predictor, path)
         log.info("%s: mIoU %.2f %%", path.name, 100 * record["miou"])
         if runtime.is_main:
             write_json(request.output / f"{path.name}.eval.json", record)

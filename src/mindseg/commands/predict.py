@@ -1,6 +1,5 @@
 """Segments pictures and videos: ``python predict.py --config C --ckpt_path X --input street.jpg --output out``."""
 import argparse
-import dataclasses
 import glob
 import logging
 import time
@@ -14,20 +13,22 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mindseg.config import SCHEMA_FILE, Config, load_config
-from mindseg.data.datasets import IMAGE_SUFFIXES, DatasetInfo, dataset_info
+from mindseg.config import SCHEMA_FILE, load_config
+from mindseg.data.datasets import IMAGE_SUFFIXES, DatasetInfo
 from mindseg.data.decode import decode_image
 from mindseg.drawing import legend, overlay, save_palette_png, save_png, to_label_ids
 from mindseg.errors import DataError, UserError
-from mindseg.evaluation.evaluator import Segment
-from mindseg.files import write_json
+from mindseg.files import read_bytes, write_json
+from mindseg.inference.exported import open_exported
+from mindseg.inference.loading import checkpoint_config, open_checkpoint
 from mindseg.inference.masks import MaskWriter, write_submission
+from mindseg.inference.predictor import Predictor, segment_image
 from mindseg.inference.video import FrameSink, frames, video_facts
 from mindseg.logs import log, setup_logging
 from mindseg.runtime import setup_runtime
 
 EXAMPLES = """examples:
-  python predict.py --config C --ckpt_path best.ckpt --input street.jpg --output out
+  python predict.py --ckpt_path best.ckpt --input street.jpg --output out
   python predict.py --config C --ckpt_path best.ckpt --input drive.mp4 --output out --save side
   python predict.py --config C --ckpt_path best.ckpt --input 'photos/**/*.jpg' --output out --save overlay mask ids
   python predict.py --config C --ckpt_path best.ckpt --input D/leftImg8bit/test --output out --submission
@@ -39,9 +40,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Segment pictures, folders and videos.", epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--ckpt_path", help="checkpoint; needs --config")
+    model.add_argument("--ckpt_path", help="checkpoint")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
-    parser.add_argument("--config", help="YAML file, see configs/")
+    parser.add_argument("--config", help="configuration of the checkpoint: a YAML file or a name such as "
+                        "fast_scnn_camvid (default: the one that the checkpoint carries)")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
     parser.add_argument("--mode", metavar="MODE", help="whole, slide, ms, flip, msflip or slide_msflip (eval.mode)")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
@@ -56,8 +58,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    if args.ckpt_path and not args.config:
-        raise UserError("--ckpt_path needs --config, the configuration it was trained with")
     if args.manifest and (args.mode or args.set or args.config):
         raise UserError("--manifest: an exported model brings its own settings; leave --config, --set and --mode out")
     if not 0 <= args.alpha <= 1:
@@ -66,14 +66,15 @@ def main() -> int:
     if args.manifest:
         if args.file_format == "MINDIR":
             setup_runtime(load_config(SCHEMA_FILE).runtime)     # the defaults, and DEVICE_TARGET and DEVICE_ID
-        model = open_manifest(args.manifest, args.file_format)
+        predictor = open_exported(args.manifest, args.file_format.lower())
     else:
-        cfg = load_config(args.config, args.set + ([f"eval.mode={args.mode}"] if args.mode else []))
+        overrides = args.set + ([f"eval.mode={args.mode}"] if args.mode else [])
+        cfg = load_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
         setup_runtime(cfg.runtime)
-        model = open_predictor(cfg, args.ckpt_path)
+        predictor = open_checkpoint(args.ckpt_path, cfg, whole_image=True)
     output = Output(Path(args.output), tuple(dict.fromkeys(args.save)), args.alpha, args.submission)
     try:
-        return predict(model, args.input, output)
+        return predict(predictor, args.input, output)
     except OSError as error:
         raise UserError(f"{args.output}: cannot write there ({error.strerror}); choose another --output") from None
 
@@ -81,19 +82,6 @@ def main() -> int:
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 KINDS = ("overlay", "mask", "ids", "labelIds", "side")
 SOME_FAILED = 3                # exit status when some inputs could not be read, as the runner's
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network that is ready: ``segment``, what its classes are, and the colour order it wants."""
-    segment: Segment
-    info: DatasetInfo
-    color_order: str
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Class ids uint8 (H, W) of a BGR image uint8 (H, W, 3), as OpenCV reads it."""
-        pixels = np.ascontiguousarray(image[..., ::-1]) if self.color_order == "RGB" else image
-        return self.segment(pixels[None], image.shape[:2])[0]
 
 
 @dataclass
@@ -122,31 +110,6 @@ class Output:
     kinds: tuple[str, ...] = ("overlay",)
     alpha: float = 0.55
     submission: bool = False
-
-
-def open_predictor(cfg: Config, ckpt_path: str) -> Model:
-    """A checkpoint's network; pictures are always segmented as a whole, so a protocol's centre crop is left out.
-
-    Raises:
-        UserError: The checkpoint is missing, damaged, or does not hold every weight of the network.
-    """
-    from mindseg.commands.evaluate import open_checkpoint
-
-    info = dataset_info(cfg.data)
-    segment = open_checkpoint(cfg, info, ckpt_path)
-    segment.geometry = dataclasses.replace(segment.geometry, center_crop=None)
-    return Model(segment, info, cfg.data.color_order)
-
-
-def open_manifest(path: str, file_format: str) -> Model:
-    """An exported model; needs no configuration."""
-    from mindseg.commands.preprocess import data_section
-    from mindseg.inference.exported import open_session
-    from mindseg.manifest import load_manifest
-
-    manifest = load_manifest(path)
-    return Model(open_session(manifest, file_format.lower()), dataset_info(data_section(manifest)),
-                 manifest.input.color_order)
 
 
 def find_inputs(text: str) -> tuple[Path, list[Path]]:
@@ -178,11 +141,11 @@ def find_inputs(text: str) -> tuple[Path, list[Path]]:
     return base, files
 
 
-def predict(model: Model, source: str, output: Output) -> int:
+def predict(predictor: Predictor, source: str, output: Output) -> int:
     """Segments everything that ``source`` names and writes ``summary.json``.
 
     Args:
-        model: Network.
+        predictor: Model.
         source: Image, video, folder or glob.
         output: What to write.
 
@@ -196,13 +159,13 @@ def predict(model: Model, source: str, output: Output) -> int:
     images = [path for path in files if path not in set(videos)]
     output.folder.mkdir(parents=True, exist_ok=True)
     if {"overlay", "mask", "side"} & set(output.kinds):
-        save_png(output.folder / "legend.png", legend(model.info.classes, model.info.palette))
+        save_png(output.folder / "legend.png", legend(predictor.info.classes, predictor.info.palette))
     tally, started = Tally(), time.perf_counter()
     with logging_redirect_tqdm([logging.getLogger("mindseg")]):
         if images:
-            predict_images(model, base, images, output, tally)
+            predict_images(predictor, base, images, output, tally)
         for path in videos:
-            predict_video(model, path, output.folder / path.relative_to(base).with_suffix(""), output, tally)
+            predict_video(predictor, path, output.folder / path.relative_to(base).with_suffix(""), output, tally)
     seconds = time.perf_counter() - started
     count = max(tally.images, 1)
     summary = {"images": tally.images, "failures": len(tally.failed), "failed": tally.failed,
@@ -215,14 +178,14 @@ def predict(model: Model, source: str, output: Output) -> int:
     return SOME_FAILED if tally.failed else 0
 
 
-def predict_images(model: Model, base: Path, files: Sequence[Path], output: Output, tally: Tally) -> None:
+def predict_images(predictor: Predictor, base: Path, files: Sequence[Path], output: Output, tally: Tally) -> None:
     """Segments image files, one after the other."""
-    writer = MaskWriter("labelIds", model.info, output.folder / "masks_labelIds") if output.submission else None
+    writer = MaskWriter("labelIds", predictor.info, output.folder / "masks_labelIds") if output.submission else None
     stems = Counter(path.with_suffix("") for path in files)
     for path in tqdm(files, desc="predict", unit="image", disable=None):
         try:
-            image = decode_image(_read(path), str(path))
-            ids = _timed(model, image, tally)
+            image = decode_image(read_bytes(path), str(path))
+            ids = _timed(predictor, image, tally)
         except DataError as error:
             tally.fail(str(path), _named(path, error))
             continue
@@ -232,28 +195,22 @@ def predict_images(model: Model, base: Path, files: Sequence[Path], output: Outp
             target = target.with_suffix("")
         target.parent.mkdir(parents=True, exist_ok=True)
         for kind in output.kinds:
-            _save(Path(f"{target}_{kind}.png"), kind, render(kind, image, ids, model.info, output.alpha), model.info)
+            picture = render(kind, image, ids, predictor.info, output.alpha)
+            _save(Path(f"{target}_{kind}.png"), kind, picture, predictor.info)
         if writer:
             writer.write(path.stem.removesuffix("_leftImg8bit"), ids)
     if writer and writer.files:
-        log.info("to hand in: %s", write_submission(writer.files, model.info, output.folder))
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        log.info("submission archive: %s", write_submission(writer.files, predictor.info, output.folder))
 
 
 def _named(path: Path, error: Exception) -> str:
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
-def _timed(model: Model, image: np.ndarray, tally: Tally) -> np.ndarray:
+def _timed(predictor: Predictor, image: np.ndarray, tally: Tally) -> np.ndarray:
     started = time.perf_counter()
     try:
-        return model(image)
+        return segment_image(predictor, image)
     except UserError as error:      # smaller than the model can take, for example
         raise DataError(str(error)) from None
     finally:
@@ -296,7 +253,7 @@ def _save(path: Path, kind: str, picture: np.ndarray, info: DatasetInfo) -> None
         save_png(path, picture)
 
 
-def predict_video(model: Model, path: Path, target: Path, output: Output, tally: Tally) -> None:
+def predict_video(predictor: Predictor, path: Path, target: Path, output: Output, tally: Tally) -> None:
     """Segments a video frame by frame.
 
     Overlay, mask and side by side become ``<target>_<kind>.mp4`` at the source's frame rate; ids, which no lossy video
@@ -305,7 +262,7 @@ def predict_video(model: Model, path: Path, target: Path, output: Output, tally:
     """
     rate, total = video_facts(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    sinks = {kind: FrameSink(target, kind, rate, model.info.palette) for kind in output.kinds}
+    sinks = {kind: FrameSink(target, kind, rate, predictor.info.palette) for kind in output.kinds}
     bar = tqdm(total=total or None, desc=path.name, unit="frame", disable=None)
     finished = False
     try:
@@ -316,10 +273,10 @@ def predict_video(model: Model, path: Path, target: Path, output: Output, tally:
                 for sink in sinks.values():
                     sink.again(number)
                 continue
-            ids = _timed(model, frame, tally)
+            ids = _timed(predictor, frame, tally)
             tally.images += 1
             for kind, sink in sinks.items():
-                sink.write(number, render(kind, frame, ids, model.info, output.alpha))
+                sink.write(number, render(kind, frame, ids, predictor.info, output.alpha))
         finished = True
     except DataError as error:
         tally.fail(str(path), _named(path, error))

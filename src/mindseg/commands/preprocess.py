@@ -5,18 +5,13 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
 from mindseg.data.datasets import Sample, list_samples, read_lines
-from mindseg.data.decode import decode_image
-from mindseg.data.transforms import normalize
 from mindseg.errors import DataError, UserError
-from mindseg.files import read_bytes, write_bytes, write_text
-from mindseg.manifest import InputSpec, Manifest, load_manifest
+from mindseg.files import write_bytes, write_text
+from mindseg.manifest import Manifest, load_manifest
 
 EXAMPLES = """examples:
   python preprocess.py --manifest export/deploy.yaml --dataset data/cityscapes --output preprocess_Result
@@ -49,68 +44,6 @@ NAMES_FILE = "files.txt"
 _WRITERS = 2       # decoding and writing overlap; more threads only fight for the disk
 
 
-def scaled_size(height: int, width: int, resize: dict[str, Any]) -> tuple[int, int]:
-    """Size of an image after the manifest's resize rule, before padding.
-
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        resize: ``{rule, size, pad}`` as in the manifest.
-    """
-    rule = resize["rule"]
-    if rule == "none":
-        return height, width
-    if rule == "exact":
-        return tuple(resize["size"])
-    size = resize["size"]
-    if isinstance(size, list):
-        scale = min(size[0] / height, size[1] / width)
-    else:
-        scale = size / (min(height, width) if rule == "short_side" else max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def fit_image(image: np.ndarray, spec: InputSpec, name: str = "image") -> np.ndarray:
-    """Resizes and pads to the model's size, in uint8.
-
-    Args:
-        image: uint8 (H, W, 3) in the manifest's colour order.
-        spec: Input of the model.
-        name: For error messages.
-
-    Returns:
-        uint8 (height, width, 3) of the model's size, contiguous.
-
-    Raises:
-        DataError: The result of the resize rule does not fit the model.
-    """
-    height, width = image.shape[:2]
-    inner = scaled_size(height, width, spec.resize)
-    fits = inner[0] <= spec.size[0] and inner[1] <= spec.size[1]
-    if not fits or (inner != spec.size and not spec.resize["pad"]):
-        raise DataError(f"{name}: image of {height}x{width} becomes {inner[0]}x{inner[1]}, the model takes "
-                        f"{spec.size[0]}x{spec.size[1]}; export it for that size or with resize rule 'exact'")
-    if inner != (height, width):
-        image = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
-    if inner != spec.size:
-        margins = (0, spec.size[0] - inner[0], 0, spec.size[1] - inner[1])
-        image = cv2.copyMakeBorder(image, *margins, cv2.BORDER_CONSTANT, value=spec.pad_value)
-    return np.ascontiguousarray(image)
-
-
-def to_tensor(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """One image of the model's size as the model takes it: float32 (3, H, W) normalised, or uint8 (H, W, 3)."""
-    if spec.normalize == "graph":
-        return image
-    return normalize(image, spec.mean, spec.std, spec.value_range)
-
-
-def read_image(path: Path, spec: InputSpec) -> np.ndarray:
-    """Reads an image file as uint8 (H, W, 3) in the manifest's colour order."""
-    image = decode_image(read_bytes(path), str(path))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if spec.color_order == "RGB" else image
-
-
 def find_samples(manifest: Manifest, root: str | Path, split: str = "val", list_file: str | Path | None = None,
                  names_file: str | Path | None = None) -> list[Sample]:
     """Lists the data set that the manifest names.
@@ -126,7 +59,7 @@ def find_samples(manifest: Manifest, root: str | Path, split: str = "val", list_
         DataError: Nothing found, or a name of ``names_file`` is not in the data set.
     """
     place = {"root": str(root), "eval_split": split, "eval_list": None if list_file is None else str(list_file)}
-    samples = list_samples(data_section(manifest) | place, "eval")
+    samples = list_samples(manifest.data_section() | place, "eval")
     if names_file is None:
         return samples
     by_name = {sample.name: sample for sample in samples}
@@ -138,13 +71,6 @@ def find_samples(manifest: Manifest, root: str | Path, split: str = "val", list_
             raise DataError(f"{names_file}:{number}: sample '{stem}' is not in {root}; check --dataset and --split")
         wanted.append(by_name[name])
     return wanted
-
-
-def data_section(manifest: Manifest) -> dict[str, Any]:
-    """The part of a configuration's ``data`` section that tells the data set of the manifest."""
-    d = manifest.dataset
-    section = {"name": d.name, "class_names": list(d.classes), "palette": [list(c) for c in d.palette]}
-    return section | ({"label_map": d.label_map} if d.label_map else {})
 
 
 def preprocess(manifest: Manifest, samples: Sequence[Sample], output: Path) -> None:
@@ -164,8 +90,8 @@ def preprocess(manifest: Manifest, samples: Sequence[Sample], output: Path) -> N
     (output / NAMES_FILE).unlink(missing_ok=True)
 
     def work(sample: Sample) -> None:
-        image = fit_image(read_image(sample.image, spec), spec, str(sample.image))
-        write_bytes(output / f"{sample.name}.bin", to_tensor(image, spec).tobytes())
+        tensor = spec.prepare(spec.read_image(sample.image), str(sample.image))
+        write_bytes(output / f"{sample.name}.bin", tensor.tobytes())
 
     with ThreadPoolExecutor(_WRITERS) as pool:
         try:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mindseg.commands.preprocess import find_samples, read_image
+from mindseg.commands.postprocess import score
+from mindseg.commands.preprocess import find_samples
 from mindseg.data.datasets import Sample
 from mindseg.deploy.quantize import quantize
-from mindseg.deploy.results import score
 from mindseg.errors import UserError
 from mindseg.files import write_text
-from mindseg.inference.exported import open_session
+from mindseg.inference.exported import open_exported
 from mindseg.manifest import Manifest, load_manifest
 
 EXAMPLES = """examples:
@@ -47,10 +47,10 @@ def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_dr
     """Scores both models in onnxruntime and writes ``quantize.json``."""
     scores = {}
     for name, manifest in (("float32", before), ("int8", after)):
-        session = open_session(manifest)
+        session = open_exported(manifest)
         spec = manifest.input
         scores[name] = score(manifest, lambda sample, size, run=session, spec=spec:
-                             run(read_image(sample.image, spec)[None], size)[0], samples)
+                             run(spec.read_image(sample.image)[None], size)[0], samples)
     drop = scores["float32"]["miou"] - scores["int8"]["miou"]
     record = {name: {key: value[key] for key in ("miou", "pixel_accuracy")} for name, value in scores.items()}
     write_text(after.path.parent / "quantize.json", json.dumps({**record, "images": len(samples)}, indent=2) + "\n")

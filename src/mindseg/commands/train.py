@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mindspore import nn
 
-from mindseg.checkpoint import build_network, periodic_checkpoints
+from mindseg.checkpoint import periodic_checkpoints
 from mindseg.comm import broadcast_object
-from mindseg.config import Config, dump_config, load_config
+from mindseg.config import Config, dump_config, find_config, load_config
 from mindseg.data.loader import create_dataset
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import sinking
@@ -23,10 +23,11 @@ from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
 from mindseg.errors import UserError
 from mindseg.evaluation.evaluator import evaluate
-from mindseg.inference.network import Segmenter
+from mindseg.inference.network import NetworkPredictor
 from mindseg.logs import log, setup_logging
 from mindseg.losses import create_loss
 from mindseg.modelarts import modelarts, modelarts_arguments
+from mindseg.models import build_network
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
 from mindseg.runtime import Runtime, profiled, setup_runtime
@@ -76,7 +77,7 @@ def stages(cfg: Config, args: argparse.Namespace, run_dir: Path, runtime: Runtim
     """Configuration and folder of each training: one, or those of ``train.stages``, which ``--set`` changes too."""
     if not cfg.train.stages:
         return [(cfg, run_dir)]
-    folder = Path(args.config).parent
+    folder = find_config(args.config).parent
     if runtime.is_main:
         dump_config(cfg, run_dir / "config.yaml")
     return [(load_config(folder / name, args.set), run_dir / f"stage{i}") for i, name in enumerate(cfg.train.stages, 1)]
@@ -243,9 +244,9 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:
     """The function that the trainer evaluates with."""
     loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
-    segment = Segmenter(cfg, net, len(loader.info.classes))
+    predictor = NetworkPredictor(cfg, net, loader.info)
 
     def run(check: Callable[[], None]) -> dict:
-        return evaluate(segment, loader, loader.info, on_image=lambda *_: check()).scores
+        return evaluate(predictor, loader, on_image=lambda *_: check()).scores
 
     return run

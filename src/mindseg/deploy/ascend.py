@@ -1,4 +1,5 @@
 """Commands and configuration for Ascend's converters, ATC and MindSpore Lite's converter_lite, from the manifest."""
+import os
 import re
 import shlex
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mindseg.errors import UserError
@@ -269,7 +271,7 @@ def convert(conversion: Conversion) -> ModelFile:
     before = _versions(result)
     try:
         result.parent.mkdir(parents=True, exist_ok=True)
-        status = subprocess.run(conversion.command, cwd=conversion.folder, check=False).returncode
+        status = subprocess.run(conversion.command, cwd=conversion.folder, env=_environment(), check=False).returncode
     except OSError as error:
         raise UserError(f"{program}: cannot be run for {result} ({error.strerror}); make that folder writable and "
                         f"check the installation of {program}") from error
@@ -280,6 +282,13 @@ def convert(conversion: Conversion) -> ModelFile:
         raise UserError(f"{program} failed with status {status} and left no {result.name}; read its messages "
                         f"above{hint}")
     return replace(conversion.entry, file=made[0].name, sha256=file_sha256(made[0]))
+
+
+def _environment() -> dict[str, str]:
+    """The environment without the folder of libraries that OpenCV puts first: converters bring their own."""
+    opencv = str(Path(cv2.__file__).parent)
+    paths = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if not path.startswith(opencv))}
 
 
 def _versions(result: Path) -> dict[Path, tuple[int, ...]]:

@@ -30,10 +30,11 @@ from mindseg.manifest import (
     ManifestError,
     ModelFile,
     OutputSpec,
+    eval_resize,
     load_manifest,
-    resize_mistake,
     save_manifest,
 )
+from mindseg.resize import check_resize
 from mindseg.version import __version__
 
 FORMATS = ("MINDIR", "ONNX", "AIR")
@@ -176,7 +177,7 @@ def resolve_options(cfg: dict, output_type: str | None = None) -> ExportOptions:
                             opset=e.opset, normalize_in_graph=e.normalize_in_graph,
                             output_type=output_type or e.output_type, resize_op=e.resize_op)
     resize = _resize_rule(cfg, options)
-    if resize_mistake(resize, options.size):
+    if check_resize(eval_resize(resize, input_size=options.size)):
         raise ConfigError(f"export.height, export.width = {list(size)} cannot hold an image resized by eval.resize = "
                           f"{{rule: {resize['rule']}, size: {resize['size']}}}; change one of them")
     return options

@@ -20,7 +20,6 @@ from onnxruntime.quantization import (
 )
 from tqdm import tqdm
 
-from mindseg.commands.preprocess import fit_image, read_image, to_tensor
 from mindseg.data.datasets import Sample
 from mindseg.deploy import onnx_graph
 from mindseg.errors import UserError, first_line
@@ -43,8 +42,8 @@ class _Images(CalibrationDataReader):
     def _read(manifest: Manifest, samples: Sequence[Sample], batch: int) -> Iterator[np.ndarray]:
         spec = manifest.input
         for sample in tqdm(samples, desc="calibrate", unit="image", disable=None):
-            image = fit_image(read_image(sample.image, spec), spec, str(sample.image))
-            yield np.repeat(to_tensor(image, spec)[None], batch, 0)
+            tensor = spec.prepare(spec.read_image(sample.image), str(sample.image))
+            yield np.repeat(tensor[None], batch, 0)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next feed, ``None`` at the end."""

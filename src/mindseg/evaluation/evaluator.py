@@ -8,14 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mindseg.comm import all_reduce_sum
-from mindseg.data.datasets import DatasetInfo
 from mindseg.data.loader import Loader
 from mindseg.errors import UserError
 from mindseg.evaluation.cityscapes import CATEGORIES, instance_counts
+from mindseg.inference.predictor import Predictor
 from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou
-from mindseg.resize import Geometry
-
-Segment = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+from mindseg.resize import EvalResize
 
 
 @dataclass(order=True)
@@ -57,45 +55,42 @@ class _Extremes:
         return Result(scores, worst, best)
 
 
-def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: int = 0,
+def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
              instances: Callable[[str], np.ndarray] | None = None,
              on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
              loss: Callable[[np.ndarray, np.ndarray], tuple[float, int]] | None = None) -> Result:
     """Scores predictions; all ranks get the sum over all ranks.
 
     Args:
-        segment: ``segment(images, (height, width))`` returns uint8 class ids (N, height, width) for uint8 images
-            (N, H, W, 3). Its attribute ``geometry``, if it has one, says at which size labels are scored; otherwise
-            it is their own.
+        predictor: Model; its ``resize`` says at which size labels are scored.
         loader: Evaluation loader; every image comes once over all ranks.
-        info: Classes and ignore id.
         num_examples: Worst and best images of this rank to keep, in all.
         instances: Reads Cityscapes' instance ids (H, W) by sample name, for iIoU; None leaves iIoU out.
         on_image: Called as ``on_image(name, ids, counts)`` with the prediction and the confusion matrix of each image.
-        loss: ``loss(images, labels)`` returns a sum over pixels and their number, such as ``Segmenter.loss``; the mean
-            becomes ``scores["loss"]``. None leaves it out.
+        loss: ``loss(images, labels)``, such as ``NetworkPredictor.loss``, returns a sum over pixels and their number;
+            the mean becomes ``scores["loss"]``. None leaves it out.
 
     Raises:
         UserError: Not one labelled pixel was seen.
     """
-    geometry = getattr(segment, "geometry", Geometry())
+    info, resize = predictor.info, predictor.resize
     matrix, counts = ConfusionMatrix(len(info.classes), info.ignore_id), instance_counts()
     extremes, mean_loss = _Extremes((num_examples + 1) // 2), RunningMean()
     started, inside = time.perf_counter(), 0.0
     with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
         for batch in loader.samples():
-            labels = np.stack([geometry.label(label) for label in batch["label"]])
+            labels = np.stack([resize.label(label) for label in batch["label"]])
             asked = time.perf_counter()
-            preds = segment(batch["image"], labels.shape[1:])
+            preds = predictor(batch["image"], labels.shape[1:])
             inside += time.perf_counter() - asked
             if loss is not None:
                 mean_loss.update(*loss(batch["image"], labels))
             for name, image, pred, label in zip(batch["names"], batch["image"], preds, labels, strict=True):
                 own = matrix.update(pred, label)
                 if instances is not None:
-                    counts.update(pred, geometry.label(instances(name)))
+                    counts.update(pred, resize.label(instances(name)))
                 if num_examples:
-                    extremes.add(Example(image_miou(own), name, _sized(image, geometry, label), pred, label))
+                    extremes.add(Example(image_miou(own), name, _sized(image, resize, label), pred, label))
                 if on_image is not None:
                     on_image(name, pred, own)
             bar.update(len(preds))
@@ -117,11 +112,11 @@ def evaluate(segment: Segment, loader: Loader, info: DatasetInfo, num_examples: 
     return extremes.result(scores)
 
 
-def _sized(image: np.ndarray, geometry: Geometry, label: np.ndarray) -> np.ndarray:
+def _sized(image: np.ndarray, resize: EvalResize, label: np.ndarray) -> np.ndarray:
     """The image as its label shows it: at its own size, or resized and cropped when labels are."""
     if image.shape[:2] == label.shape:
         return image
-    return geometry.image(image)[:label.shape[0], :label.shape[1]]
+    return resize.apply(image)[:label.shape[0], :label.shape[1]]
 
 
 def image_miou(counts: np.ndarray) -> float:

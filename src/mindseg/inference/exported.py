@@ -1,39 +1,39 @@
-"""Exported models in Python: the same callable for ONNX (onnxruntime) and MINDIR (MindSpore)."""
+"""Exported models in Python: ONNX files by onnxruntime, MINDIR files by MindSpore."""
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from mindseg.commands.preprocess import fit_image, to_tensor
-from mindseg.deploy.results import to_ids
 from mindseg.errors import UserError, first_line
 from mindseg.manifest import Manifest, load_manifest
 
 
-class Session:
-    """Segments images with an exported model.
+class ExportedPredictor:
+    """An exported model that segments images; a :class:`.predictor.Predictor`.
 
     Args:
-        manifest: Of the model.
-        run: From one input tensor of the model's batch to the output tensor.
+        manifest: Manifest of the model.
+        run: Function from one input tensor of the model's batch to the output tensor.
         batch: Batch size of the model file, -1 if dynamic.
     """
 
     def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], np.ndarray], batch: int) -> None:
         self.manifest, self.batch = manifest, batch
+        self.info = manifest.dataset_info()
+        self.resize = manifest.input.eval_resize
+        self.color_order = manifest.input.color_order
         self._run = run
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """The model's own answer.
 
         Args:
-            images: uint8 (N, H, W, 3) in the manifest's colour order, any H and W that its resize rule can fit.
+            images: uint8 (N, H, W, 3) in the manifest's colour order, of any size that its resize rule can fit.
 
         Returns:
             Ids (N, height, width) or logits (N, C, height, width) at the model's size.
         """
-        spec = self.manifest.input
-        tensors = np.stack([to_tensor(fit_image(image, spec), spec) for image in images])
+        tensors = np.stack([self.manifest.input.prepare(image) for image in images])
         step = len(tensors) if self.batch < 0 else self.batch
         answers = []
         for start in range(0, len(tensors), step):
@@ -43,21 +43,20 @@ class Session:
         return np.concatenate(answers)
 
     def __call__(self, images: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Class ids at any size.
+        """Segments images of one size.
 
         Args:
             images: uint8 (N, H, W, 3) in the manifest's colour order.
             size: Height and width of the result; ``None``: the images' own.
 
         Returns:
-            uint8 ids (N, height, width).
+            uint8 class ids (N, height, width).
         """
         image_size = images.shape[1:3]
-        size = tuple(size or image_size)
-        return np.stack([to_ids(answer, self.manifest.input, image_size, size) for answer in self.infer(images)])
+        return np.stack([self.resize.restore(answer, image_size, size or image_size) for answer in self.infer(images)])
 
 
-def open_session(manifest: Manifest | str | Path, fmt: str = "onnx") -> Session:
+def open_exported(manifest: Manifest | str | Path, fmt: str = "onnx") -> ExportedPredictor:
     """Opens the model file of a manifest.
 
     Args:
@@ -73,8 +72,7 @@ def open_session(manifest: Manifest | str | Path, fmt: str = "onnx") -> Session:
     if fmt not in openers:
         raise UserError(f"format {fmt!r} cannot be opened from Python; use one of {', '.join(openers)}, or the runner")
     entry = manifest.find(fmt)
-    path = manifest.model_path(entry)
-    return Session(manifest, openers[fmt](path, manifest), entry.batch)
+    return ExportedPredictor(manifest, openers[fmt](manifest.model_path(entry), manifest), entry.batch)
 
 
 def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,24 +1,22 @@
-"""From an 8-bit image to a map of class ids: the whole image or sliding windows, one or several scales, flipped or not.
+"""Segmentation by a network: the whole image or sliding windows, one or several scales, with and without flips.
 
 Graphs are compiled for one shape of input, so images are padded to multiples of 32 here, on the host, exactly as the
 networks would do inside; what is cut off, resized or averaged afterwards needs no new graph.
 """
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from mindseg.config import Config
-from mindseg.data.datasets import IGNORE
+from mindseg.data.datasets import IGNORE, DatasetInfo
 from mindseg.models.normalize import Normalize
-from mindseg.resize import create_geometry, times
+from mindseg.resize import argmax_resized, create_resize, resized_slices, scale_size
 
 STRIDE = 32            # the deepest stride of all networks; they pad their input to a multiple of it
-_SLICE_ROWS = 32       # rows of scores that are worked on at a time: 5 MB at 19 x 2048, which a cache holds
 
 
 class Forward(nn.Cell):
@@ -58,27 +56,28 @@ class Forward(nn.Cell):
         return ops.cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else logits.astype(mstype.float32)
 
 
-class Segmenter:
-    """Segments images with a checkpoint's network in the way that section ``eval`` says.
+class NetworkPredictor:
+    """A network that segments images in the way that section ``eval`` says; a :class:`.predictor.Predictor`.
 
     Args:
         cfg: Configuration: normalisation, ``eval.mode``, ``eval.resize`` and what belongs to them.
         net: Network.
-        num_classes: Classes of the data set.
+        info: Classes of the data set; channels of the network behind them are never predicted.
     """
 
-    def __init__(self, cfg: Config, net: nn.Cell, num_classes: int) -> None:
+    def __init__(self, cfg: Config, net: nn.Cell, info: DatasetInfo) -> None:
         d, e = cfg.data, cfg.eval
         normalize = Normalize(d.mean, d.std, d.value_range)
         self.net = net
-        self.num_classes = num_classes
-        self.geometry = create_geometry(cfg)
+        self.info = info
+        self.color_order = d.color_order
+        self.resize = create_resize(cfg)
         self.scales = tuple(e.scales) if "ms" in e.mode else (1.0,)
         self.flip = "flip" in e.mode
         self.window = tuple(e.window or d.crop_size) if "slide" in e.mode else None
         self.stride = tuple(e.stride) if e.stride else None
-        self._to_ids = Forward(net, normalize, num_classes, ids=True)
-        self._to_logits = Forward(net, normalize, num_classes, ids=False)
+        self._to_ids = Forward(net, normalize, len(info.classes), ids=True)
+        self._to_logits = Forward(net, normalize, len(info.classes), ids=False)
 
     def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Segments images of one size.
@@ -91,17 +90,16 @@ class Segmenter:
             uint8 class ids (N, height, width).
         """
         size = (int(size[0]), int(size[1]))
-        inner = self.geometry.inner(*images.shape[1:3])
-        plain = self.scales == (1.0,) and not self.flip
-        if plain and self.window is None and inner == size:
-            return np.ascontiguousarray(self._run(self._to_ids, self._fit(images))[:, :size[0], :size[1]])
-        if plain:
-            logits = self._logits(self._fit(images))[:, :, :inner[0], :inner[1]]
-            return np.stack([argmax_resized(one, size) for one in logits])
-        total = np.zeros((len(images), self.num_classes, *size), np.float32)
-        for scale in self.scales:
-            self._add(total, images, scale)
-        return np.stack([argmax_resized(one, size) for one in total])
+        image_size = images.shape[1:3]
+        if self.scales != (1.0,) or self.flip:
+            total = np.zeros((len(images), len(self.info.classes), *size), np.float32)
+            for scale in self.scales:
+                self._add(total, images, scale)
+            return np.stack([argmax_resized(one, size) for one in total])
+        # The arg-max on the device is exact only where no logits are resized or averaged afterwards.
+        whole = self.window is None and self.resize.content_size(*image_size) == size
+        answers = self._run(self._to_ids, self._fit(images)) if whole else self._logits(self._fit(images))
+        return np.stack([self.resize.restore(answer, image_size, size) for answer in answers])
 
     def loss(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Cross entropy of one pass over whole images (or windows), whatever the mode, at the size of the labels.
@@ -113,27 +111,27 @@ class Segmenter:
         Returns:
             Sum over the labelled pixels, without class weights, and their number.
         """
-        rows, columns = self.geometry.inner(*images.shape[1:3])
+        rows, columns = self.resize.content_size(*images.shape[1:3])
         logits = self._logits(self._fit(images))[:, :, :rows, :columns]
         return sum(cross_entropy(*pair) for pair in zip(logits, labels, strict=True)), int((labels != IGNORE).sum())
 
     def _add(self, total: np.ndarray, images: np.ndarray, scale: float) -> None:
         """Adds the probabilities at one scale, flipped too if that is asked for, to ``total`` (N, C, height, width)."""
-        height, width = times(self.geometry.inner(*images.shape[1:3]), scale)
+        height, width = scale_size(self.resize.content_size(*images.shape[1:3]), scale)
         for flip in (False, True) if self.flip else (False,):
             logits = self._logits(self._fit(images, scale, flip))[:, :, :height, :width]
             for one, sums in zip(logits[..., ::-1] if flip else logits, total, strict=True):
                 add_probabilities(sums, one)
 
     def _fit(self, images: np.ndarray, scale: float = 1.0, flip: bool = False) -> np.ndarray:
-        return np.stack([self.geometry.image(image, scale, flip) for image in images])
+        return np.stack([self.resize.apply(image, scale, flip) for image in images])
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
         """Logits (N, C, H, W) of images (N, H, W, 3), whole or as the mean of overlapping windows."""
         if self.window is None:
             return self._run(self._to_logits, images)
         size = images.shape[1:3]
-        total = np.zeros((len(images), self.num_classes, *size), np.float32)
+        total = np.zeros((len(images), len(self.info.classes), *size), np.float32)
         count = np.zeros(size, np.float32)
         for rows, columns in windows(size, self.window, self.stride):
             total[:, :, rows, columns] += self._run(self._to_logits, images[:, rows, columns])
@@ -178,28 +176,6 @@ def windows(size: tuple[int, int], window: tuple[int, int],
             yield rows, columns
 
 
-def argmax_resized(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Class of the highest score after a bilinear resize, without ever holding all resized scores.
-
-    Args:
-        scores: float32 (C, h, w).
-        size: Height and width of the result.
-
-    Returns:
-        uint8 (height, width); the lower class wins a tie.
-    """
-    result = np.zeros(size, np.uint8)
-
-    def take(rows: slice, part: np.ndarray) -> None:
-        best, ids = part[0].copy(), result[rows]
-        for index in range(1, len(part)):
-            np.putmask(ids, part[index] > best, index)
-            np.maximum(best, part[index], out=best)
-
-    _by_slices(scores, size, take)
-    return result
-
-
 def add_probabilities(total: np.ndarray, logits: np.ndarray) -> None:
     """Adds softmax probabilities of logits, resized bilinearly before.
 
@@ -207,13 +183,11 @@ def add_probabilities(total: np.ndarray, logits: np.ndarray) -> None:
         total: float32 (C, height, width), changed in place.
         logits: float32 (C, h, w).
     """
-    def take(rows: slice, part: np.ndarray) -> None:
+    for rows, part in resized_slices(logits, total.shape[1:]):
         part = part - part.max(0)
         np.exp(part, out=part)
         part /= part.sum(0)
         total[:, rows] += part
-
-    _by_slices(logits, total.shape[1:], take)
 
 
 def cross_entropy(logits: np.ndarray, label: np.ndarray) -> float:
@@ -224,37 +198,9 @@ def cross_entropy(logits: np.ndarray, label: np.ndarray) -> float:
         label: uint8 (height, width) train ids, 255 = ignored.
     """
     total = 0.0
-
-    def take(rows: slice, part: np.ndarray) -> None:
-        nonlocal total
+    for rows, part in resized_slices(logits, label.shape):
         valid = label[rows] != IGNORE
         part = part - part.max(0)
         own = np.take_along_axis(part, np.where(valid, label[rows], 0)[None], 0)[0]
         total += float((np.log(np.exp(part).sum(0)) - own)[valid].sum(dtype=np.float64))
-
-    _by_slices(logits, label.shape, take)
     return total
-
-
-def _by_slices(scores: np.ndarray, size: tuple[int, int], take: Callable[[slice, np.ndarray], None]) -> None:
-    """Resizes (C, h, w) bilinearly (half-pixel centres) and hands over ``(rows, (C, len(rows), width))`` in turn."""
-    height, (out_height, out_width) = scores.shape[1], size
-    same = scores.shape[1:] == tuple(size)
-    position = np.maximum((np.arange(out_height) + 0.5) * (height / out_height) - 0.5, 0.0)
-    low = np.minimum(position.astype(np.int64), height - 1)
-    high = np.minimum(low + 1, height - 1)
-    weight = (position - low).astype(np.float32)[:, None]
-    for start in range(0, out_height, _SLICE_ROWS):
-        rows = slice(start, min(start + _SLICE_ROWS, out_height))
-        if same:
-            take(rows, scores[:, rows])
-            continue
-        first = low[rows][0]
-        block = scores[:, first:high[rows][-1] + 1]
-        part = np.empty((len(scores), rows.stop - rows.start, out_width), np.float32)
-        for plane, out in zip(block, part, strict=True):
-            # Rows and columns are independent: columns by OpenCV, rows by hand, so that slices meet without a seam.
-            wide = cv2.resize(np.ascontiguousarray(plane), (out_width, len(plane)), interpolation=cv2.INTER_LINEAR)
-            upper, lower = wide[low[rows] - first], wide[high[rows] - first]
-            np.add(upper, (lower - upper) * weight[rows], out=out)
-        take(rows, part)

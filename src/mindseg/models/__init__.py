@@ -4,6 +4,7 @@ import inspect
 
 from mindspore import nn
 
+from mindseg.config import Config
 from mindseg.errors import UserError
 
 MODELS = {
@@ -56,3 +57,15 @@ def create_model(name: str, num_classes: int, **kwargs: object) -> nn.Cell:
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes {num_classes!r} must be a whole number >= 1")
     return cls(num_classes, **kwargs)
+
+
+def build_network(cfg: Config, **replace: object) -> nn.Cell:
+    """The network of section ``model``; keys that are null keep the network's own defaults.
+
+    Args:
+        cfg: Configuration.
+        **replace: Constructor arguments that win over the configuration.
+    """
+    arguments = {k: v for k, v in cfg.model.items() if k not in ("name", "num_classes", "pretrained_part")}
+    arguments = {k: v for k, v in {**arguments, **replace}.items() if v is not None}
+    return create_model(cfg.model.name, cfg.model.num_classes, **arguments)

@@ -1,0 +1,37 @@
+"""The interface of everything that segments images: networks and exported models."""
+from typing import Protocol
+
+import numpy as np
+
+from mindseg.data.datasets import DatasetInfo
+from mindseg.resize import EvalResize
+
+
+class Predictor(Protocol):
+    """A model that is ready to segment images.
+
+    Attributes:
+        info: Class names and colours.
+        resize: The way of an image to the model's input, and the size at which labels are scored.
+        color_order: ``RGB`` or ``BGR``, the order of the channels that ``__call__`` takes.
+    """
+    info: DatasetInfo
+    resize: EvalResize
+    color_order: str
+
+    def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Segments images of one size.
+
+        Args:
+            images: uint8 (N, H, W, 3) in ``color_order``.
+            size: Height and width of the result.
+
+        Returns:
+            uint8 class ids (N, height, width).
+        """
+
+
+def segment_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    """Class ids uint8 (H, W) of one image uint8 (H, W, 3) in BGR order, as OpenCV reads it."""
+    pixels = np.ascontiguousarray(image[..., ::-1]) if predictor.color_order == "RGB" else image
+    return predictor(pixels[None], image.shape[:2])[0]
