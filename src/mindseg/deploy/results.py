@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mindseg.commands.preprocess import data_section, scaled_size
-from mindseg.data.datasets import DatasetInfo, Sample, cityscapes_encoding, dataset_info, train_id_table
+from mindseg.data.datasets import DatasetInfo, Sample, cityscapes_encoding, dataset_info, train_id_lut
 from mindseg.data.decode import check_sizes, decode_label, decode_label_values
 from mindseg.errors import DataError, first_line
 from mindseg.files import read_bytes, write_text
@@ -193,9 +193,9 @@ def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.nd
 def _label_table(manifest: Manifest, samples: Sequence[Sample]) -> np.ndarray:
     info = dataset_info(data_section(manifest))
     if info.name != "cityscapes":
-        return info.label_table()
+        return info.label_lut()
     encoding = cityscapes_encoding(_probe(samples), str(samples[0].label))
-    return info.label_table() if encoding == "labelIds" else train_id_table(len(info.classes))
+    return info.label_lut() if encoding == "labelIds" else train_id_lut(len(info.classes))
 
 
 def _probe(samples: Sequence[Sample]) -> Iterator[np.ndarray]:
