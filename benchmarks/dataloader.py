@@ -25,7 +25,7 @@ from mindseg.config import load_config
 from mindseg.data.datasets import CITYSCAPES, Sample
 from mindseg.data.loader import Loader, train_transform
 from mindseg.data.mindrecord import CODECS, Packing, as_bytes, build_records
-from mindseg.data.pipeline import FolderSource, Plan, RecordSource
+from mindseg.data.pipeline import FolderSource, LoaderOptions, RecordSource
 from mindseg.data.transforms import TrainTransform
 from mindseg.errors import run_main
 
@@ -94,7 +94,7 @@ def make_samples(folder: Path, count: int, distinct: int = 8) -> list[Sample]:
 
 def recipe() -> TrainTransform:
     """The augmentation of the Fast-SCNN recipe."""
-    return train_transform(load_config(RECIPE).data, CITYSCAPES.label_table())
+    return train_transform(load_config(RECIPE).data, CITYSCAPES.label_lut())
 
 
 @dataclass
@@ -133,32 +133,32 @@ def decode_speed(pairs: list[tuple[np.ndarray, np.ndarray]], seconds: float) -> 
 
 def loader_speed(loader: Loader, seconds: float) -> Speed:
     """The loader in its steady state: what the queues hold at first is not counted."""
-    warm_up, batches, clock = 2 * loader.plan.prefetch, 0, Clock()
+    warm_up, batches, clock = 2 * loader.options.prefetch, 0, Clock()
     for epoch in itertools.count():
         for _ in loader.epoch(epoch):
             batches += 1
             if batches == warm_up:
                 clock = Clock()
             elif batches > warm_up and time.perf_counter() - clock.wall > seconds:
-                return clock.speed((batches - warm_up) * loader.plan.batch_size)
+                return clock.speed((batches - warm_up) * loader.options.batch_size)
     raise AssertionError("epochs never end")
 
 
 def measure(codec: str, samples: list[Sample], folder: Path, args: argparse.Namespace) -> None:
     """Prints the line of one codec; ``folder`` as codec reads the files themselves."""
-    table = CITYSCAPES.label_table()
+    lut = CITYSCAPES.label_lut()
     if codec == "folder":
         source = FolderSource(samples)
     else:
         output = folder / f"{codec}.mindrecord"
         if not output.exists():
             packing = Packing(codec.removesuffix("+"), fast_labels=codec.endswith("+"))
-            build_records(samples, output, CITYSCAPES, table, packing, {})
+            build_records(samples, output, CITYSCAPES, lut, packing, {})
         source = RecordSource(output)
     rows = source.rows(range(8)).create_dict_iterator(num_epochs=1, output_numpy=True)
     pairs = [(as_bytes(row["data"]).copy(), as_bytes(row["label"]).copy()) for row in rows]
-    plan = Plan(args.batch_size, num_workers=args.num_workers, prefetch=args.prefetch)
-    loader = Loader(source, CITYSCAPES, table, recipe(), plan)
+    options = LoaderOptions(args.batch_size, num_workers=args.num_workers, prefetch=args.prefetch)
+    loader = Loader(source, CITYSCAPES, lut, recipe(), options)
     # Measured in turns, because other work on the machine slows both.
     limits, speeds = [], []
     for _ in range(args.rounds):
@@ -177,7 +177,7 @@ def peak_memory(count: int, batches: int) -> None:
     """Child process: runs a folder loader over ``count`` samples and prints its memory after every quarter."""
     with tempfile.TemporaryDirectory() as folder:
         source = FolderSource(make_samples(Path(folder), count))
-        loader = Loader(source, CITYSCAPES, CITYSCAPES.label_table(), recipe(), Plan(4))
+        loader = Loader(source, CITYSCAPES, CITYSCAPES.label_lut(), recipe(), LoaderOptions(4))
         marks, done, epoch = [], 0, 0
         while done < batches:
             for _ in loader.epoch(epoch):

@@ -19,7 +19,7 @@ import numpy as np
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES
-from mindseg.data.loader import create_dataset
+from mindseg.data.loader import create_loader
 from mindseg.errors import run_main
 from mindseg.evaluation.cityscapes import instance_counts
 from mindseg.evaluation.evaluator import evaluate
@@ -111,7 +111,7 @@ def loop(args: argparse.Namespace) -> None:
         segment = NetworkPredictor(cfg, build_network(cfg), CITYSCAPES)
         image = make_street(3, "val", 0, args.height, args.width).image[None]
         segment(image, image.shape[1:3])     # compiles
-        loader = create_dataset(cfg, "eval")
+        loader = create_loader(cfg, "eval")
         started = time.process_time()
         scores = evaluate(segment, loader).scores
         used = time.process_time() - started

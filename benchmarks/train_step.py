@@ -13,7 +13,7 @@ import mindseg  # noqa: F401  (prepares the environment before MindSpore is load
 from benchmarks.support.torch_peer import TorchPeer, measure
 from mindseg.commands.train import Batches, build_step
 from mindseg.config import Config, load_config
-from mindseg.data.loader import create_dataset
+from mindseg.data.loader import create_loader
 from mindseg.engine.train_step import TrainStep
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import run_main
@@ -110,7 +110,7 @@ def measure_engine(cfg: Config, runtime: Runtime, steps: int) -> None:
         cfg.data.root = str(root)
         cfg.train.save_interval_epochs = 10**6
         setup_logging(run_dir, rank=1)      # into files only
-        loader = create_dataset(cfg, "train")
+        loader = create_loader(cfg, "train")
         timed = TimedStep(make_step(cfg, runtime))
         job = Job(cfg, run_dir, runtime, np.ones(steps + 10, np.float32))
         trainer = Trainer(job, timed, loader)

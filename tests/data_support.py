@@ -7,7 +7,7 @@ from PIL import Image
 
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES, voc_palette
-from mindseg.data.loader import Loader, create_dataset
+from mindseg.data.loader import Loader, create_loader
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "configs" / "_base_"
@@ -75,7 +75,7 @@ def config(base: str, root: Path, *overrides: str) -> Config:
 
 def train_loader(base: str, root: Path, *overrides: str, **kwargs: int) -> Loader:
     """The training loader of :func:`config`."""
-    return create_dataset(config(base, root, *overrides), "train", **kwargs)
+    return create_loader(config(base, root, *overrides), "train", **kwargs)
 
 
 def collect(loader: Loader, *epochs: int, start_step: int = 0) -> list[tuple[str, bytes, bytes]]:

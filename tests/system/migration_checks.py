@@ -18,7 +18,7 @@ from mindspore.mindrecord import FileWriter
 from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES, VOC, dataset_info
-from mindseg.data.loader import create_dataset
+from mindseg.data.loader import create_loader
 from mindseg.errors import ConfigError
 from mindseg.losses import create_loss
 from mindseg.manifest import load_manifest
@@ -205,7 +205,7 @@ def both_forms_of_lists(bench: Bench) -> None:
     (old / "pairs.txt").write_text("\n".join(f"img/{name}.jpg cls_png/{name}.png" for name in names))
     for form in ("names", "pairs"):
         cfg = recipe(bench, f"data.root={old}", f"data.train_list={old / form}.txt", "train.global_batch=2")
-        assert create_dataset(cfg, "train").num_samples == len(names)
+        assert create_loader(cfg, "train").num_samples == len(names)
 
 
 def old_records_are_read(bench: Bench) -> None:
@@ -219,14 +219,14 @@ def old_records_are_read(bench: Bench) -> None:
                             "label": (root / "SegmentationClass" / f"{name}.png").read_bytes()} for name in names])
     writer.commit()
     cfg = recipe(bench, f"data.mindrecord={path}", "data.crop_size=[64, 64]", "train.global_batch=2")
-    batches = list(create_dataset(cfg, "train").epoch(0))
+    batches = list(create_loader(cfg, "train").epoch(0))
     assert sorted(name for batch in batches for name in batch["names"]) == sorted(names)
     assert set(np.unique(batches[0]["label"])) <= {*range(21), 255}
 
 
 def parts_build_a_training(bench: Bench) -> None:
     cfg = recipe(bench, "model.fc_channels=16", f"data.root={bench.letter('D')}", "train.global_batch=2")
-    loader, network = create_dataset(cfg, "train"), build_network(cfg)
+    loader, network = create_loader(cfg, "train"), build_network(cfg)
     assert callable(create_loss(cfg.loss, 255).construct)
     assert len(create_optimizer(cfg.optim, network, 10, loader.steps_per_epoch).parameters) == len(
         network.trainable_params())

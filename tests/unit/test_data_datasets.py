@@ -39,20 +39,20 @@ def test_voc_palette_and_table():
     assert voc_palette(22)[20] == (0, 64, 128)
     assert voc_palette(256)[255] == (224, 224, 192)
     assert len(VOC.classes) == 21
-    table = VOC.label_table()
-    assert list(table[:21]) == list(range(21))
-    assert table[255] == IGNORE
-    assert (table[21:255] == UNMAPPED).all()
+    lut = VOC.label_lut()
+    assert list(lut[:21]) == list(range(21))
+    assert lut[255] == IGNORE
+    assert (lut[21:255] == UNMAPPED).all()
 
 
 def test_list_info_from_configuration():
     info = dataset_info({"name": "list", "class_names": ["a", "b"], "ignore_id": 7})
     assert info.classes == ("a", "b")
     assert len(info.palette) == 2
-    table = info.label_table()
-    assert [table[v] for v in (0, 1, 2, 7, 255)] == [0, 1, UNMAPPED, IGNORE, IGNORE]
+    lut = info.label_lut()
+    assert [lut[v] for v in (0, 1, 2, 7, 255)] == [0, 1, UNMAPPED, IGNORE, IGNORE]
     binary = dataset_info({"name": "list", "class_names": ["no", "yes"], "label_map": {0: 0, 127: 1, 200: 255}})
-    assert [binary.label_table()[v] for v in (0, 1, 127, 200)] == [0, UNMAPPED, 1, IGNORE]
+    assert [binary.label_lut()[v] for v in (0, 1, 127, 200)] == [0, UNMAPPED, 1, IGNORE]
 
 
 @pytest.mark.parametrize(("data", "words"), [

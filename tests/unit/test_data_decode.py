@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from mindseg.data import jpeg
-from mindseg.data.datasets import CITYSCAPES, VOC, label_table, train_id_table
+from mindseg.data.datasets import CITYSCAPES, VOC, label_lut, train_id_lut
 from mindseg.data.decode import decode_image, decode_image_rows, decode_label, encode_label, has_unmapped
 from mindseg.errors import DataError
 from tests.data_support import blocks, picture, write_palette
 
-TABLE = train_id_table(3)
+LUT = train_id_lut(3)
 
 
 def encode(suffix: str, pixels: np.ndarray, *options: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_cut_off_labels(rng, tmp_path, keep):
     ids = rng.integers(0, 3, (64, 64), np.uint8)
     for data in (encode(".png", ids), np.fromfile(write_palette(tmp_path / "p.png", ids), np.uint8)):
         with pytest.raises(DataError, match=r"^x: .*(empty|cut off)"):
-            decode_label(data[:int(len(data) * keep)], "x", TABLE)
+            decode_label(data[:int(len(data) * keep)], "x", LUT)
 
 
 def test_damaged_palette_label(rng, tmp_path):
@@ -143,9 +143,9 @@ def test_damaged_palette_label(rng, tmp_path):
     for place in rng.integers(33, data.size - 12, 20):      # behind the header, before the end mark
         data[place] ^= np.uint8(1 << rng.integers(8))
         with pytest.raises(DataError, match="damaged"):
-            decode_label(data, "x", TABLE)
+            decode_label(data, "x", LUT)
         data[place] = whole[place]
-    decode_label(data, "x", TABLE)
+    decode_label(data, "x", LUT)
 
 
 def test_labels_that_are_none(rng):
@@ -156,7 +156,7 @@ def test_labels_that_are_none(rng):
                         (encode(".jpg", image), "colour, 8-bit"),
                         (pillow(image, "1"), "1-bit grey")):
         with pytest.raises(DataError, match=rf"x: label is {words}"):
-            decode_label(data, "x", TABLE)
+            decode_label(data, "x", LUT)
 
 
 @pytest.mark.parametrize(("suffix", "name"), [(".jpg", "JPEG"), (".bmp", "BMP"), (".tiff", "not PNG")])
@@ -164,7 +164,7 @@ def test_grey_labels_that_are_no_png_are_refused_though_their_values_are_legal(s
     ids = np.full((32, 32), 1, np.uint8)
     assert np.array_equal(cv2.imdecode(encode(suffix, ids), cv2.IMREAD_UNCHANGED), ids)
     with pytest.raises(DataError, match=rf"x: label is {name}.*PNG"):
-        decode_label(encode(suffix, ids), "x", TABLE)
+        decode_label(encode(suffix, ids), "x", LUT)
 
 
 def test_bad_value_names_file_value_and_share():
@@ -172,7 +172,7 @@ def test_bad_value_names_file_value_and_share():
     ids[0, :3] = 77
     ids[1, :7] = 99
     with pytest.raises(DataError) as caught:
-        decode_label(encode(".png", ids), "some/file.png", TABLE)
+        decode_label(encode(".png", ids), "some/file.png", LUT)
     text = str(caught.value)
     assert text.startswith("some/file.png: label value 99 on 3.5 % of the pixels and 1 more such value")
     assert "allowed are 0..2, 255" in text
@@ -182,7 +182,7 @@ def test_bad_value_names_file_value_and_share():
 def test_palette_indices_are_the_label(rng, tmp_path):
     ids = blocks(rng, 40, 56, [*range(21), 255])
     data = np.fromfile(write_palette(tmp_path / "p.png", ids), np.uint8)
-    assert np.array_equal(decode_label(data, "x", VOC.label_table()), ids)
+    assert np.array_equal(decode_label(data, "x", VOC.label_lut()), ids)
     # With few colours Pillow packs 1, 2 or 4 bits a pixel.
     for bits in (1, 2, 4):
         few = blocks(rng, 41, 57, list(range(2 ** bits))[:3])
@@ -190,7 +190,7 @@ def test_palette_indices_are_the_label(rng, tmp_path):
         picture_.putpalette([0] * 3 * 2 ** bits)
         stream = io.BytesIO()
         picture_.save(stream, "PNG", bits=bits)
-        assert np.array_equal(decode_label(np.frombuffer(stream.getvalue(), np.uint8), "x", TABLE), few)
+        assert np.array_equal(decode_label(np.frombuffer(stream.getvalue(), np.uint8), "x", LUT), few)
 
 
 def test_fast_labels_are_ordinary_pngs(rng):
@@ -200,11 +200,11 @@ def test_fast_labels_are_ordinary_pngs(rng):
     assert np.array_equal(np.array(Image.open(io.BytesIO(data))), ids)
 
 
-@pytest.mark.parametrize("table", [TABLE, CITYSCAPES.label_table(), label_table({0: 0, 9: 1, 255: 255}),
-                                   label_table({i: 0 for i in range(256)}), label_table({5: 0})])
-def test_has_unmapped_for_every_single_value(table):
+@pytest.mark.parametrize("lut", [LUT, CITYSCAPES.label_lut(), label_lut({0: 0, 9: 1, 255: 255}),
+                                 label_lut({i: 0 for i in range(256)}), label_lut({5: 0})])
+def test_has_unmapped_for_every_single_value(lut):
     for value in range(256):
-        legal = np.flatnonzero(table != 254)[0]
+        legal = np.flatnonzero(lut != 254)[0]
         values = np.full((4, 4), legal, np.uint8)
         values[2, 1] = value
-        assert has_unmapped(values, table) == (table[value] == 254)
+        assert has_unmapped(values, lut) == (lut[value] == 254)

@@ -11,9 +11,9 @@ import pytest
 
 from mindseg.data import jpeg
 from mindseg.data.datasets import CITYSCAPES, IGNORE, VOC, list_samples
-from mindseg.data.loader import create_dataset
+from mindseg.data.loader import create_loader
 from mindseg.data.mindrecord import Packing, build_records
-from mindseg.data.pipeline import FolderSource, Pipeline, choose_table
+from mindseg.data.pipeline import FolderSource, Pipeline, choose_lut
 from mindseg.data.transforms import TrainTransform
 from mindseg.errors import DataError
 from tests.data_support import (
@@ -35,8 +35,8 @@ def pack(root, output, split="train", base="camvid", **packing):
     """Packs a split of a toy data set; returns the output."""
     cfg = config(base, root)
     samples = list_samples(cfg.data, split)
-    info = create_dataset(cfg, "train" if split == "train" else "eval").info
-    build_records(samples, output, info, choose_table(info, FolderSource(samples)), Packing(**packing), {})
+    info = create_loader(cfg, "train" if split == "train" else "eval").info
+    build_records(samples, output, info, choose_lut(info, FolderSource(samples)), Packing(**packing), {})
     return output
 
 
@@ -194,7 +194,7 @@ def test_voc_palette_and_border(tmp_path, rng):
         truth[name] = ids
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("a\nb\n", encoding="utf-8")
-    loader = create_dataset(config("voc", root), "eval")
+    loader = create_loader(config("voc", root), "eval")
     assert loader.info is VOC
     for batch in loader.samples():
         assert np.array_equal(batch["label"][0], truth[batch["names"][0]])
@@ -206,7 +206,7 @@ def test_evaluation_sees_every_image_once_as_it_is(tmp_path, rng):
         write(tmp_path / "val" / f"{i}.png", picture(rng, *size))
         write(tmp_path / "valannot" / f"{i}.png", blocks(rng, *size, list(range(12))))
     cfg = config("camvid", tmp_path)
-    loader = create_dataset(cfg, "eval", batch_size=3)
+    loader = create_loader(cfg, "eval", batch_size=3)
     batches = list(loader.samples())
     assert [b["names"] for b in batches] == [["0", "1"], ["2"], ["3", "4", "5"], ["6"]]
     for batch in batches:
@@ -215,9 +215,9 @@ def test_evaluation_sees_every_image_once_as_it_is(tmp_path, rng):
             raw = cv2.imread(str(tmp_path / "valannot" / f"{name}.png"), -1)
             assert np.array_equal(label, np.where(raw == 11, IGNORE, raw))
     for size in (1, 2, 3, 9):
-        names = [n for r in range(size) for b in create_dataset(cfg, "eval", r, size).samples() for n in b["names"]]
+        names = [n for r in range(size) for b in create_loader(cfg, "eval", r, size).samples() for n in b["names"]]
         assert sorted(names) == [str(i) for i in range(7)]
-    bgr = create_dataset(config("camvid", tmp_path, "data.color_order=BGR"), "eval", batch_size=3)
+    bgr = create_loader(config("camvid", tmp_path, "data.color_order=BGR"), "eval", batch_size=3)
     assert np.array_equal(next(iter(bgr.samples()))["image"], batches[0]["image"][..., ::-1])
     assert [b["names"] for b in loader.samples()] == [b["names"] for b in batches]      # and again
 
@@ -236,7 +236,7 @@ def test_bad_label_value_never_reaches_training(tmp_path, rng):
     assert "trainannot/f004.png: label value 12 on 1.01 % of the pixels" in text
     assert "\n" not in text
     # The error comes when the turn of the sample comes, not earlier: the order is that of the intact set.
-    order = [t[2] for t in loader.tickets(0)]
+    order = [t[2] for t in loader.sample_indices(0)]
     assert seen == [f"f{i:03d}" for i in order[:order.index(4)]]
     with pytest.raises(DataError, match="f004"):   # and again, the loader has not lost its place
         list(loader.epoch(0))
@@ -294,11 +294,11 @@ def test_skipped_samples_are_counted_and_replaced(tmp_path, rng, caplog):
 def test_skipping_in_evaluation_leaves_out(tmp_path, rng):
     make_camvid(tmp_path, rng, 5, "val")
     (tmp_path / "valannot" / "f001.png").write_bytes(b"123")
-    loader = create_dataset(config("camvid", tmp_path, "data.on_error=skip"), "eval", batch_size=2)
+    loader = create_loader(config("camvid", tmp_path, "data.on_error=skip"), "eval", batch_size=2)
     assert [b["names"] for b in loader.samples()] == [["f000", "f002"], ["f003", "f004"]]
     assert list(loader.skipped) == [1]
     with pytest.raises(DataError, match="f001"):
-        list(create_dataset(config("camvid", tmp_path), "eval").samples())
+        list(create_loader(config("camvid", tmp_path), "eval").samples())
 
 
 def test_everything_broken_ends_even_when_skipping(tmp_path, rng):
@@ -327,7 +327,7 @@ def test_finished_pipelines_are_released(tmp_path, rng):
         return sum(type(o) is Pipeline for o in gc.get_objects())
 
     before = alive()
-    loader, evaluation = train_loader("camvid", tmp_path), create_dataset(config("camvid", tmp_path), "eval")
+    loader, evaluation = train_loader("camvid", tmp_path), create_loader(config("camvid", tmp_path), "eval")
     collect(loader, *range(6))
     for _ in range(4):
         assert len(list(evaluation.samples())) == 6
@@ -341,7 +341,7 @@ def test_finished_pipelines_are_released(tmp_path, rng):
 def test_split_without_labels_is_refused(tmp_path, rng):
     write(tmp_path / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", picture(rng, 8, 8))
     with pytest.raises(DataError, match="has no label"):
-        create_dataset(config("cityscapes", tmp_path, "data.eval_split=test"), "eval")
+        create_loader(config("cityscapes", tmp_path, "data.eval_split=test"), "eval")
 
 
 def test_mixed_cityscapes_encodings_are_refused(tmp_path, rng):

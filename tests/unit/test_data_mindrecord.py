@@ -24,7 +24,7 @@ TOOL = "pack"
 def pack(root, output, split="train", **packing):
     data = config("camvid", root).data
     info, samples = dataset_info(data), list_samples(data, split)
-    return build_records(samples, output, info, info.label_table(), Packing(**packing), {"split": split})
+    return build_records(samples, output, info, info.label_lut(), Packing(**packing), {"split": split})
 
 
 def read_back(path):

@@ -9,8 +9,8 @@ import scipy.io
 from PIL import Image
 
 from mindseg.commands import build_trainaug, check_dataset
-from mindseg.data.dataset_stats import class_weights, count_classes, summarize
-from mindseg.data.datasets import CITYSCAPES, VOC, list_samples, train_id_table
+from mindseg.data.dataset_stats import class_weights, collect_stats, count_classes
+from mindseg.data.datasets import CITYSCAPES, VOC, list_samples, train_id_lut
 from mindseg.data.pipeline import FolderSource, open_source
 from mindseg.errors import DataError
 from tests.data_support import BASE, blocks, config, make_camvid, make_cityscapes, picture, write, write_palette
@@ -127,7 +127,7 @@ def test_summary_equals_counting_by_hand(tmp_path, rng):
     make_cityscapes(tmp_path, rng, 4)
     data = {"name": "cityscapes", "root": str(tmp_path)}
     samples = list_samples(data, "train")
-    found = summarize(FolderSource(samples), CITYSCAPES.label_table())
+    found = collect_stats(FolderSource(samples), CITYSCAPES.label_lut())
     labels = np.stack([cv2.imread(str(s.label), -1) for s in samples])
     images = np.stack([cv2.imread(str(s.image)) for s in samples]).astype(float)[..., ::-1]
     assert np.array_equal(found.values, np.bincount(labels.ravel(), minlength=256))
@@ -170,7 +170,7 @@ def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"class_weights: [{', '.join(expected)}]"
     cfg = config("camvid", tmp_path, f"data.mindrecord={tmp_path / 'x.mindrecord'}")
-    counted, _ = count_classes(open_source(cfg.data, "train"), train_id_table(11, 11), 11)
+    counted, _ = count_classes(open_source(cfg.data, "train"), train_id_lut(11, 11), 11)
     assert np.array_equal(counted, pixels)
     found, errors = check_dataset.check_split(cfg, "train", 5)
     assert (found.samples, errors) == (6, [])
@@ -182,7 +182,7 @@ def test_weights_refuse_a_bad_label(tmp_path, rng):
     write(tmp_path / "trainannot" / "f001.png", np.full((48, 64), 50, np.uint8))
     source = FolderSource(list_samples({"name": "list", "root": str(tmp_path)}, "train"))
     with pytest.raises(DataError, match=r"f001.*label value 50 on 100 %"):
-        count_classes(source, train_id_table(11, 11), 11)
+        count_classes(source, train_id_lut(11, 11), 11)
 
 
 def make_voc_and_sbd(folder, rng):

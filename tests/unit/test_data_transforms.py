@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindseg.config import load_config
-from mindseg.data.datasets import CITYSCAPES, IGNORE, train_id_table
+from mindseg.data.datasets import CITYSCAPES, IGNORE, train_id_lut
 from mindseg.data.loader import train_transform
 from mindseg.data.transforms import (
     PHOTOMETRIC,
@@ -20,7 +20,7 @@ from mindseg.data.transforms import (
 )
 from tests.data_support import BASE, blocks, picture
 
-TABLE = train_id_table(19)
+LUT = train_id_lut(19)
 PLAIN = {"flip_prob": 0.0, "rgb": False}
 
 
@@ -35,7 +35,7 @@ def ramp(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
                                       CropResize((40, 56), (1.0, 1.3), 0.5)])
 def test_image_and_label_stay_together(rng, geometry):
     image, label = ramp(120, 320)
-    transform = TrainTransform(geometry, TABLE, rgb=False)
+    transform = TrainTransform(geometry, LUT, rgb=False)
     for _ in range(40):
         out, ids = transform(image, label, rng)
         assert out.shape == (*geometry.size, 3)
@@ -76,7 +76,7 @@ def test_windows_lie_inside_and_reach_every_edge(rng):
     label = np.zeros((40, 200), np.uint8)
     tops, lefts, bottoms, rights = set(), set(), set(), set()
     for _ in range(3000):
-        w = crop.draw(label, TABLE, rng)
+        w = crop.draw(label, LUT, rng)
         assert 0 <= w.top <= w.top + w.height <= 40
         assert 0 <= w.left <= w.left + w.width <= 200
         assert 0 < w.size[0] <= 32
@@ -92,7 +92,7 @@ def test_crop_equals_scaling_everything_first():
     # At scale 2 a window of the source, resized, is a window of the resized source away from its border.
     image, label = ramp(64, 96)
     rng = np.random.default_rng(3)
-    window = ScaleCrop((48, 64), (2.0, 2.0)).draw(label, TABLE, rng)
+    window = ScaleCrop((48, 64), (2.0, 2.0)).draw(label, LUT, rng)
     ours = cv2.resize(window.cut(image), (64, 48), interpolation=cv2.INTER_LINEAR)
     whole = cv2.resize(image, (192, 128), interpolation=cv2.INTER_LINEAR)
     theirs = whole[2 * window.top:2 * window.top + 48, 2 * window.left:2 * window.left + 64]
@@ -102,7 +102,7 @@ def test_crop_equals_scaling_everything_first():
 
 def test_small_images_are_padded_bottom_and_right(rng):
     image = np.full((20, 30, 3), 200, np.uint8)
-    transform = TrainTransform(ScaleCrop((32, 48), (1.0, 1.0)), TABLE, (11, 22, 33), **PLAIN)
+    transform = TrainTransform(ScaleCrop((32, 48), (1.0, 1.0)), LUT, (11, 22, 33), **PLAIN)
     out, ids = transform(image, np.full((20, 30), 4, np.uint8), rng)
     assert (ids[:20, :30] == 4).all()
     assert (out[:20, :30] == 200).all()
@@ -114,7 +114,7 @@ def test_small_images_are_padded_bottom_and_right(rng):
 def test_padding_is_zero_after_normalisation_even_with_jitter(rng):
     cfg = load_config(BASE / "cityscapes.yaml", ["data.crop_size=[64, 64]", "data.scale_range=[0.5, 0.5]",
                                                  "data.photometric=true"])
-    transform = train_transform(cfg.data, TABLE)
+    transform = train_transform(cfg.data, LUT)
     for _ in range(10):
         out, ids = transform(picture(rng, 64, 64), np.zeros((64, 64), np.uint8), rng)
         normal = normalize(out, cfg.data.mean, cfg.data.std, cfg.data.value_range)
@@ -124,7 +124,7 @@ def test_padding_is_zero_after_normalisation_even_with_jitter(rng):
 
 def test_labels_are_translated(rng):
     label = np.array([[7, 8], [33, 0]], np.uint8).repeat(16, 0).repeat(16, 1)
-    transform = TrainTransform(ScaleCrop((32, 32), (1.0, 1.0)), CITYSCAPES.label_table(), **PLAIN)
+    transform = TrainTransform(ScaleCrop((32, 32), (1.0, 1.0)), CITYSCAPES.label_lut(), **PLAIN)
     _, ids = transform(np.zeros((32, 32, 3), np.uint8), label, rng)
     assert [ids[0, 0], ids[0, 31], ids[31, 0], ids[31, 31]] == [0, 1, 18, IGNORE]
 
@@ -136,7 +136,7 @@ def test_cat_max_ratio(rng):
     image = np.zeros((64, 512, 3), np.uint8)
 
     def shares(ratio: float) -> np.ndarray:
-        transform = TrainTransform(ScaleCrop((64, 64), (1.0, 1.0), cat_max_ratio=ratio), TABLE, **PLAIN)
+        transform = TrainTransform(ScaleCrop((64, 64), (1.0, 1.0), cat_max_ratio=ratio), LUT, **PLAIN)
         ids = [transform(image, label, rng)[1] for _ in range(200)]
         return np.array([max((i == 0).mean(), (i == 1).mean()) for i in ids])
 
@@ -150,24 +150,24 @@ def test_ignored_pixels_do_not_count_as_a_class(rng):
     label = np.full((64, 256), IGNORE, np.uint8)
     label[:, 200:228], label[:, 228:] = 1, 2
     crop = ScaleCrop((64, 64), (1.0, 1.0), cat_max_ratio=0.75)
-    hits = [crop.draw(label, TABLE, rng).left for _ in range(200)]
+    hits = [crop.draw(label, LUT, rng).left for _ in range(200)]
     assert np.mean(np.array(hits) > 160) > 0.4        # a free draw would get there in 16 % of the cases
 
 
 def test_crop_resize_follows_its_ratio(rng):
     label = np.zeros((120, 240), np.uint8)
     half = CropResize((50, 100), (1.0, 1.3), 0.5)
-    windows = [half.draw(label, TABLE, rng) for _ in range(1000)]
+    windows = [half.draw(label, LUT, rng) for _ in range(1000)]
     whole = np.mean([(w.height, w.width) == (120, 240) for w in windows])
     assert 0.4 < whole < 0.65
     assert min(w.height for w in windows) == int(120 / 1.3)
-    fixed = CropResize((50, 100), (1.2, 1.2)).draw(label, TABLE, rng)
+    fixed = CropResize((50, 100), (1.2, 1.2)).draw(label, LUT, rng)
     assert (fixed.height, fixed.width, fixed.size) == (100, 200, (50, 100))
 
 
 def test_flip_probability(rng):
     image, label = ramp(32, 32)
-    transform = TrainTransform(ScaleCrop((32, 32), (1.0, 1.0)), TABLE, flip_prob=0.5, rgb=False)
+    transform = TrainTransform(ScaleCrop((32, 32), (1.0, 1.0)), LUT, flip_prob=0.5, rgb=False)
     flips = 0
     for _ in range(300):
         out, ids = transform(image, label, rng)
@@ -184,7 +184,7 @@ def test_channel_order(rng):
     image = np.zeros((32, 32, 3), np.uint8)
     image[..., 0] = 200                     # blue, as decoded
     for rgb, channel in ((True, 2), (False, 0)):
-        transform = TrainTransform(ScaleCrop((32, 32), (1.0, 1.0)), TABLE, flip_prob=0.0, rgb=rgb)
+        transform = TrainTransform(ScaleCrop((32, 32), (1.0, 1.0)), LUT, flip_prob=0.0, rgb=rgb)
         out, _ = transform(image, np.zeros((32, 32), np.uint8), rng)
         assert (out[..., channel] == 200).all()
 
@@ -199,7 +199,7 @@ def test_blur_is_gaussian_and_may_be_off(rng):
     assert gaussian_blur(image, 0.1) is image
     label = np.zeros((41, 41), np.uint8)
     for prob, low, high in ((0.0, 0, 0), (0.5, 35, 115), (1.0, 110, 190)):      # below 0.3 pixels nothing moves
-        transform = TrainTransform(ScaleCrop((41, 41), (1.0, 1.0)), TABLE, blur_prob=prob, **PLAIN)
+        transform = TrainTransform(ScaleCrop((41, 41), (1.0, 1.0)), LUT, blur_prob=prob, **PLAIN)
         blurred = sum(not np.array_equal(transform(image, label, rng)[0], image) for _ in range(200))
         assert low <= blurred <= high
 
@@ -251,7 +251,7 @@ def test_jitter_from_configuration():
 def test_labels_do_not_change_with_the_colours(rng):
     image, label = picture(rng, 64, 64), blocks(rng, 64, 64, list(range(19)))
     geometry = ScaleCrop((48, 48))
-    plain, coloured = (TrainTransform(geometry, TABLE, jitters=j) for j in ((), (PHOTOMETRIC,)))
+    plain, coloured = (TrainTransform(geometry, LUT, jitters=j) for j in ((), (PHOTOMETRIC,)))
     seed = int(rng.integers(2 ** 32))
     _, a = plain(image, label, np.random.default_rng(seed))
     out, b = coloured(image, label, np.random.default_rng(seed))
@@ -264,7 +264,7 @@ def test_stored_arrays_of_a_seeded_transform():
     y, x = np.mgrid[:64, :96]
     image = np.stack([x * 2, y * 3, x + y], -1).astype(np.uint8)
     label = ((x // 12 + y // 16) % 19).astype(np.uint8)
-    transform = TrainTransform(ScaleCrop((40, 56), cat_max_ratio=0.75), TABLE, (104, 116, 124), 0.5, 0.5,
+    transform = TrainTransform(ScaleCrop((40, 56), cat_max_ratio=0.75), LUT, (104, 116, 124), 0.5, 0.5,
                                (PHOTOMETRIC,))
     for seed, stored_label, stored_image in STORED:
         out, ids = transform(image, label, np.random.default_rng((1, 2, seed)))
@@ -300,22 +300,22 @@ def test_normalize(rng, mean, std, value_range):
 def test_recipes_of_the_seeds_from_configuration():
     """The keys that stand for each promise reach the transform."""
     fast = train_transform(load_config(BASE / "cityscapes.yaml", [
-        "data.scale_base=1024", "data.crop_size=[768, 768]", "data.blur_prob=0.5"]).data, TABLE)
+        "data.scale_base=1024", "data.crop_size=[768, 768]", "data.blur_prob=0.5"]).data, LUT)
     assert fast.geometry == ScaleCrop((768, 768), (0.5, 2.0), 1024, "short")
     assert (fast.flip_prob, fast.blur_prob, fast.rgb, fast.fill) == (0.5, 0.5, True, (104, 116, 124))
     fcn = train_transform(load_config(BASE / "voc.yaml", [
-        "data.color_order=BGR", "data.mean=[103.53, 116.28, 123.675]", "data.std=[57.375, 57.12, 58.395]"]).data, TABLE)
+        "data.color_order=BGR", "data.mean=[103.53, 116.28, 123.675]", "data.std=[57.375, 57.12, 58.395]"]).data, LUT)
     assert fcn.geometry == ScaleCrop((512, 512), (0.5, 2.0))
     assert (fcn.rgb, fcn.fill) == (False, (104, 116, 124))
     enet = train_transform(load_config(BASE / "cityscapes.yaml", [
         "data.resize=[512, 1024]", "data.crop_ratio=[1.0, 1.3]", "data.crop_prob=0.5", "data.blur_prob=1.0",
-        "data.value_range=1", "data.mean=[0, 0, 0]", "data.std=[1, 1, 1]"]).data, TABLE)
+        "data.value_range=1", "data.mean=[0, 0, 0]", "data.std=[1, 1, 1]"]).data, LUT)
     assert enet.geometry == CropResize((512, 1024), (1.0, 1.3), 0.5)
     assert (enet.blur_prob, enet.fill) == (1.0, (0, 0, 0))
     bise = train_transform(load_config(BASE / "cityscapes.yaml", [
         "data.crop_size=[1024, 1024]", "data.scale_base=2048", "data.scale_side=long", "data.scale_step=0.1",
         "data.color_jitter={brightness: 32, contrast: [0.4, 1.6], saturation: [0.4, 1.6], hue: 18, prob: 0.5}",
-        "data.value_range=1", "data.mean=[0.3257, 0.3690, 0.3223]", "data.std=[0.2112, 0.2148, 0.2115]"]).data, TABLE)
+        "data.value_range=1", "data.mean=[0.3257, 0.3690, 0.3223]", "data.std=[0.2112, 0.2148, 0.2115]"]).data, LUT)
     assert bise.geometry == ScaleCrop((1024, 1024), (0.5, 2.0), 2048, "long", 0.1)
     assert bise.jitters == (ColorJitter(32.0, (0.4, 1.6), (0.4, 1.6), 18, 0.5),)
     assert bise.fill == (82, 94, 83)

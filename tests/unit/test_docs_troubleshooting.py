@@ -14,7 +14,7 @@ import pytest
 from mindseg.checkpoint import Progress, load_weights
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
-from mindseg.data.datasets import list_samples, train_id_table
+from mindseg.data.datasets import list_samples, train_id_lut
 from mindseg.data.decode import decode_label
 from mindseg.engine.trainer import Trainer
 from mindseg.errors import UserError
@@ -36,7 +36,7 @@ def png(pixels: np.ndarray) -> np.ndarray:
 def bad_label_value(tmp_path):
     label = np.zeros((40, 40), np.uint8)
     label[:5] = 7
-    decode_label(png(label), "labels/0001.png", train_id_table(3))
+    decode_label(png(label), "labels/0001.png", train_id_lut(3))
 
 
 def background_ignored(tmp_path):
@@ -44,7 +44,7 @@ def background_ignored(tmp_path):
 
 
 def colour_label(tmp_path):
-    decode_label(png(np.zeros((40, 40, 4), np.uint8)), "town_000000_000019_gtFine_color.png", train_id_table(3))
+    decode_label(png(np.zeros((40, 40, 4), np.uint8)), "town_000000_000019_gtFine_color.png", train_id_lut(3))
 
 
 def list_without_names(tmp_path):

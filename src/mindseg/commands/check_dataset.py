@@ -4,9 +4,9 @@ import argparse
 import numpy as np
 
 from mindseg.config import Config, load_config
-from mindseg.data.dataset_stats import Summary, summarize
-from mindseg.data.datasets import IGNORE, UNMAPPED, DatasetInfo, dataset_info, list_samples, resolve_split
-from mindseg.data.pipeline import FolderSource, RecordSource, choose_table
+from mindseg.data.dataset_stats import DatasetStats, collect_stats
+from mindseg.data.datasets import IGNORE, UNMAPPED, DatasetInfo, dataset_info, list_samples, split_and_list
+from mindseg.data.pipeline import FolderSource, RecordSource, choose_lut
 from mindseg.errors import DataError
 
 EXAMPLES = """examples:
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   mindseg check-dataset --config configs/_base_/voc.yaml --set data.mindrecord=voc.mindrecord --split train"""
 
 
-def check_split(cfg: Config, split: str, shown: int) -> tuple[Summary | None, list[str]]:
+def check_split(cfg: Config, split: str, shown: int) -> tuple[DatasetStats | None, list[str]]:
     """Checks one split and prints what it holds.
 
     Args:
@@ -28,13 +28,13 @@ def check_split(cfg: Config, split: str, shown: int) -> tuple[Summary | None, li
     """
     info, errors = dataset_info(cfg.data), []
     record = {"train": cfg.data.mindrecord, "eval": cfg.data.eval_mindrecord}.get(split)
-    name = resolve_split(cfg.data, split)[0]
+    name = split_and_list(cfg.data, split)[0]
     try:
         source = RecordSource(record) if record else open_folder(cfg, split, errors)
         place = record or f"{cfg.data.root} (split '{name}')"
         print(f"\n{split}: {len(source)} samples in {place}", flush=True)
-        table = choose_table(info, source, cfg.data.label_file)
-        found = summarize(source, table)
+        lut = choose_lut(info, source, cfg.data.label_file)
+        found = collect_stats(source, lut)
     except DataError as error:
         print(f"\n{split}: cannot be read")
         return None, [*errors, str(error)]
@@ -42,7 +42,7 @@ def check_split(cfg: Config, split: str, shown: int) -> tuple[Summary | None, li
     print("  sizes: " + ", ".join(f"{count} of {w}x{h}" for (w, h), count in sizes[:5])
           + (f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""))
     print_small(found, cfg)
-    print_values(found, table, info)
+    print_values(found, lut, info)
     print_images(found, cfg, shown)
     return found, errors + found.errors
 
@@ -57,12 +57,12 @@ def open_folder(cfg: Config, split: str, errors: list[str]) -> FolderSource:
     if not samples:
         alone = errors.copy()
         errors.clear()
-        raise DataError(f"split '{resolve_split(cfg.data, split)[0]}': not one image with its label; {len(alone)} "
+        raise DataError(f"split '{split_and_list(cfg.data, split)[0]}': not one image with its label; {len(alone)} "
                         f"files stand alone, the first: {alone[0]}. Unpack the labels too, or correct data.root")
     return FolderSource(samples)
 
 
-def print_small(found: Summary, cfg: Config) -> None:
+def print_small(found: DatasetStats, cfg: Config) -> None:
     """Says so if training crops reach beyond most images: what lies outside is padding, which teaches nothing."""
     d = cfg.data
     if d.resize or d.scale_base:
@@ -74,22 +74,22 @@ def print_small(found: Summary, cfg: Config) -> None:
               f"padding (data.crop_size = [{height}, {width}], height first)")
 
 
-def print_values(found: Summary, table: np.ndarray, info: DatasetInfo) -> None:
+def print_values(found: DatasetStats, lut: np.ndarray, info: DatasetInfo) -> None:
     """Prints each label value with its class, share of the pixels and number of images, and the classes without any."""
     total = max(1, found.values.sum())
     print("  value  class                 pixels %   images")
     for value in np.flatnonzero(found.values):
-        train_id = table[value]
+        train_id = lut[value]
         name = ("NOT A LABEL" if train_id == UNMAPPED else "(ignored)" if train_id == IGNORE
                 else info.classes[train_id])
         print(f"  {value:5d}  {name:<20} {100 * found.values[value] / total:9.4f} {found.images_with[value]:8d}")
-    present = set(table[found.values > 0].tolist())
+    present = set(lut[found.values > 0].tolist())
     absent = [name for i, name in enumerate(info.classes) if i not in present]
     if absent:
         print(f"  warning: {len(absent)} of {len(info.classes)} classes are absent: {', '.join(absent)}")
 
 
-def print_images(found: Summary, cfg: Config, shown: int) -> None:
+def print_images(found: DatasetStats, cfg: Config, shown: int) -> None:
     """Prints colour statistics, repeated images and the samples with most ignored pixels."""
     mean, std = (values * cfg.data.value_range / 255 for values in found.mean_std)
     if cfg.data.color_order == "BGR":

@@ -5,7 +5,7 @@ from dataclasses import replace
 from mindseg.config import load_config
 from mindseg.data.dataset_stats import class_weights, count_classes
 from mindseg.data.datasets import dataset_info, list_samples
-from mindseg.data.pipeline import FolderSource, RecordSource, choose_table
+from mindseg.data.pipeline import FolderSource, RecordSource, choose_lut
 
 EXAMPLES = """examples:
   mindseg class-weights --config configs/enet/enet_cityscapes.yaml --set data.root=data/cityscapes
@@ -32,8 +32,8 @@ def main() -> None:
     else:
         # The label stands in for the image, which is a hundred times larger and not needed.
         source = FolderSource([replace(s, image=s.label or s.image) for s in list_samples(cfg.data, "train")])
-    table = choose_table(info, source, cfg.data.label_file)
-    pixels, image_pixels = count_classes(source, table, len(info.classes))
+    lut = choose_lut(info, source, cfg.data.label_file)
+    pixels, image_pixels = count_classes(source, lut, len(info.classes))
     weights = class_weights(pixels, image_pixels, args.method, args.c)
     for name, count, weight in zip(info.classes, pixels, weights, strict=True):
         note = "" if count else "   absent"

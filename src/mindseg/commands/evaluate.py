@@ -14,7 +14,7 @@ import yaml
 from mindseg.checkpoint import load_weights, read_checkpoint
 from mindseg.config import CONFIGS, Config, load_config
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
-from mindseg.data.loader import Loader, create_dataset
+from mindseg.data.loader import Loader, create_loader
 from mindseg.errors import ConfigError, DataError, UserError
 from mindseg.evaluation.cityscapes import instance_reader
 from mindseg.evaluation.evaluator import Result, evaluate, image_miou
@@ -217,7 +217,7 @@ def open_for_scoring(cfg: Config, info: DatasetInfo, request: Request) -> Export
 def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predictor,
                name: str) -> tuple[dict, Result, list[list]]:
     """Evaluates one model; returns the content of ``eval.json``, the examples and the lines of ``images.csv``."""
-    loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
+    loader = create_loader(cfg, "eval", runtime.rank, runtime.size)
     info = loader.info
     writer = None
     if request.save_masks:

@@ -5,7 +5,7 @@ from pathlib import Path
 from mindseg.config import load_config
 from mindseg.data.datasets import dataset_info, list_samples
 from mindseg.data.mindrecord import CODECS, Packing, build_records
-from mindseg.data.pipeline import FolderSource, choose_table
+from mindseg.data.pipeline import FolderSource, choose_lut
 from mindseg.version import __version__
 
 EXAMPLES = """examples:
@@ -52,7 +52,7 @@ def main() -> None:
         data.update(train_list=args.list, train_split=args.split)
     samples = list_samples(data, "train" if args.list else args.split)
     info = dataset_info(data)
-    table = choose_table(info, FolderSource(samples), data.get("label_file", "auto"))
+    lut = choose_lut(info, FolderSource(samples), data.get("label_file", "auto"))
     if args.codec == "jpeg":
         print("note: jpeg is lossy; images differ from the source by a few grey levels, labels are exact")
     packing = Packing(args.codec, args.fast_labels, args.num_shards, args.seed if args.shuffle else None, args.quality,
@@ -61,7 +61,7 @@ def main() -> None:
              "project_version": __version__}
     if args.codec != "jpeg":
         del about["quality"]
-    result = build_records(samples, Path(args.output), info, table, packing, about)
+    result = build_records(samples, Path(args.output), info, lut, packing, about)
     print_summary(result, args.output)
 
 

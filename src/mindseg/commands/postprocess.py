@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mindseg.commands.preprocess import find_samples
-from mindseg.data.datasets import Sample, cityscapes_encoding, train_id_table
+from mindseg.data.datasets import Sample, cityscapes_encoding, train_id_lut
 from mindseg.data.decode import check_sizes, decode_label, decode_label_values
 from mindseg.errors import DataError, first_line
 from mindseg.files import read_bytes, write_json
@@ -185,7 +185,7 @@ def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.nd
     """
     if samples and samples[0].label is None:
         raise DataError(f"{samples[0].image}: has no label; such a split can be predicted, not scored")
-    table = _label_table(manifest, samples)
+    table = _label_lut(manifest, samples)
     matrix = ConfusionMatrix(manifest.num_classes, manifest.dataset.ignore_id)
     for sample in tqdm(samples, desc="postprocess", unit="image", disable=None):
         label = decode_label(read_bytes(sample.label), str(sample.label), table)
@@ -197,12 +197,12 @@ def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.nd
     return matrix.compute() | {"images": len(samples)}
 
 
-def _label_table(manifest: Manifest, samples: Sequence[Sample]) -> np.ndarray:
+def _label_lut(manifest: Manifest, samples: Sequence[Sample]) -> np.ndarray:
     info = manifest.dataset_info()
     if info.name != "cityscapes":
-        return info.label_table()
+        return info.label_lut()
     encoding = cityscapes_encoding(_probe(samples), str(samples[0].label))
-    return info.label_table() if encoding == "labelIds" else train_id_table(len(info.classes))
+    return info.label_lut() if encoding == "labelIds" else train_id_lut(len(info.classes))
 
 
 def _probe(samples: Sequence[Sample]) -> Iterator[np.ndarray]:

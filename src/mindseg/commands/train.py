@@ -13,7 +13,7 @@ from mindspore import nn
 from mindseg.checkpoint import periodic_checkpoints
 from mindseg.comm import broadcast_object
 from mindseg.config import Config, dump_config, find_config, load_config
-from mindseg.data.loader import create_dataset
+from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import sinking
 from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
@@ -180,7 +180,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     if not continued:
         describe_run(cfg, run_dir, runtime)
     batches = divide_batch(cfg, runtime.size)
-    train_set = create_dataset(cfg, "train", runtime.rank, runtime.size, batches.device)
+    train_set = create_loader(cfg, "train", runtime.rank, runtime.size, batches.device)
     per_epoch = train_set.steps_per_epoch
     steps = cfg.train.steps or per_epoch * cfg.train.epochs
     log.info("run folder %s", run_dir)
@@ -243,7 +243,7 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
 
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:
     """The function that the trainer evaluates with."""
-    loader = create_dataset(cfg, "eval", runtime.rank, runtime.size)
+    loader = create_loader(cfg, "eval", runtime.rank, runtime.size)
     predictor = NetworkPredictor(cfg, net, loader.info)
 
     def run(check: Callable[[], None]) -> dict:

@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from mindseg.data.datasets import IGNORE
 from mindseg.data.decode import check_sizes, decode_image, decode_label_values, describe_bad_values, has_unmapped
-from mindseg.data.pipeline import FolderSource, Pipeline, Plan, RecordSource
+from mindseg.data.pipeline import FolderSource, LoaderOptions, Pipeline, RecordSource
 from mindseg.errors import DataError
 
 
 @dataclass
-class Finding:
+class SampleStats:
     """What one sample holds.
 
     Attributes:
@@ -32,22 +32,22 @@ class Finding:
     sums: np.ndarray | None = None
     digest: bytes = b""
 
-    def classes(self, table: np.ndarray) -> np.ndarray:
+    def classes(self, lut: np.ndarray) -> np.ndarray:
         """Pixels of each train id, int64 (256,); 255 = ignored."""
-        return np.bincount(table, weights=self.values, minlength=256).astype(np.int64)
+        return np.bincount(lut, weights=self.values, minlength=256).astype(np.int64)
 
 
-def survey(source: FolderSource | RecordSource, table: np.ndarray, images: bool = True) -> Iterator[Finding]:
+def sample_stats(source: FolderSource | RecordSource, lut: np.ndarray, images: bool = True) -> Iterator[SampleStats]:
     """Looks at all samples, in order, with a progress bar; broken ones are reported, not raised.
 
     Args:
         source: Where the samples come from.
-        table: 256-entry table from label value to train id.
+        lut: Label LUT, uint8 (256,).
         images: Look at the images too; labels alone take a fifth of the time.
     """
-    def look(name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Finding:
-        image_name, label_name = source.describe(int(ticket[2]), name)
-        found = Finding(name, None, np.zeros(256, np.int64))
+    def measure(name: str, sample_index: np.ndarray, data: np.ndarray, label: np.ndarray) -> SampleStats:
+        image_name, label_name = source.describe(int(sample_index[2]), name)
+        found = SampleStats(name, None, np.zeros(256, np.int64))
         try:
             values = decode_label_values(label, label_name)
             found.values = np.bincount(values.ravel(), minlength=256)
@@ -56,16 +56,16 @@ def survey(source: FolderSource | RecordSource, table: np.ndarray, images: bool 
                 pixels = decode_image(data, image_name)
                 check_sizes(pixels.shape, values.shape, image_name)
                 found.sums, found.digest = _sums(pixels), hashlib.sha1(data, usedforsecurity=False).digest()
-            if has_unmapped(values, table):
-                raise DataError(f"{label_name}: {describe_bad_values(found.values, table)}")
+            if has_unmapped(values, lut):
+                raise DataError(f"{label_name}: {describe_bad_values(found.values, lut)}")
         except DataError as error:
             found.error = str(error)
         return found
 
-    tickets = np.zeros((len(source), 3), np.int64)
-    tickets[:, 2] = np.arange(len(source))
-    pipeline = Pipeline(source, tickets, look, Plan(num_workers=os.cpu_count() or 1))
-    for ((_, result),) in tqdm(pipeline, total=len(source), desc="looking", unit="sample", disable=None):
+    sample_indices = np.zeros((len(source), 3), np.int64)
+    sample_indices[:, 2] = np.arange(len(source))
+    pipeline = Pipeline(source, sample_indices, measure, LoaderOptions(num_workers=os.cpu_count() or 1))
+    for ((_, result),) in tqdm(pipeline, total=len(source), desc="reading", unit="sample", disable=None):
         if isinstance(result, Exception):
             raise result
         yield result
@@ -112,7 +112,7 @@ def class_weights(pixels: np.ndarray, image_pixels: np.ndarray, method: str, c: 
     return np.where(pixels > 0, weight, 0.0)
 
 
-def count_classes(source: FolderSource | RecordSource, table: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
+def count_classes(source: FolderSource | RecordSource, lut: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
     """Counts what :func:`class_weights` needs.
 
     Returns:
@@ -122,17 +122,17 @@ def count_classes(source: FolderSource | RecordSource, table: np.ndarray, num_cl
         DataError: A label cannot be used.
     """
     pixels, image_pixels = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
-    for found in survey(source, table, images=False):
+    for found in sample_stats(source, lut, images=False):
         if found.error:
             raise DataError(found.error)
-        counts = found.classes(table)[:num_classes]
+        counts = found.classes(lut)[:num_classes]
         pixels += counts
         image_pixels[counts > 0] += counts.sum()
     return pixels, image_pixels
 
 
 @dataclass
-class Summary:
+class DatasetStats:
     """Findings of a split, added up.
 
     Attributes:
@@ -141,7 +141,7 @@ class Summary:
         values: Pixels of each label value, (256,).
         images_with: Samples that hold each label value, (256,).
         sizes: Samples of each (width, height).
-        sums: As in :class:`Finding`.
+        sums: As in :class:`SampleStats`.
         void: (share of ignored pixels, name) of every readable sample.
         digests: Names of the samples with each image.
     """
@@ -162,17 +162,17 @@ class Summary:
         return mean, np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean ** 2, 0))
 
 
-def summarize(source: FolderSource | RecordSource, table: np.ndarray) -> Summary:
+def collect_stats(source: FolderSource | RecordSource, lut: np.ndarray) -> DatasetStats:
     """Surveys a split and adds up."""
-    total = Summary(len(source), [], np.zeros(256, np.int64), np.zeros(256, np.int64), {}, np.zeros((3, 3)), [], {})
-    for found in survey(source, table):
+    total = DatasetStats(len(source), [], *np.zeros((2, 256), np.int64), {}, np.zeros((3, 3)), [], {})
+    for found in sample_stats(source, lut):
         if found.error:
             total.errors.append(found.error)
         total.values += found.values
         total.images_with += found.values > 0
         if found.size:
             total.sizes[found.size] = total.sizes.get(found.size, 0) + 1
-            total.void.append((found.classes(table)[IGNORE] / found.values.sum(), found.name))
+            total.void.append((found.classes(lut)[IGNORE] / found.values.sum(), found.name))
         if found.sums is not None:
             total.sums += found.sums
             total.digests.setdefault(found.digest, []).append(found.name)

@@ -1,6 +1,7 @@
 """What a data set is: its classes, colours and label ids, and where its files lie.
 
-Train ids are 0..C-1 and 255 for "ignored", whatever the label files hold; the 256-entry tables here translate.
+Train ids are 0..C-1 and 255 for "ignored", whatever the label files hold. A label LUT (lookup table, uint8 (256,)) maps
+one to the other.
 """
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from mindseg.errors import DataError
 
 IGNORE = 255      # the train id of a pixel that neither loss nor metric sees
-UNMAPPED = 254    # what a translation table holds for a label value that must not occur
+UNMAPPED = 254    # in a label LUT: this label value must not occur
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -25,7 +26,7 @@ class DatasetInfo:
         classes: Class names, in the order of the train ids.
         palette: One ``(r, g, b)`` a class.
         ignore_id: The train id that is left out, always 255.
-        id_to_train: 256-entry uint8 table from label value to train id; ``UNMAPPED`` where a value must not occur.
+        id_to_train: Label LUT: the train id of each label value, ``UNMAPPED`` where a value must not occur.
             ``None``: the label files hold train ids already.
         train_to_id: The official label id of each class, or ``None`` if train ids are official.
     """
@@ -36,9 +37,9 @@ class DatasetInfo:
     id_to_train: np.ndarray | None = None
     train_to_id: tuple[int, ...] | None = None
 
-    def label_table(self) -> np.ndarray:
-        """The table to decode labels with: ``id_to_train``, or the one that checks train ids."""
-        return train_id_table(len(self.classes)) if self.id_to_train is None else self.id_to_train
+    def label_lut(self) -> np.ndarray:
+        """The label LUT: ``id_to_train``, or the one of files that hold train ids already."""
+        return train_id_lut(len(self.classes)) if self.id_to_train is None else self.id_to_train
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Sample:
     label: Path | None
 
 
-def label_table(mapping: Mapping[int, int]) -> np.ndarray:
-    """Builds a translation table.
+def label_lut(mapping: Mapping[int, int]) -> np.ndarray:
+    """Builds a label LUT.
 
     Args:
         mapping: Train id (0..253, or 255 for ignored) for each legal label value 0..255.
@@ -61,17 +62,17 @@ def label_table(mapping: Mapping[int, int]) -> np.ndarray:
     Raises:
         DataError: A value or train id is out of range.
     """
-    table = np.full(256, UNMAPPED, np.uint8)
+    lut = np.full(256, UNMAPPED, np.uint8)
     for value, train_id in mapping.items():
         if not 0 <= value <= 255 or not 0 <= train_id <= 255 or train_id == UNMAPPED:
             raise DataError(f"label value {value} -> train id {train_id}: values are 0..255, train ids 0..253 or 255")
-        table[value] = train_id
-    return table
+        lut[value] = train_id
+    return lut
 
 
-def train_id_table(num_classes: int, ignore: int = IGNORE) -> np.ndarray:
-    """The table of label files that hold train ids: 0..num_classes-1 stay, ``ignore`` and 255 become 255."""
-    return label_table({**{i: i for i in range(num_classes)}, ignore: IGNORE, IGNORE: IGNORE})
+def train_id_lut(num_classes: int, ignore: int = IGNORE) -> np.ndarray:
+    """The LUT of label files that hold train ids: 0..num_classes-1 stay, ``ignore`` and 255 become 255."""
+    return label_lut({**{i: i for i in range(num_classes)}, ignore: IGNORE, IGNORE: IGNORE})
 
 
 # name, official label id, colour: https://github.com/mcordts/cityscapesScripts (helpers/labels.py)
@@ -86,7 +87,7 @@ _CITYSCAPES = (
 _CITYSCAPES_IDS = {**{value: IGNORE for value in range(34)}, **{row[1]: i for i, row in enumerate(_CITYSCAPES)}}
 CITYSCAPES = DatasetInfo(
     "cityscapes", tuple(row[0] for row in _CITYSCAPES), tuple(row[2] for row in _CITYSCAPES),
-    id_to_train=label_table(_CITYSCAPES_IDS), train_to_id=tuple(row[1] for row in _CITYSCAPES))
+    id_to_train=label_lut(_CITYSCAPES_IDS), train_to_id=tuple(row[1] for row in _CITYSCAPES))
 
 
 def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
@@ -133,13 +134,13 @@ def dataset_info(data: Mapping) -> DatasetInfo:
         raise DataError(f"data.palette: give one [r, g, b] of 0..255 for each of the {len(classes)} classes")
     mapping = data.get("label_map")
     if mapping:
-        table = label_table({IGNORE: IGNORE, **{_whole(k): _whole(v) for k, v in mapping.items()}})
-        wrong = sorted(int(i) for i in np.unique(table) if len(classes) <= i < UNMAPPED)
+        lut = label_lut({IGNORE: IGNORE, **{_whole(k): _whole(v) for k, v in mapping.items()}})
+        wrong = sorted(int(i) for i in np.unique(lut) if len(classes) <= i < UNMAPPED)
         if wrong:
             raise DataError(f"data.label_map: train id {wrong[0]} has no class; there are {len(classes)} classes")
     else:
-        table = train_id_table(len(classes), data.get("ignore_id", IGNORE))
-    return DatasetInfo("list", classes, tuple(map(tuple, palette)), id_to_train=table)
+        lut = train_id_lut(len(classes), data.get("ignore_id", IGNORE))
+    return DatasetInfo("list", classes, tuple(map(tuple, palette)), id_to_train=lut)
 
 
 def _is_colour(value: object) -> bool:
@@ -172,7 +173,7 @@ def cityscapes_encoding(label_values: Iterable[np.ndarray], file_name: str = "")
     return "labelTrainIds" if "TrainIds" in file_name else "labelIds"
 
 
-def resolve_split(data: Mapping, split: str) -> tuple[str, str | None]:
+def split_and_list(data: Mapping, split: str) -> tuple[str, str | None]:
     """Turns the roles ``train`` and ``eval`` into a split name and a list file; other names pass through."""
     if split in ("train", "eval"):
         default = "train" if split == "train" else "val"
@@ -201,7 +202,7 @@ def list_samples(data: Mapping, split: str, problems: list[str] | None = None) -
     root = Path(data["root"])
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; data.root must be the folder of the data set")
-    split, list_file = resolve_split(data, split)
+    split, list_file = split_and_list(data, split)
     if list_file:
         samples = _read_list(Path(list_file), root, name, problems)
     elif name == "cityscapes":

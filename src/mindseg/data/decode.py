@@ -54,13 +54,13 @@ def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tup
     return decode_image(part, name)[top - start:bottom - start], size
 
 
-def decode_label(data: np.ndarray, name: str, table: np.ndarray) -> np.ndarray:
+def decode_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:
     """Decodes a label map and translates it to train ids.
 
     Args:
         data: uint8 vector, the bytes of a grey or palette PNG; of the latter the indices count, not the colours.
         name: The file or sample, for error messages.
-        table: 256-entry uint8 table to train ids, ``UNMAPPED`` where a value must not occur.
+        lut: label LUT, uint8 (256,): train ids, ``UNMAPPED`` where a value must not occur.
 
     Returns:
         uint8 array (H, W) of train ids, 255 = ignored.
@@ -68,29 +68,29 @@ def decode_label(data: np.ndarray, name: str, table: np.ndarray) -> np.ndarray:
     Raises:
         DataError: Empty, damaged, colour, 16-bit, or it holds a value that is no label (value and share are named).
     """
-    return cv2.LUT(decode_checked_label(data, name, table), table)
+    return cv2.LUT(decode_checked_label(data, name, lut), lut)
 
 
-def decode_checked_label(data: np.ndarray, name: str, table: np.ndarray) -> np.ndarray:
+def decode_checked_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:
     """As :func:`decode_label`, but gives the values as stored: translating a crop of them is cheaper."""
     values = decode_label_values(data, name)
-    if has_unmapped(values, table):
-        raise DataError(f"{name}: {describe_bad_values(np.bincount(values.ravel(), minlength=256), table)}")
+    if has_unmapped(values, lut):
+        raise DataError(f"{name}: {describe_bad_values(np.bincount(values.ravel(), minlength=256), lut)}")
     return values
 
 
-def has_unmapped(values: np.ndarray, table: np.ndarray) -> bool:
-    """Whether any value has no train id in ``table``."""
-    bad = np.flatnonzero(table == UNMAPPED)
+def has_unmapped(values: np.ndarray, lut: np.ndarray) -> bool:
+    """Whether any value has no train id in ``lut``."""
+    bad = np.flatnonzero(lut == UNMAPPED)
     if not bad.size:
         return False
     first = int(bad[0])
-    # Nearly every table allows 0..first-1 and perhaps 255; one maximum over the pixels then settles it.
+    # Nearly every LUT allows 0..first-1 and perhaps 255; one maximum over the pixels then settles it.
     if np.array_equal(bad, np.arange(first, 256)):
         return int(values.max()) >= first
     if np.array_equal(bad, np.arange(first, 255)):
         return int((values + np.uint8(1)).max()) > first       # 255 wraps to 0
-    return bool(cv2.compare(cv2.LUT(values, table), UNMAPPED, cv2.CMP_EQ).any())
+    return bool(cv2.compare(cv2.LUT(values, lut), UNMAPPED, cv2.CMP_EQ).any())
 
 
 def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
@@ -119,18 +119,18 @@ def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def describe_bad_values(counts: np.ndarray, table: np.ndarray) -> str:
+def describe_bad_values(counts: np.ndarray, lut: np.ndarray) -> str:
     """Words for label values that have no train id: the worst value, its share of the pixels, the legal ones.
 
     Args:
         counts: Pixels per value 0..255.
-        table: The translation table.
+        lut: The label LUT.
     """
-    bad = np.flatnonzero((table == UNMAPPED) & (counts > 0))
+    bad = np.flatnonzero((lut == UNMAPPED) & (counts > 0))
     worst = bad[np.argmax(counts[bad])]
     share = 100.0 * counts[worst] / counts.sum()
     others = f" and {len(bad) - 1} more such values" if len(bad) > 1 else ""
-    legal = [int(v) for v in np.flatnonzero(table != UNMAPPED)]
+    legal = [int(v) for v in np.flatnonzero(lut != UNMAPPED)]
     return (f"label value {worst} on {share:.3g} % of the pixels{others} is no class; "
             f"allowed are {_ranges(legal)}: correct the label, the class list or data.ignore_id")
 

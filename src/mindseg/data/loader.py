@@ -16,7 +16,7 @@ import numpy as np
 from mindseg.data import datasets
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.decode import check_sizes, decode_checked_label, decode_image, decode_image_rows
-from mindseg.data.pipeline import FolderSource, Pipeline, Plan, RecordSource, choose_table, open_source
+from mindseg.data.pipeline import FolderSource, LoaderOptions, Pipeline, RecordSource, choose_lut, open_source
 from mindseg.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, Window, color_jitter
 from mindseg.errors import DataError
 
@@ -34,31 +34,31 @@ class _Decoder:
     """Decodes, checks and augments one sample, in a thread. It must not know the loader, which holds the pipelines
     that hold it: see ``mindseg.data.pipeline``."""
     source: FolderSource | RecordSource
-    table: np.ndarray
+    lut: np.ndarray
     transform: TrainTransform | None
-    plan: Plan
+    options: LoaderOptions
 
-    def __call__(self, name: str, ticket: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
-        epoch, number, index = (int(v) for v in ticket)
+    def __call__(self, name: str, sample_index: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
+        epoch, number, index = (int(v) for v in sample_index)
         image_name, label_name = self.source.describe(index, name)
-        values = decode_checked_label(label, label_name, self.table)
+        values = decode_checked_label(label, label_name, self.lut)
         if self.transform is None:
             pixels = decode_image(data, image_name)
             check_sizes(pixels.shape, values.shape, image_name)
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.plan.rgb else pixels
-            return name, pixels, cv2.LUT(values, self.table)
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.options.rgb else pixels
+            return name, pixels, cv2.LUT(values, self.lut)
 
         def pixels_of(window: Window) -> np.ndarray:
             rows, size = decode_image_rows(data, image_name, window.top, window.top + window.height)
             check_sizes(size, values.shape, image_name)
             return rows[:, window.left:window.left + window.width]
 
-        seed = (self.plan.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
+        seed = (self.options.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
         return name, *self.transform(pixels_of, values, np.random.default_rng(seed))
 
 
 class Loader:
-    """Batches of one split; made by :func:`create_dataset`.
+    """Batches of one split; made by :func:`create_loader`.
 
     Attributes:
         info: The data set.
@@ -67,23 +67,23 @@ class Loader:
         skipped: Why samples were left out (``data.on_error=skip``), by their index.
     """
 
-    def __init__(self, source: FolderSource | RecordSource, info: DatasetInfo, table: np.ndarray,
-                 transform: TrainTransform | None, plan: Plan) -> None:
+    def __init__(self, source: FolderSource | RecordSource, info: DatasetInfo, lut: np.ndarray,
+                 transform: TrainTransform | None, options: LoaderOptions) -> None:
         """
         Args:
             source: Where the bytes come from.
             info: The data set.
-            table: 256-entry table from label value to train id.
+            lut: Label LUT, uint8 (256,).
             transform: The training transform; ``None``: evaluation, images and labels stay as they are.
-            plan: How to run.
+            options: How to run.
         """
-        self.source, self.info, self.transform, self.plan = source, info, transform, plan
-        self._decode = _Decoder(source, table, transform, plan)
+        self.source, self.info, self.transform, self.options = source, info, transform, options
+        self._decode = _Decoder(source, lut, transform, options)
         self.num_samples = len(source)
         if transform is None:
-            self.steps_per_epoch = len(range(plan.rank, self.num_samples, plan.size))
+            self.steps_per_epoch = len(range(options.rank, self.num_samples, options.size))
         else:
-            self.steps_per_epoch = math.ceil(self.num_samples * plan.repeat / (plan.batch_size * plan.size))
+            self.steps_per_epoch = math.ceil(self.num_samples * options.repeat / (options.batch_size * options.size))
         self.skipped: dict[int, str] = {}
         self._stream: Iterator[list] | None = None
         self._position: tuple[int, int] | None = None       # epoch and step that the running stream gives next
@@ -120,17 +120,17 @@ class Loader:
         Raises:
             DataError: A sample is broken.
         """
-        indices = np.arange(self.plan.rank, self.num_samples, self.plan.size)
+        indices = np.arange(self.options.rank, self.num_samples, self.options.size)
         if not indices.size:
             return
-        tickets = np.zeros((indices.size, 3), np.int64)
-        tickets[:, 2] = indices
+        sample_indices = np.zeros((indices.size, 3), np.int64)
+        sample_indices[:, 2] = indices
         group: list[Row] = []
-        for row in itertools.chain.from_iterable(self._pipeline(tickets)):
+        for row in itertools.chain.from_iterable(self._pipeline(sample_indices)):
             good = self._checked(*row)
             if good is None:
                 continue
-            if group and (len(group) == self.plan.batch_size or group[0][1].shape != good[1].shape):
+            if group and (len(group) == self.options.batch_size or group[0][1].shape != good[1].shape):
                 yield _stack(group)
                 group = []
             group.append(good)
@@ -138,41 +138,41 @@ class Loader:
             yield _stack(group)
         self._report_skipped("evaluation")
 
-    def tickets(self, epoch: int, start_step: int = 0) -> np.ndarray:
+    def sample_indices(self, epoch: int, start_step: int = 0) -> np.ndarray:
         """This rank's samples of an epoch, in order: int64 rows of (epoch, pass, sample index)."""
-        plan, total = self.plan, self.steps_per_epoch * self.plan.batch_size * self.plan.size
+        options, total = self.options, self.steps_per_epoch * self.options.batch_size * self.options.size
         passes = math.ceil(total / self.num_samples)
         # What the last global batch lacks is taken from the start of one more pass.
-        order = np.concatenate([np.random.default_rng((plan.seed, _ORDER, epoch, p)).permutation(self.num_samples)
+        order = np.concatenate([np.random.default_rng((options.seed, _ORDER, epoch, p)).permutation(self.num_samples)
                                 for p in range(passes)])[:total]
         numbers = np.arange(total) // self.num_samples
         rows = np.stack([np.full(total, epoch), numbers, order], axis=1)
-        rows = rows.reshape(self.steps_per_epoch, plan.size, plan.batch_size, 3)
-        return rows[start_step:, plan.rank].reshape(-1, 3)
+        rows = rows.reshape(self.steps_per_epoch, options.size, options.batch_size, 3)
+        return rows[start_step:, options.rank].reshape(-1, 3)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[list]:
         """Batches from there on, epoch after epoch without end."""
         left = self.steps_per_epoch - start_step
-        current = self._pipeline(self.tickets(epoch, start_step))
+        current = self._pipeline(self.sample_indices(epoch, start_step))
         while True:
             following = None
             while left:
                 if left <= _LOOKAHEAD and following is None:
-                    following = self._pipeline(self.tickets(epoch + 1))
+                    following = self._pipeline(self.sample_indices(epoch + 1))
                 yield next(current)
                 left -= 1
             epoch, current, left = epoch + 1, following, self.steps_per_epoch
 
-    def _pipeline(self, tickets: np.ndarray) -> Pipeline:
-        return Pipeline(self.source, tickets, self._decode, self.plan)
+    def _pipeline(self, sample_indices: np.ndarray) -> Pipeline:
+        return Pipeline(self.source, sample_indices, self._decode, self.options)
 
-    def _checked(self, ticket: np.ndarray, result: Row | Exception) -> Row | None:
+    def _checked(self, sample_index: np.ndarray, result: Row | Exception) -> Row | None:
         """The row; or raises its error, or notes it and returns ``None`` if broken samples are to be skipped."""
         if not isinstance(result, Exception):
             return result
-        if not self.plan.skip_errors or not isinstance(result, DataError):
+        if not self.options.skip_errors or not isinstance(result, DataError):
             raise result
-        index = int(ticket[2])
+        index = int(sample_index[2])
         if index not in self.skipped:
             self.skipped[index] = str(result)
             _LOG.warning("skipped sample %d: %s", len(self.skipped), result)
@@ -183,11 +183,11 @@ class Loader:
             _LOG.warning("%s: %d of %d samples skipped so far (data.on_error=skip); mindseg check-dataset lists all",
                          where, len(self.skipped), self.num_samples)
 
-    def _replacement(self, ticket: np.ndarray) -> Row:
-        """Another sample, drawn from nothing but the seed and the ticket of the broken one."""
-        rng = np.random.default_rng((self.plan.seed, _REPLACE, *(int(v) for v in ticket)))
+    def _replacement(self, sample_index: np.ndarray) -> Row:
+        """Another sample, drawn from nothing but the seed and the indices of the broken one."""
+        rng = np.random.default_rng((self.options.seed, _REPLACE, *(int(v) for v in sample_index)))
         for attempt in range(1, _REPLACE_TRIES + 1):
-            other = [ticket[0], ticket[1] + attempt * 1_000_000, rng.integers(self.num_samples)]
+            other = [sample_index[0], sample_index[1] + attempt * 1_000_000, rng.integers(self.num_samples)]
             row = self._checked(*next(self._pipeline(np.array([other], np.int64)))[0])
             if row is not None:
                 return row
@@ -200,8 +200,8 @@ def _stack(rows: list[Row]) -> Batch:
             "names": [name for name, _, _ in rows]}
 
 
-def train_transform(data: Mapping, table: np.ndarray) -> TrainTransform:
-    """Builds the training transform from a configuration's ``data`` section and a label table."""
+def train_transform(data: Mapping, lut: np.ndarray) -> TrainTransform:
+    """Builds the training transform from a configuration's ``data`` section and a label LUT."""
     pair = tuple
     if data["resize"]:
         geometry = CropResize(pair(data["resize"]), pair(data["crop_ratio"]) if data["crop_ratio"] else None,
@@ -214,11 +214,11 @@ def train_transform(data: Mapping, table: np.ndarray) -> TrainTransform:
         jitters.append(color_jitter(data["color_jitter"]))
     rgb = data["color_order"] == "RGB"
     mean = [min(255, max(0, round(m * 255 / data["value_range"]))) for m in data["mean"]]
-    return TrainTransform(geometry, table, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
+    return TrainTransform(geometry, lut, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
                           pair(jitters), rgb)
 
 
-def create_dataset(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:
+def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:
     """Makes the loader of the training or the evaluation split.
 
     Args:
@@ -241,7 +241,7 @@ def create_dataset(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch
     source = open_source(data, split)
     if batch_size is None:
         batch_size = max(1, cfg["train"]["global_batch"] // size) if train else cfg["eval"]["batch_size"]
-    plan = Plan(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], data["num_workers"], data["prefetch"],
-                data["on_error"] == "skip", data["color_order"] == "RGB")
-    table = choose_table(info, source, data["label_file"])
-    return Loader(source, info, table, train_transform(data, table) if train else None, plan)
+    options = LoaderOptions(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], data["num_workers"],
+                            data["prefetch"], data["on_error"] == "skip", data["color_order"] == "RGB")
+    lut = choose_lut(info, source, data["label_file"])
+    return Loader(source, info, lut, train_transform(data, lut) if train else None, options)

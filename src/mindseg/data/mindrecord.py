@@ -78,7 +78,7 @@ def shard_paths(path: Path, num_shards: int) -> list[Path]:
     return [path.with_name(f"{path.name}{i:0{digits}d}") for i in range(num_shards)]
 
 
-def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, table: np.ndarray,
+def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lut: np.ndarray,
                   packing: Packing, about: dict) -> dict:
     """Packs samples into a MindRecord set with a JSON description beside it.
 
@@ -86,7 +86,7 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, ta
         samples: What to pack; every one needs a label.
         output: The file, or the stem of the shard names.
         info: The data set.
-        table: 256-entry table from label value to train id; a label with another value ends the build.
+        lut: Label LUT, uint8 (256,); a label with another value ends the build.
         packing: How to pack.
         about: Further entries of the description (split, root, …).
 
@@ -108,7 +108,7 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, ta
     except OSError as error:
         raise DataError(f"{output}: cannot write there ({error.strerror}); choose another --output") from None
     try:
-        rows = _prepare_all([samples[i] for i in order], table, packing)
+        rows = _prepare_all([samples[i] for i in order], lut, packing)
         writer = FileWriter(str(work / output.name), packing.num_shards)
         if _largest(samples) > _LARGE:
             writer.set_page_size(_LARGE_PAGE)
@@ -142,14 +142,14 @@ def _largest(samples: Sequence[Sample]) -> int:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
-def _prepare_all(samples: Sequence[Sample], table: np.ndarray, packing: Packing) -> Iterator[_Row]:
+def _prepare_all(samples: Sequence[Sample], lut: np.ndarray, packing: Packing) -> Iterator[_Row]:
     """Prepares rows on all cores, in order, with a bounded number of them in memory."""
     workers = os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future] = deque()
     try:
         for sample in samples:
-            pending.append(pool.submit(_prepare, sample, table, packing))
+            pending.append(pool.submit(_prepare, sample, lut, packing))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -158,12 +158,12 @@ def _prepare_all(samples: Sequence[Sample], table: np.ndarray, packing: Packing)
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare(sample: Sample, table: np.ndarray, packing: Packing) -> _Row:
+def _prepare(sample: Sample, lut: np.ndarray, packing: Packing) -> _Row:
     if sample.label is None:
         raise DataError(f"{sample.image}: has no label; only labelled splits can be packed")
     data, label = read_file(sample.image), read_file(sample.label)
     pixels = decode_image(data, str(sample.image))
-    ids = decode_label(label, str(sample.label), table)
+    ids = decode_label(label, str(sample.label), lut)
     check_sizes(pixels.shape, ids.shape, str(sample.image))
     source_digest = _digest(data, label)
     if packing.fast_labels:

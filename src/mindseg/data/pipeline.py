@@ -18,7 +18,7 @@ from mindseg.errors import DataError
 _PROBES = 16           # labels that are looked at to tell label ids from train ids
 
 
-class _Files:
+class _EncodedFiles:
     """Item i is (name, image bytes, label bytes) of sample i."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
@@ -46,7 +46,7 @@ class FolderSource:
 
     def rows(self, indices: Sequence[int]) -> ds.Dataset:
         """A dataset of these items, in this order."""
-        return ds.GeneratorDataset(_Files([self.samples[i] for i in indices]), COLUMNS, shuffle=False,
+        return ds.GeneratorDataset(_EncodedFiles([self.samples[i] for i in indices]), COLUMNS, shuffle=False,
                                    num_parallel_workers=1, python_multiprocessing=False)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
@@ -89,7 +89,7 @@ def _read_bytes(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoaderOptions:
     """How a loader runs.
 
     Attributes:
@@ -121,44 +121,45 @@ class _Worker:
     def __init__(self, work: Callable[..., object]) -> None:
         self.work, self.results = work, {}
 
-    def run(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, ticket: np.ndarray) -> np.ndarray:
-        """Works on one row, keeps the result or exception, and passes the ticket on."""
+    def run(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, sample_index: np.ndarray) -> np.ndarray:
+        """Works on one row, keeps the result or exception, and passes the indices on."""
         try:
-            result = self.work(str(name), ticket[1:], as_bytes(data), as_bytes(label))
+            result = self.work(str(name), sample_index[1:], as_bytes(data), as_bytes(label))
         except Exception as error:
             result = error
-        self.results[int(ticket[0])] = result
-        return ticket
+        self.results[int(sample_index[0])] = result
+        return sample_index
 
 
 class Pipeline:
-    """MindSpore's pipeline over some tickets; gives, batch by batch, (ticket, result or exception) of each.
+    """MindSpore's pipeline over some samples; gives, batch by batch, (sample index, result or exception) of each.
 
-    MindSpore reads, schedules and keeps the order; what its threads make stays in the worker until its ticket comes
-    out. Passing the pixels through would copy them three times, and an exception would end the pipeline at once,
-    before its turn, in pages of traceback.
+    MindSpore reads, schedules and keeps the order; what its threads make stays in the worker until its sample's
+    index comes out. Passing the pixels through would copy them three times, and an exception would end the pipeline at
+    once, before its turn, in pages of traceback.
     """
 
-    def __init__(self, source: FolderSource | RecordSource, tickets: np.ndarray, work: Callable[..., object],
-                 plan: Plan) -> None:
+    def __init__(self, source: FolderSource | RecordSource, sample_indices: np.ndarray, work: Callable[..., object],
+                 options: LoaderOptions) -> None:
         """
         Args:
             source: Where the bytes come from.
-            tickets: int64 (N, 3); the last column is the index of the sample.
-            work: ``work(name, ticket, image bytes, label bytes)``, called in threads; must not hold this pipeline.
-            plan: Batch size, workers and prefetch count here.
+            sample_indices: int64 (N, 3): epoch, pass over the data, and number of the sample in the source.
+            work: ``work(name, sample index, image bytes, label bytes)``, called in threads. It must not hold this
+                pipeline.
+            options: Batch size, workers and prefetch count here.
         """
         worker = _Worker(work)
         self._results = worker.results
-        numbered = np.concatenate([np.arange(len(tickets))[:, None], tickets], axis=1)
+        numbered = np.concatenate([np.arange(len(sample_indices))[:, None], sample_indices], axis=1)
         before = ds.config.get_prefetch_size()
-        ds.config.set_prefetch_size(plan.prefetch)
+        ds.config.set_prefetch_size(options.prefetch)
         try:
-            rows = ds.zip((source.rows(tickets[:, 2].tolist()),
-                           ds.NumpySlicesDataset({"ticket": numbered}, shuffle=False)))
-            rows = rows.map(worker.run, [*COLUMNS, "ticket"], ["ticket"], python_multiprocessing=False,
-                            num_parallel_workers=max(1, min(plan.num_workers, os.cpu_count() or 1)))
-            rows = rows.batch(plan.batch_size)
+            rows = ds.zip((source.rows(sample_indices[:, 2].tolist()),
+                           ds.NumpySlicesDataset({"sample_index": numbered}, shuffle=False)))
+            rows = rows.map(worker.run, [*COLUMNS, "sample_index"], ["sample_index"], python_multiprocessing=False,
+                            num_parallel_workers=max(1, min(options.num_workers, os.cpu_count() or 1)))
+            rows = rows.batch(options.batch_size)
             self._iterator = iter(rows.create_dict_iterator(num_epochs=1, output_numpy=True))
         finally:
             ds.config.set_prefetch_size(before)
@@ -168,10 +169,10 @@ class Pipeline:
 
     def __next__(self) -> list[tuple[np.ndarray, object]]:
         try:
-            numbered = next(self._iterator)["ticket"]
+            numbered = next(self._iterator)["sample_index"]
         except RuntimeError as error:
             raise DataError(f"reading stopped: {first_line(error)}; check the files or build them again") from None
-        return [(ticket[1:], self._results.pop(int(ticket[0]))) for ticket in numbered]
+        return [(row[1:], self._results.pop(int(row[0]))) for row in numbered]
 
 
 def open_source(data: Mapping, split: str) -> FolderSource | RecordSource:
@@ -184,14 +185,14 @@ def open_source(data: Mapping, split: str) -> FolderSource | RecordSource:
     return RecordSource(record) if record else FolderSource(datasets.list_samples(data, split))
 
 
-def choose_table(info: DatasetInfo, source: FolderSource | RecordSource, label_file: str = "auto") -> np.ndarray:
-    """The table from label values to train ids; for Cityscapes a few labels are read to tell ids from train ids."""
+def choose_lut(info: DatasetInfo, source: FolderSource | RecordSource, label_file: str = "auto") -> np.ndarray:
+    """The label LUT of a split; for Cityscapes a few labels are read to tell ids from train ids."""
     if info.name != "cityscapes":
-        return info.label_table()
+        return info.label_lut()
     if label_file == "auto":
         indices = np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int))
         label_file = datasets.cityscapes_encoding(_probe(source, indices), source.describe(0, "")[1])
-    return info.label_table() if label_file == "labelIds" else datasets.train_id_table(len(info.classes))
+    return info.label_lut() if label_file == "labelIds" else datasets.train_id_lut(len(info.classes))
 
 
 def _probe(source: FolderSource | RecordSource, indices: Sequence[int]) -> Iterator[np.ndarray]:

@@ -109,7 +109,7 @@ class SinkLoader:
 
         stream = _Stream(batches(), self._total - epoch * self.steps_per_epoch - start_step)
         before = ds.config.get_prefetch_size()
-        ds.config.set_prefetch_size(self._loader.plan.prefetch)
+        ds.config.set_prefetch_size(self._loader.options.prefetch)
         try:
             self._rows = ds.GeneratorDataset(stream, ["image", "label"], shuffle=False, num_parallel_workers=1,
                                              python_multiprocessing=False)

@@ -67,7 +67,7 @@ class ScaleCrop:
         side = min(height, width) if self.scale_side == "short" else max(height, width)
         return scale * self.scale_base / side
 
-    def draw(self, label: np.ndarray, table: np.ndarray, rng: np.random.Generator) -> Window:
+    def draw(self, label: np.ndarray, lut: np.ndarray, rng: np.random.Generator) -> Window:
         """Draws the source window and the size it is resized to."""
         height, width = label.shape
         scale = self.draw_scale(height, width, rng)
@@ -75,12 +75,12 @@ class ScaleCrop:
         inner = [min(c, max(1, round(s * scale))) for c, s in zip(self.size, (height, width), strict=True)]
         window = [s if i < c else min(s, max(1, round(c / scale)))
                   for c, i, s in zip(self.size, inner, (height, width), strict=True)]
-        top, left = self._draw_window(label, window, rng, table)
+        top, left = self._draw_window(label, window, rng, lut)
         return Window(top, left, window[0], window[1], (inner[0], inner[1]))
 
     def _draw_window(self, label: np.ndarray, window: Sequence[int], rng: np.random.Generator,
-                     table: np.ndarray) -> tuple[int, int]:
-        coarse = table[label[::_STRIDE, ::_STRIDE]] if self.cat_max_ratio < 1 else None
+                     lut: np.ndarray) -> tuple[int, int]:
+        coarse = lut[label[::_STRIDE, ::_STRIDE]] if self.cat_max_ratio < 1 else None
         for _ in range(_CROP_TRIES):
             top = int(rng.integers(label.shape[0] - window[0] + 1))
             left = int(rng.integers(label.shape[1] - window[1] + 1))
@@ -107,8 +107,8 @@ class CropResize:
     crop_ratio: tuple[float, float] | None = None
     crop_prob: float = 1.0
 
-    def draw(self, label: np.ndarray, table: np.ndarray, rng: np.random.Generator) -> Window:
-        """Draws the source window; ``table`` plays no part."""
+    def draw(self, label: np.ndarray, lut: np.ndarray, rng: np.random.Generator) -> Window:
+        """Draws the source window; ``lut`` plays no part."""
         if self.crop_ratio is None or rng.random() >= self.crop_prob:
             return Window(0, 0, *label.shape, self.size)
         ratio = float(rng.uniform(*self.crop_ratio))
@@ -191,11 +191,11 @@ def _between(bounds: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """The whole training transform; see :func:`mindseg.data.loader.create_dataset` for the configuration keys.
+    """The whole training transform; see :func:`mindseg.data.loader.create_loader` for the configuration keys.
 
     Attributes:
         geometry: ``ScaleCrop`` or ``CropResize``.
-        table: 256-entry uint8 table from label value to train id. It is applied to the crop, not to the whole label.
+        lut: Label LUT, uint8 (256,). It is applied to the crop, not to the whole label.
         fill: Colour of the padding, in BGR (usually the mean colour, so that padding is 0 after normalisation).
         flip_prob: Probability of a horizontal flip.
         blur_prob: Probability of a Gaussian blur with a sigma of U(0, 1) pixels.
@@ -203,7 +203,7 @@ class TrainTransform:
         rgb: Return RGB instead of BGR.
     """
     geometry: ScaleCrop | CropResize
-    table: np.ndarray
+    lut: np.ndarray
     fill: tuple[int, int, int] = (0, 0, 0)
     flip_prob: float = 0.5
     blur_prob: float = 0.0
@@ -216,14 +216,14 @@ class TrainTransform:
 
         Args:
             image: uint8 (H, W, 3), BGR, or a function that gives the part of it in a window.
-            label: uint8 (H, W), label values that the table knows.
+            label: uint8 (H, W), label values that ``lut`` knows.
             rng: The sample's own generator.
 
         Returns:
             uint8 image (h, w, 3) in RGB or BGR and uint8 label (h, w) of train ids with 255 = ignored, both
             contiguous, h, w = ``geometry.size``.
         """
-        window = self.geometry.draw(label, self.table, rng)
+        window = self.geometry.draw(label, self.lut, rng)
         flip, blur, sigma = rng.random() < self.flip_prob, rng.random() < self.blur_prob, float(rng.random())
         image, label = image(window) if callable(image) else window.cut(image), window.cut(label)
         # What is done pixel by pixel is done on the smaller side of the resize.
@@ -247,7 +247,7 @@ class TrainTransform:
                   rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         for jitter in self.jitters:
             image = jitter(image, rng)
-        return image, cv2.LUT(label, self.table)
+        return image, cv2.LUT(label, self.lut)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:

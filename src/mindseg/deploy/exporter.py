@@ -218,7 +218,7 @@ def _label_map(info: DatasetInfo) -> dict[int, int] | None:
     """A list data set's own label values; the other data sets are known by name."""
     if info.name != "list":
         return None
-    return {value: int(train_id) for value, train_id in enumerate(info.label_table()) if train_id != UNMAPPED}
+    return {value: int(train_id) for value, train_id in enumerate(info.label_lut()) if train_id != UNMAPPED}
 
 
 def _resize_rule(cfg: dict, options: ExportOptions) -> dict[str, Any]:
