@@ -15,8 +15,9 @@ from mindseg.data.datasets import CITYSCAPES
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import DataError, UserError
 from mindseg.inference.video import frames
-from tests.deploy_support import MEAN, STD, make_tiny_network
-from tests.eval_support import CONFIG, make_checkpoint, street_config
+from tests.support.deploy import MEAN, STD
+from tests.support.evaluation import CONFIG, make_checkpoint, street_config
+from tests.support.networks import make_tiny_network
 
 SIZE = (48, 64)
 

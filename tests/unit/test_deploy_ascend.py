@@ -5,7 +5,6 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,9 +16,9 @@ from mindseg.data.transforms import normalize
 from mindseg.deploy import ascend
 from mindseg.errors import UserError
 from mindseg.manifest import ModelFile, OutputSpec, file_sha256, load_manifest, save_manifest
-from tests.deploy_support import make_manifest
+from tests.support import ROOT
+from tests.support.deploy import make_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
 NPU_SMI = """+--------------------------------------------------------------------------------------------------------+
 | npu-smi 22.0.2                                   Version: 22.0.2                                       |
 +-------------------------------+-----------------+------------------------------------------------------+

@@ -3,7 +3,7 @@ import pytest
 import yaml
 
 from mindseg.manifest import ManifestError, ModelFile, OutputSpec, load_manifest, save_manifest
-from tests.deploy_support import make_manifest
+from tests.support.deploy import make_manifest
 
 
 def broken(folder, change):

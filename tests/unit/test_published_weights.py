@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mindspore as ms
-
 from mindseg.checkpoint import load_network, read_checkpoint
 from mindseg.config import load_config
 from mindseg.inference.network import Segmenter
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tools.synthetic import make_street, write_street
 
 FILES = sorted((ROOT / "weights").glob("*.ckpt"))
@@ -45,15 +43,6 @@ def test_name_table_and_content_agree(path):
     assert not [name for name in parameters if "moment" in name or name.startswith("aux")]
     cfg = load_config(next((ROOT / "configs").rglob(f"{config}.yaml")))
     assert cfg.model.num_classes == len(cfg.data.class_names)
-
-
-@pytest.fixture
-def graph_mode():
-    """As ``predict.py``; MindSpore's own default is PyNative."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -14,8 +14,8 @@ from mindseg import runtime as module
 from mindseg.config import Config, load_config
 from mindseg.errors import UserError
 from mindseg.runtime import Runtime, modelarts, modelarts_arguments, profiled, setup_runtime
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
 
 

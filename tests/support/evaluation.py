@@ -5,9 +5,9 @@ import mindspore as ms
 
 from mindseg.checkpoint import Progress, build_network, save_checkpoint
 from mindseg.config import Config, load_config
+from tests.support import ROOT
 from tools.synthetic import write_street
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 SIZE = (96, 160)
 
