@@ -17,8 +17,8 @@ if _WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import mindseg  # noqa: E402, F401
+from tests.support import ROOT  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
 # For the processes that tests start: this checkout's package, whatever is installed, and the tests' own modules.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
 
@@ -55,6 +55,17 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def graph_mode() -> Iterator[None]:
+    """Compiled graphs, as the commands use; MindSpore's own default is PyNative."""
+    import mindspore as ms
+
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=before)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What every network must do; a test file of ten lines a network fills in the names and numbers."""
 import json
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -12,8 +11,8 @@ from mindspore import Tensor, nn, ops
 from mindseg.models import create_model
 from mindseg.models.weights import convert_state_dict
 from tests.goldens import rule
-
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+from tests.goldens.rule import GOLDENS
+from tests.support.networks import assign, randomize
 
 
 class GoldenLoss(nn.Cell):
@@ -48,30 +47,6 @@ class GoldenStep(nn.Cell):
 
     def construct(self, image: Tensor, label: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.loss_and_gradients(image, label)
-
-
-def assign(network: nn.Cell, params: dict[str, np.ndarray]) -> dict[str, ms.Parameter]:
-    """Gives a network exactly these values; returns its parameters by name."""
-    own = {p.name: p for p in network.get_parameters()}
-    assert set(own) == set(params)
-    for name, value in params.items():
-        own[name].set_data(Tensor(value))
-    return own
-
-
-def randomize(network: nn.Cell, rng: np.random.Generator) -> None:
-    """Random weights and statistics, so that every layer matters and logits are of order 1."""
-    for p in network.get_parameters():
-        kind = p.name.rpartition(".")[2]
-        if kind in ("gamma", "moving_variance"):
-            value = rng.uniform(0.5, 1.5, p.shape)
-        elif kind in ("beta", "bias", "moving_mean"):
-            value = rng.normal(0, 0.1, p.shape)
-        elif kind == "weight":
-            value = rng.normal(0, np.sqrt(2 / np.prod(p.shape[1:])), p.shape)
-        else:
-            continue
-        p.set_data(Tensor(value.astype(np.float32)))
 
 
 class GoldenTests:

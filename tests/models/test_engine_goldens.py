@@ -1,6 +1,5 @@
 """The engine's own training step against float64 runs of public PyTorch implementations: losses of five steps."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,9 @@ from mindseg.models.normalize import Normalize
 from mindseg.models.weights import convert_state_dict
 from mindseg.optim import create_optimizer
 from tests.goldens import rule
-from tests.unit.test_optim import config
+from tests.goldens.rule import GOLDENS
+from tests.support.steps import optim_config
 
-FOLDER = Path(__file__).resolve().parents[1] / "goldens"
 NETWORKS = {"fast_scnn_paper": ("fast_scnn", {}), "fast_scnn_segmentron": ("fast_scnn", {"variant": "segmentron"}),
             "enet": ("enet", {}), "bisenetv2": ("bisenetv2", {}), "fcn8s": ("fcn8s", {})}
 
@@ -37,15 +36,14 @@ def options_of(name: str, spec: dict) -> dict:
 def test_five_training_losses(name, accumulation):
     """With accumulation every micro-batch is the whole batch again, so the mean over them must be the same."""
     ms.set_context(mode=ms.GRAPH_MODE)      # as train.py; MindSpore's own default is PyNative
-    spec = json.loads((FOLDER / f"{name}.json").read_text())
-    golden = np.load(FOLDER / f"{name}.npz")
+    spec = json.loads((GOLDENS / f"{name}.json").read_text())
+    golden = np.load(GOLDENS / f"{name}.npz")
     options = options_of(name, spec)
     network = create_model(NETWORKS[name][0], spec["num_classes"], **options)
-    state = rule.state_dict(FOLDER / name)
+    state = rule.state_dict(GOLDENS / name)
     for key, value in convert_state_dict(NETWORKS[name][0], state, **options).items():
         {p.name: p for p in network.get_parameters()}[key].set_data(Tensor(value))
-    optim: Config = config(lr=0.01, momentum=0.9, weight_decay=1e-4, decay_norm_bias=True, schedule="constant",
-                           warmup_steps=0)
+    optim = optim_config(lr=0.01, momentum=0.9, weight_decay=1e-4, decay_norm_bias=True, schedule="constant")
     step = TrainStep(network, MultiHeadLoss(CrossEntropyLoss(255), spec["loss_weights"]),
                      create_optimizer(optim, network, spec["steps"], spec["steps"]),
                      Normalize([0.0] * 3, [1.0] * 3), StepOptions(accumulation=accumulation))

@@ -15,7 +15,8 @@ from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.weights import convert, convert_state_dict, read_weights, save_weights
 from tests.goldens import rule
-from tests.models.base import GOLDENS, assign
+from tests.goldens.rule import GOLDENS
+from tests.support.networks import assign, vgg_state
 
 FIXTURES = [("fast_scnn", "fast_scnn_paper", {}), ("fast_scnn", "fast_scnn_segmentron", {"variant": "segmentron"}),
             ("enet", "enet", {}), ("bisenetv2", "bisenetv2", {})]
@@ -25,24 +26,6 @@ def zeros_state(fixture: str) -> dict[str, np.ndarray]:
     """The keys and shapes of a fixture, without the time to draw its weights."""
     spec = json.loads((GOLDENS / f"{fixture}.json").read_text())
     return {key: np.zeros(shape, np.float32) for key, shape in spec["state"]}
-
-
-def vgg_state(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """torchvision's vgg16_bn with narrow classifier layers, whose shapes do not matter."""
-    state, index, inputs = {}, 0, 3
-    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(count):
-            state[f"features.{index}.weight"] = rng.normal(0, 1, (width, inputs, 3, 3)).astype(np.float32)
-            state[f"features.{index}.bias"] = rng.normal(0, 1, width).astype(np.float32)
-            for tensor in ("weight", "bias", "running_mean", "running_var"):
-                state[f"features.{index + 1}.{tensor}"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
-            state[f"features.{index + 1}.num_batches_tracked"] = np.zeros((), np.int64)
-            index, inputs = index + 3, width
-        index += 1
-    for layer in (0, 3, 6):
-        state[f"classifier.{layer}.weight"] = np.zeros((4, 4), np.float32)
-        state[f"classifier.{layer}.bias"] = np.zeros(4, np.float32)
-    return state
 
 
 @pytest.mark.parametrize(("name", "fixture", "options"), FIXTURES)

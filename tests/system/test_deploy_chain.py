@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from mindseg.inference.exported import open_exported
 from tests.deploy_support import make_cityscapes, make_tiny_network
 from tests.system.runner_support import build_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 
 
@@ -26,7 +24,7 @@ CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 def work(tmp_path_factory):
     """A folder with a blank in its name: ``data set`` and, for it, ``my export``."""
     folder = tmp_path_factory.mktemp("deploy") / "a folder"
-    make_cityscapes(folder / "data set", seed=3, count=4, size=(64, 96))
+    make_cityscapes(folder / "data set", np.random.default_rng(3), 4, "val", (64, 96))
     cfg = load_config(CONFIG, ["export.height=64", "export.width=96"])
     source = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
     exporter.export_network(make_tiny_network(), cfg, source, ["ONNX"], folder / "my export")
@@ -111,9 +109,9 @@ def test_step_by_step(work, expected, tmp_path):
 
 @pytest.mark.parametrize(("reads", "log"), [("bins", "preprocess"), ("images", "acc")])
 def test_a_broken_image_is_named_by_the_step_that_meets_it(work, tmp_path, reads, log):
-    data, words = tmp_path / "data", "aachen_000002_000019"
-    make_cityscapes(data, seed=3, count=4, size=(64, 96))
-    image = next((data / "leftImg8bit").rglob("aachen_000002*.png"))
+    data, words = tmp_path / "data", "bremen_000002_000020"
+    make_cityscapes(data, np.random.default_rng(3), 4, "val", (64, 96))
+    image = next((data / "leftImg8bit").rglob("bremen_000002*.png"))
     image.write_bytes(image.read_bytes()[:-30])
     done = run_script(work, "my export", data, OUTPUT=str(tmp_path / "out"), INPUT=reads)
     assert done.returncode == 1

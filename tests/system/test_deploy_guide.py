@@ -4,15 +4,14 @@ The truth is what the PyTorch implementation itself computed (tests/goldens).
 """
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from mindseg.manifest import load_manifest
 from tests.goldens import rule
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FIXTURE = ROOT / "tests" / "goldens" / "fast_scnn_segmentron"
 
 

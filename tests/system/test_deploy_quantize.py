@@ -1,7 +1,6 @@
 """int8: the quantised model stays close to the float one in onnxruntime and OpenVINO, and says what it is."""
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,16 +15,16 @@ from mindseg.deploy.quantize import quantize
 from mindseg.errors import UserError
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import load_manifest
-from tests.deploy_support import make_cityscapes, make_network, make_tiny_network
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+from tests.support.data import make_cityscapes
+from tests.support.networks import make_network, make_tiny_network
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A float model of logits, opset 11, with a data set of its size."""
     folder = tmp_path_factory.mktemp("float")
-    make_cityscapes(folder / "data", seed=1, count=6, size=(64, 96))
+    make_cityscapes(folder / "data", np.random.default_rng(1), 6, "val", (64, 96))
     cfg = load_config(ROOT / "configs" / "_base_" / "cityscapes.yaml",
                       ["export.height=64", "export.width=96", "export.opset=11"])
     source = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
@@ -54,7 +53,7 @@ def test_int8_stays_close_in_both_programs(exported, tmp_path):
 @pytest.mark.parametrize(("name", "options"), [("fast_scnn", {}), ("fcn8s", {"fc_channels": 16}), ("enet", {}),
                                                ("bisenetv2", {"head_channels": 32})])
 def test_every_network_runs_as_int8_in_both_programs(tmp_path, name, options):
-    make_cityscapes(tmp_path / "data", seed=2, count=2, size=(64, 96))
+    make_cityscapes(tmp_path / "data", np.random.default_rng(2), 2, "val", (64, 96))
     cfg = load_config(ROOT / "configs" / "_base_" / "cityscapes.yaml",
                       [f"model.name={name}", "export.height=64", "export.width=96"])
     source = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mindseg.checkpoint import read_checkpoint
-from tests.system.distributed_support import (
+from tests.support import ROOT
+from tests.support.distributed import (
     FAST,
-    ROOT,
     SCRIPT,
     environment,
     free_port,
@@ -19,9 +19,9 @@ from tests.system.distributed_support import (
     run_script,
     script_command,
 )
-from tests.system.train_support import make_streets, metrics, only_run, run_to_end, train_command
+from tests.support.train import make_streets, metrics, only_run, run_to_end, train_command
 
-WORKER = ROOT / "tests" / "system" / "distributed_worker.py"
+WORKER = ROOT / "tests" / "support" / "distributed_worker.py"
 STEPS = 10
 STAGED = "configs/enet/enet_cityscapes_staged.yaml"
 

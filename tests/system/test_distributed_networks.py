@@ -1,12 +1,12 @@
 """The four networks on several ranks of a CPU: the losses of one process with the whole batch."""
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.system.distributed_support import launch
+from tests.support import ROOT
+from tests.support.distributed import launch
 
-WORKER = Path(__file__).with_name("network_worker.py")
+WORKER = ROOT / "tests" / "support" / "network_worker.py"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mindseg.checkpoint import read_checkpoint
-from tests.system.distributed_support import (
+from tests.support.distributed import (
     environ,
     free_port,
     run_script,
@@ -20,7 +20,7 @@ from tests.system.distributed_support import (
     wait_for,
     worker_ids,
 )
-from tests.system.train_support import assert_same_state, make_streets, only_run
+from tests.support.train import assert_same_state, make_streets, only_run
 
 UNDISTURBED = {"train__steps": 30, "train__sync_bn": "never"}      # with dropout, as the configuration has it
 

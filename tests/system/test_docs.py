@@ -1,6 +1,6 @@
 """The commands and the code of README and docs: checked, executed in a small copy, or dry-run where hardware is needed.
 
-``tests/docs_support.py`` explains the markers. Every program is small: 2 training steps, crops of 64x128, drawn streets
+``tests/support/docs.py`` explains the markers. Every program is small: 2 training steps, crops of 64x128, drawn streets
 of 96x192; what the pages show is the way, and the form of the output.
 """
 import argparse
@@ -127,8 +127,8 @@ def add_data(folder: Path) -> None:
     for split in ("train", "val"):
         lines = []
         for i in range(4):
-            write(folder / f"data/mine/images/{split}{i}.png", picture(rng, 64, 128))
-            write(folder / f"data/mine/labels/{split}{i}.png", blocks_of(rng, 64, 128, [0, 1, 2, 255]))
+            write_image(folder / f"data/mine/images/{split}{i}.png", random_image(rng, 64, 128))
+            write_image(folder / f"data/mine/labels/{split}{i}.png", random_label(rng, 64, 128, [0, 1, 2, 255]))
             lines.append(f"images/{split}{i}.png,labels/{split}{i}.png\n")
         (folder / f"data/mine/{split}.txt").write_text("".join(lines), encoding="utf-8")
     add_program(folder, "activate", "")

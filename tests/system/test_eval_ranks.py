@@ -14,7 +14,8 @@ from mindseg.commands.evaluate import Request, score
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import UserError
 from mindseg.runtime import Runtime
-from tests.eval_support import CONFIG, ROOT, SIZE, make_checkpoint, make_streets, street_config
+from tests.support import ROOT
+from tests.support.evaluation import CONFIG, SIZE, make_checkpoint, make_streets, street_config
 
 
 def scored(cfg, output, **request):

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from tests.system.migration_checks import CHECKS
-from tests.system.migration_support import ROOT, Bench, Row, kind_of, read_file_tables, read_rows
+from tests.support import ROOT
+from tests.support.migration import Bench, Row, kind_of, read_file_tables, read_rows
+from tests.support.migration_checks import CHECKS
 
 ROWS = read_rows()
 COUNTS = {"FS": 41, "FG": 19, "FC": 29, "EN": 33, "BS": 34}

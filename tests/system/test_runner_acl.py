@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests.system.runner_support import (
+from tests.support.runner import (
     MEAN,
     RUNNER,
     STD,

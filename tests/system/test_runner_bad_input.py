@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.system.runner_support import (
+from tests.support.runner import (
     TinyModel,
     assert_ids_match,
     assert_user_error,

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from tests.system.runner_support import (
+from tests.support.runner import (
     TinyModel,
     assert_ids_match,
     assert_user_error,

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-from tests.system.runner_support import (
+from tests.support.runner import (
     TinyModel,
     assert_ids_match,
     assert_user_error,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.system.runner_support import (
+from tests.support.runner import (
     RUNNER,
     SANITIZED,
     SANITIZER_ENVIRONMENT,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.system.runner_support import (
+from tests.support.runner import (
     RUNNER,
     SANITIZED,
     SANITIZER_ENVIRONMENT,

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.system.train_support import (
+from tests.support.train import (
     assert_same_state,
     kill_at,
     make_streets,

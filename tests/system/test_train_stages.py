@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mindseg.checkpoint import read_checkpoint
-from tests.system.train_support import (
+from tests.support.train import (
     assert_same_state,
     kill_at,
     make_streets,

@@ -2,11 +2,10 @@
 import importlib.util
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
 
 
 class Parsed(Exception):

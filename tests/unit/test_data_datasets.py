@@ -14,7 +14,7 @@ from mindseg.data.datasets import (
     voc_palette,
 )
 from mindseg.errors import DataError
-from tests.data_support import make_camvid, make_cityscapes, picture, write, write_palette
+from tests.support.data import make_camvid, make_cityscapes, random_image, write_image, write_palette
 
 
 def listing(name, root, split="train", **more):
@@ -90,7 +90,7 @@ def test_cityscapes_scan(tmp_path, rng):
 
 
 def test_cityscapes_test_split_needs_no_labels(tmp_path, rng):
-    write(tmp_path / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", picture(rng, 8, 8))
+    write_image(tmp_path / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", random_image(rng, 8, 8))
     (sample,) = listing("cityscapes", tmp_path, "test")
     assert sample.name == "berlin_000000_000019"
     assert sample.label is None
@@ -112,7 +112,7 @@ def test_list_equals_scan(tmp_path, rng):
 def test_voc_in_both_forms(tmp_path, rng):
     devkit = tmp_path / "VOCdevkit" / "VOC2012"
     for name in ("2007_000032", "2007_000039"):
-        write(devkit / "JPEGImages" / f"{name}.jpg", picture(rng, 16, 24))
+        write_image(devkit / "JPEGImages" / f"{name}.jpg", random_image(rng, 16, 24))
         write_palette(devkit / "SegmentationClass" / f"{name}.png", np.zeros((16, 24), np.uint8))
     splits = devkit / "ImageSets" / "Segmentation"
     splits.mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_voc_in_both_forms(tmp_path, rng):
         assert [s.name for s in listing("voc", root)] == ["2007_000032", "2007_000039"]
     # The layout of the older MindSpore recipe: img/, cls_png/ and a list of names.
     old = tmp_path / "old"
-    write(old / "img" / "a.jpg", picture(rng, 16, 24))
+    write_image(old / "img" / "a.jpg", random_image(rng, 16, 24))
     write_palette(old / "cls_png" / "a.png", np.zeros((16, 24), np.uint8))
     (old / "list.txt").write_text("a\n", encoding="utf-8")
     (sample,) = listing("voc", old, train_list=str(old / "list.txt"))
@@ -138,8 +138,8 @@ def test_camvid_folders(tmp_path, rng):
 def test_equal_stems_get_their_folder(tmp_path, rng):
     lines = []
     for folder in ("north", "south"):
-        write(tmp_path / folder / "0001.png", picture(rng, 8, 8))
-        write(tmp_path / "labels" / f"{folder}.png", np.zeros((8, 8), np.uint8))
+        write_image(tmp_path / folder / "0001.png", random_image(rng, 8, 8))
+        write_image(tmp_path / "labels" / f"{folder}.png", np.zeros((8, 8), np.uint8))
         lines.append(f"{folder}/0001.png, labels/{folder}.png")
     (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
     assert [s.name for s in listing("list", tmp_path)] == ["north__0001", "south__0001"]
@@ -188,7 +188,7 @@ def test_missing_and_extra_labels(tmp_path, rng):
 @pytest.mark.parametrize(("line", "words"), [
     ("a.png b.png c.png", "not of the form"), ("a.png", "not of the form"), ("a.png,missing.png", "no such file")])
 def test_bad_line_names_list_and_number(tmp_path, rng, line, words):
-    write(tmp_path / "a.png", picture(rng, 8, 8))
+    write_image(tmp_path / "a.png", random_image(rng, 8, 8))
     (tmp_path / "l.txt").write_text(f"# first\n{line}\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"l\.txt:2: .*{words}"):
         listing("list", tmp_path, train_list=str(tmp_path / "l.txt"))

@@ -10,7 +10,7 @@ from mindseg.data import jpeg
 from mindseg.data.datasets import CITYSCAPES, VOC, label_lut, train_id_lut
 from mindseg.data.decode import decode_image, decode_image_rows, decode_label, encode_label, has_unmapped
 from mindseg.errors import DataError
-from tests.data_support import blocks, picture, write_palette
+from tests.support.data import random_image, random_label, write_palette
 
 LUT = train_id_lut(3)
 
@@ -28,7 +28,7 @@ def pillow(pixels: np.ndarray, mode: str, **options) -> np.ndarray:
 @pytest.mark.parametrize(("suffix", "options", "tolerance"), [
     (".png", (), 0), (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101), 0), (".jpg", (cv2.IMWRITE_JPEG_QUALITY, 98), 4)])
 def test_good_images(rng, suffix, options, tolerance):
-    image = picture(rng, 33, 47)
+    image = random_image(rng, 33, 47)
     out = decode_image(encode(suffix, image, *options), "x")
     assert out.dtype == np.uint8
     assert np.abs(out.astype(int) - image).mean() <= tolerance
@@ -44,7 +44,7 @@ def test_good_images(rng, suffix, options, tolerance):
 ])
 def test_images_of_the_wrong_kind(rng, make, words):
     with pytest.raises(DataError, match=rf"a/b\.png: image is {words}; it must be colour, 8-bit"):
-        decode_image(make(picture(rng, 16, 16)), "a/b.png")
+        decode_image(make(random_image(rng, 16, 16)), "a/b.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -105,7 +105,7 @@ def test_rows_of_a_jpeg_are_those_of_the_whole(rng, height, width):
 
 
 def test_rows_of_other_files_are_decoded_whole(rng):
-    image = picture(rng, 70, 90)
+    image = random_image(rng, 70, 90)
     lone_mark = np.append(packed_jpeg(image)[:-2], np.array([0xFF, 0xD0, 0xFF, 0xD9], np.uint8))
     for data in (encode(".png", image), encode(".jpg", image), packed_jpeg(image, 5), lone_mark,
                  packed_jpeg(image, None, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
@@ -121,12 +121,12 @@ def test_rows_of_other_files_are_decoded_whole(rng):
 
 
 def test_rows_of_bad_jpegs(rng):
-    data = packed_jpeg(picture(rng, 128, 128))
+    data = packed_jpeg(random_image(rng, 128, 128))
     for keep in (0.0, 0.02, 0.2, 0.5, 0.999):
         with pytest.raises(DataError, match=r"^x: .*(empty|cut off)"):
             decode_image_rows(data[:int(len(data) * keep)], "x", 30, 60)
     with pytest.raises(DataError, match="x: image is grey, 8-bit"):
-        decode_image_rows(packed_jpeg(picture(rng, 32, 32)[..., 0]), "x", 0, 10)
+        decode_image_rows(packed_jpeg(random_image(rng, 32, 32)[..., 0]), "x", 0, 10)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.6, 0.99])
@@ -149,7 +149,7 @@ def test_damaged_palette_label(rng, tmp_path):
 
 
 def test_labels_that_are_none(rng):
-    image = picture(rng, 16, 16)
+    image = random_image(rng, 16, 16)
     for data, words in ((encode(".png", image), "colour, 8-bit"),
                         (encode(".png", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
                         (encode(".png", image[..., 0].astype(np.uint16)), "grey, 16-bit"),
@@ -180,12 +180,12 @@ def test_bad_value_names_file_value_and_share():
 
 
 def test_palette_indices_are_the_label(rng, tmp_path):
-    ids = blocks(rng, 40, 56, [*range(21), 255])
+    ids = random_label(rng, 40, 56, [*range(21), 255])
     data = np.fromfile(write_palette(tmp_path / "p.png", ids), np.uint8)
     assert np.array_equal(decode_label(data, "x", VOC.label_lut()), ids)
     # With few colours Pillow packs 1, 2 or 4 bits a pixel.
     for bits in (1, 2, 4):
-        few = blocks(rng, 41, 57, list(range(2 ** bits))[:3])
+        few = random_label(rng, 41, 57, list(range(2 ** bits))[:3])
         picture_ = Image.fromarray(few, "P")
         picture_.putpalette([0] * 3 * 2 ** bits)
         stream = io.BytesIO()
@@ -194,7 +194,7 @@ def test_palette_indices_are_the_label(rng, tmp_path):
 
 
 def test_fast_labels_are_ordinary_pngs(rng):
-    ids = blocks(rng, 45, 61, list(range(0, 256, 5)))
+    ids = random_label(rng, 45, 61, list(range(0, 256, 5)))
     data = encode_label(ids)
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), ids)
     assert np.array_equal(np.array(Image.open(io.BytesIO(data))), ids)

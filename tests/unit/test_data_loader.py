@@ -16,15 +16,15 @@ from mindseg.data.mindrecord import Packing, build_records
 from mindseg.data.pipeline import FolderSource, Pipeline, choose_lut
 from mindseg.data.transforms import TrainTransform
 from mindseg.errors import DataError
-from tests.data_support import (
-    blocks,
+from tests.support.data import (
     collect,
     config,
     make_camvid,
     make_cityscapes,
-    picture,
+    random_image,
+    random_label,
     train_loader,
-    write,
+    write_image,
     write_palette,
 )
 
@@ -78,7 +78,7 @@ def test_same_stream_in_another_process(tmp_path, rng):
     make_camvid(tmp_path, rng, 6)
     program = ("import sys, hashlib\n"
                "from pathlib import Path\n"
-               "from tests.data_support import collect, train_loader\n"
+               "from tests.support.data import collect, train_loader\n"
                "rows = collect(train_loader('camvid', Path(sys.argv[1])), 3)\n"
                "print(hashlib.sha256(repr(rows).encode()).hexdigest())")
     child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True,
@@ -173,7 +173,7 @@ def test_label_ids_and_train_ids_give_the_same_batches(tmp_path, rng, packed):
         for label in (tmp_path / "d" / "gtFine").rglob(f"*{kind}.png"):
             # The name of the other kind: the values alone must tell.
             place = root / label.relative_to(tmp_path / "d")
-            write(place.with_name(place.name.replace(kind, "labelIds")), cv2.imread(str(label), -1))
+            write_image(place.with_name(place.name.replace(kind, "labelIds")), cv2.imread(str(label), -1))
         (root / "leftImg8bit").symlink_to(tmp_path / "d" / "leftImg8bit")
         more = [f"data.mindrecord={pack(root, tmp_path / f'{kind}.mr', base='cityscapes')}"] if packed else []
         streams.append(collect(train_loader("cityscapes", root, *more), 0))
@@ -187,9 +187,9 @@ def test_voc_palette_and_border(tmp_path, rng):
     root = tmp_path / "VOC2012"
     truth = {}
     for name in ("a", "b"):
-        ids = blocks(rng, 40, 56, [0, 7, 20])
+        ids = random_label(rng, 40, 56, [0, 7, 20])
         ids[::8] = 255
-        write(root / "JPEGImages" / f"{name}.jpg", picture(rng, 40, 56))
+        write_image(root / "JPEGImages" / f"{name}.jpg", random_image(rng, 40, 56))
         write_palette(root / "SegmentationClass" / f"{name}.png", ids)
         truth[name] = ids
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
@@ -203,8 +203,8 @@ def test_voc_palette_and_border(tmp_path, rng):
 def test_evaluation_sees_every_image_once_as_it_is(tmp_path, rng):
     sizes = [(48, 64), (48, 64), (40, 72), (48, 64), (48, 64), (48, 64), (48, 64)]
     for i, size in enumerate(sizes):
-        write(tmp_path / "val" / f"{i}.png", picture(rng, *size))
-        write(tmp_path / "valannot" / f"{i}.png", blocks(rng, *size, list(range(12))))
+        write_image(tmp_path / "val" / f"{i}.png", random_image(rng, *size))
+        write_image(tmp_path / "valannot" / f"{i}.png", random_label(rng, *size, list(range(12))))
     cfg = config("camvid", tmp_path)
     loader = create_loader(cfg, "eval", batch_size=3)
     batches = list(loader.samples())
@@ -224,9 +224,9 @@ def test_evaluation_sees_every_image_once_as_it_is(tmp_path, rng):
 
 def test_bad_label_value_never_reaches_training(tmp_path, rng):
     make_camvid(tmp_path, rng, 6)
-    ids = blocks(rng, 48, 64, list(range(11)))
+    ids = random_label(rng, 48, 64, list(range(11)))
     ids[0, :31] = 12                               # 31 of 3072 pixels
-    write(tmp_path / "trainannot" / "f004.png", ids)
+    write_image(tmp_path / "trainannot" / "f004.png", ids)
     loader = train_loader("camvid", tmp_path, batch_size=1)
     seen = []
     with pytest.raises(DataError) as caught:
@@ -247,8 +247,8 @@ BROKEN = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-30]),
     "no image file": lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
     "unreadable": lambda path: path.unlink(),
-    "same size": lambda path: write(path, cv2.imread(str(path), -1)[:-1]),
-    "16-bit": lambda path: write(path, cv2.imread(str(path), -1).astype(np.uint16)),
+    "same size": lambda path: write_image(path, cv2.imread(str(path), -1)[:-1]),
+    "16-bit": lambda path: write_image(path, cv2.imread(str(path), -1).astype(np.uint16)),
 }
 
 
@@ -339,7 +339,7 @@ def test_finished_pipelines_are_released(tmp_path, rng):
 
 
 def test_split_without_labels_is_refused(tmp_path, rng):
-    write(tmp_path / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", picture(rng, 8, 8))
+    write_image(tmp_path / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", random_image(rng, 8, 8))
     with pytest.raises(DataError, match="has no label"):
         create_loader(config("cityscapes", tmp_path, "data.eval_split=test"), "eval")
 
@@ -348,6 +348,6 @@ def test_mixed_cityscapes_encodings_are_refused(tmp_path, rng):
     """One file of train ids among label ids: its 255 is no label id."""
     make_cityscapes(tmp_path, rng)
     label = sorted((tmp_path / "gtFine").rglob("*.png"))[3]
-    write(label, CITYSCAPES.id_to_train[cv2.imread(str(label), -1)])
+    write_image(label, CITYSCAPES.id_to_train[cv2.imread(str(label), -1)])
     with pytest.raises(DataError, match=rf"{label.name}: label value 255"):
         list(train_loader("cityscapes", tmp_path).epoch(0))

@@ -16,7 +16,7 @@ import mindspore.dataset as ds
 from mindseg.data.datasets import dataset_info, list_samples
 from mindseg.data.mindrecord import Packing, build_records, open_records
 from mindseg.errors import DataError
-from tests.data_support import BASE, collect, config, make_camvid, make_cityscapes, train_loader
+from tests.support.data import BASE, collect, config, make_camvid, make_cityscapes, train_loader
 
 TOOL = "pack"
 

@@ -18,9 +18,11 @@ from mindseg.data.sink import SinkLoader, sinking
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import DataError
 from mindseg.runtime import Runtime
-from tests.data_support import ROOT, make_camvid, train_loader
-from tests.unit.test_train_step import Net, graph_mode, make_step  # noqa: F401
+from tests.support import ROOT
+from tests.support.data import make_camvid, train_loader
+from tests.support.steps import Net, make_step
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
 MINDSPORE = importlib.import_module("mindspore.train.data_sink")       # the function hides the module of its name
 
 

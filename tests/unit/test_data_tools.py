@@ -13,7 +13,16 @@ from mindseg.data.dataset_stats import class_weights, collect_stats, count_class
 from mindseg.data.datasets import CITYSCAPES, VOC, list_samples, train_id_lut
 from mindseg.data.pipeline import FolderSource, open_source
 from mindseg.errors import DataError
-from tests.data_support import BASE, blocks, config, make_camvid, make_cityscapes, picture, write, write_palette
+from tests.support.data import (
+    BASE,
+    config,
+    make_camvid,
+    make_cityscapes,
+    random_image,
+    random_label,
+    write_image,
+    write_palette,
+)
 
 CAMVID = BASE / "camvid.yaml"
 
@@ -51,14 +60,14 @@ def test_every_kind_of_error_is_reported_in_one_run(tmp_path, rng, run_cli):
     train, labels = tmp_path / "train", tmp_path / "trainannot"
     label = cv2.imread(str(labels / "f000.png"), -1)
     label[:2] = 99
-    write(labels / "f000.png", label)
+    write_image(labels / "f000.png", label)
     (labels / "f002.png").unlink()
     (train / "f003.png").unlink()
     (train / "f004.png").write_bytes(b"")
     data = (labels / "f005.png").read_bytes()
     (labels / "f005.png").write_bytes(data[:len(data) // 2])
-    write(train / "f006.png", picture(rng, 50, 64))
-    write(labels / "f007.png", picture(rng, 48, 64))
+    write_image(train / "f006.png", random_image(rng, 50, 64))
+    write_image(labels / "f007.png", random_image(rng, 48, 64))
     done = check(run_cli, tmp_path, "--shown", "20")
     assert done.returncode == 1
     lines = [line for line in done.stdout.splitlines() if line.startswith("  error: ")]
@@ -78,8 +87,8 @@ def test_absent_classes_and_the_worst_files_are_named(tmp_path, rng, capsys):
         label = np.full((48, 64), 3, np.uint8)
         label[:, ::2] = 5
         label[:int(48 * share)] = 11
-        write(tmp_path / "train" / f"{name}.png", picture(rng, 48, 64))
-        write(tmp_path / "trainannot" / f"{name}.png", label)
+        write_image(tmp_path / "train" / f"{name}.png", random_image(rng, 48, 64))
+        write_image(tmp_path / "trainannot" / f"{name}.png", label)
     shutil.copy(tmp_path / "train" / "f000.png", tmp_path / "train" / "f001.png")
     check_dataset.check_split(cfg, "train", 2)
     lines = capsys.readouterr().out.splitlines()
@@ -179,7 +188,7 @@ def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
 
 def test_weights_refuse_a_bad_label(tmp_path, rng):
     make_camvid(tmp_path, rng, 2)
-    write(tmp_path / "trainannot" / "f001.png", np.full((48, 64), 50, np.uint8))
+    write_image(tmp_path / "trainannot" / "f001.png", np.full((48, 64), 50, np.uint8))
     source = FolderSource(list_samples({"name": "list", "root": str(tmp_path)}, "train"))
     with pytest.raises(DataError, match=r"f001.*label value 50 on 100 %"):
         count_classes(source, train_id_lut(11, 11), 11)
@@ -189,9 +198,9 @@ def make_voc_and_sbd(folder, rng):
     """Toy trees: VOC train a, b; VOC val c, d; SBD train b, c, e and val d, f. Lists with CRLF and no last line end."""
     voc, sbd = folder / "VOC2012", folder / "benchmark_RELEASE"
     for name in "abcdef":
-        write(voc / "JPEGImages" / f"{name}.jpg", picture(rng, 24, 32))
+        write_image(voc / "JPEGImages" / f"{name}.jpg", random_image(rng, 24, 32))
     for name in "abcd":
-        write_palette(voc / "SegmentationClass" / f"{name}.png", blocks(rng, 24, 32, [0, 5, 255]))
+        write_palette(voc / "SegmentationClass" / f"{name}.png", random_label(rng, 24, 32, [0, 5, 255]))
     lists = voc / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_bytes(b"a\nb\n")
@@ -201,7 +210,7 @@ def make_voc_and_sbd(folder, rng):
     (sbd / "dataset" / "val.txt").write_bytes(b"d\nf  \n\n")
     labels = {}
     for name in "bcdef":
-        labels[name] = blocks(rng, 24, 32, list(range(21)))
+        labels[name] = random_label(rng, 24, 32, list(range(21)))
         scipy.io.savemat(str(sbd / "dataset" / "cls" / f"{name}.mat"),
                          {"GTcls": {"Boundaries": np.zeros(3), "Segmentation": labels[name]}})
     return voc, sbd, labels
@@ -229,7 +238,7 @@ def test_trainaug_leaks_no_validation_image(tmp_path, rng, run_cli):
 def test_trainaug_list_elsewhere(tmp_path, rng, run_cli):
     voc, sbd, _ = make_voc_and_sbd(tmp_path, rng)
     (voc / "JPEGImages" / "e.jpg").rename(tmp_path / "e.jpg")
-    write(sbd / "dataset" / "img" / "e.jpg", picture(rng, 24, 32))          # only SBD has it
+    write_image(sbd / "dataset" / "img" / "e.jpg", random_image(rng, 24, 32))          # only SBD has it
     output = tmp_path / "lists" / "aug.txt"
     done = run_cli("build-trainaug", "--voc", voc, "--sbd", sbd / "dataset", "--output", output)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from mindseg.data.transforms import (
     gaussian_blur,
     normalize,
 )
-from tests.data_support import BASE, blocks, picture
+from tests.support.data import BASE, random_image, random_label
 
 LUT = train_id_lut(19)
 PLAIN = {"flip_prob": 0.0, "rgb": False}
@@ -116,7 +116,7 @@ def test_padding_is_zero_after_normalisation_even_with_jitter(rng):
                                                  "data.photometric=true"])
     transform = train_transform(cfg.data, LUT)
     for _ in range(10):
-        out, ids = transform(picture(rng, 64, 64), np.zeros((64, 64), np.uint8), rng)
+        out, ids = transform(random_image(rng, 64, 64), np.zeros((64, 64), np.uint8), rng)
         normal = normalize(out, cfg.data.mean, cfg.data.std, cfg.data.value_range)
         assert (ids[32:] == IGNORE).all()
         assert np.abs(normal[:, 32:]).max() < 0.5 / min(cfg.data.std) + 1e-6      # the mean, rounded to whole levels
@@ -217,7 +217,7 @@ def jitter_oracle(image: np.ndarray, brightness: float, contrast: float, saturat
 
 
 def test_jitter_equals_float_arithmetic(rng):
-    image = picture(rng, 24, 24)
+    image = random_image(rng, 24, 24)
     # A range of one value leaves nothing to chance; contrast comes first or last, which is the same at factor 1.
     fixed = ColorJitter(brightness=(1.2, 1.2), saturation=(0.7, 0.7), prob=1.0)
     expected = jitter_oracle(image * 1.2, 0, 1, 0.7, 0)
@@ -249,7 +249,7 @@ def test_jitter_from_configuration():
 
 
 def test_labels_do_not_change_with_the_colours(rng):
-    image, label = picture(rng, 64, 64), blocks(rng, 64, 64, list(range(19)))
+    image, label = random_image(rng, 64, 64), random_label(rng, 64, 64, list(range(19)))
     geometry = ScaleCrop((48, 48))
     plain, coloured = (TrainTransform(geometry, LUT, jitters=j) for j in ((), (PHOTOMETRIC,)))
     seed = int(rng.integers(2 ** 32))

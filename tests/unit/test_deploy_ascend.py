@@ -5,7 +5,6 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,7 +19,6 @@ from mindseg.files import file_sha256
 from mindseg.manifest import ModelFile, OutputSpec, load_manifest, save_manifest
 from tests.deploy_support import make_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
 NPU_SMI = """+--------------------------------------------------------------------------------------------------------+
 | npu-smi 22.0.2                                   Version: 22.0.2                                       |
 +-------------------------------+-----------------+------------------------------------------------------+

@@ -4,7 +4,7 @@ import yaml
 
 from mindseg.errors import UserError
 from mindseg.manifest import ManifestError, ModelFile, OutputSpec, load_manifest, save_manifest
-from tests.deploy_support import make_manifest
+from tests.support.deploy import make_manifest
 
 
 def broken(folder, change):

@@ -3,7 +3,7 @@ import pytest
 
 from mindseg.errors import UserError
 from mindseg.manifest import load_manifest, save_manifest
-from tests.deploy_support import make_manifest
+from tests.support.deploy import make_manifest
 from tools import deployment_table
 
 PAGE = "before\n<!-- deployment table: begin -->\nold\n<!-- deployment table: end -->\nafter\n"

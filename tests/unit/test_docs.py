@@ -8,7 +8,8 @@ import yaml
 
 import mindseg
 from mindseg.config import load_config, load_schema
-from tests.docs_support import COMMANDS, PAGES, ROOT, TESTED, anchors, blocks, code_words, headings, links, tables
+from tests.support import ROOT
+from tests.support.docs import COMMANDS, PAGES, TESTED, anchors, blocks, code_words, headings, links, tables
 from tools import config_table
 
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"

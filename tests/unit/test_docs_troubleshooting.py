@@ -20,8 +20,9 @@ from mindseg.engine.trainer import Trainer
 from mindseg.errors import UserError
 from mindseg.metrics import ConfusionMatrix, format_table
 from mindseg.runtime import Runtime
-from tests.deploy_support import make_manifest
-from tests.docs_support import ROOT, blocks, headings
+from tests.support import ROOT
+from tests.support.deploy import make_manifest
+from tests.support.docs import blocks, headings
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
 QUOTES = [block.text.strip() for block in blocks(PAGE) if block.language == "text"]

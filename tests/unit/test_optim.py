@@ -5,9 +5,9 @@ import pytest
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 
-from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.optim import create_optimizer, group_parameters
+from tests.support.steps import optim_config
 
 STEPS = 6
 
@@ -23,10 +23,7 @@ class Net(nn.Cell):
 
 
 def config(**changes):
-    return Config({"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01, "eps": 1e-8,
-                   "decay_norm_bias": False, "lr_factors": None, "schedule": "poly", "power": 0.9, "min_lr": 0.0,
-                   "step_epochs": [], "step_gamma": 0.1, "schedule_unit": "step", "schedule_epochs": None,
-                   "schedule_start": 0, "warmup": "linear", "warmup_steps": 2, "warmup_factor": 0.5, **changes})
+    return optim_config(**{"warmup_steps": 2, "warmup_factor": 0.5, **changes})
 
 
 def rates(cfg):

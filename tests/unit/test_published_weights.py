@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mindspore as ms
-
 from mindseg.checkpoint import load_network, read_checkpoint
 from mindseg.config import load_config
 from mindseg.data.datasets import dataset_info
@@ -46,15 +44,6 @@ def test_name_table_and_content_agree(path):
     assert not [name for name in parameters if "moment" in name or name.startswith("aux")]
     cfg = load_config(next((ROOT / "configs").rglob(f"{config}.yaml")))
     assert cfg.model.num_classes == len(cfg.data.class_names)
-
-
-@pytest.fixture
-def graph_mode():
-    """As ``predict.py``; MindSpore's own default is PyNative."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -16,7 +16,6 @@ from mindseg.errors import UserError
 from mindseg.modelarts import modelarts, modelarts_arguments
 from mindseg.runtime import Runtime, profiled, setup_runtime
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
 
 

@@ -5,39 +5,16 @@ import numpy as np
 import pytest
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
-from tests.unit.test_optim import config
+from tests.support.steps import CLASSES, Net, make_step, optim_config
 
-CLASSES = 5
-
-
-class Net(nn.Cell):
-    """Two convolutions, with or without BatchNorm between."""
-
-    def __init__(self, norm: bool = False) -> None:
-        super().__init__()
-        rng = np.random.default_rng(1)
-        self.conv1 = nn.Conv2d(3, 4, 3, weight_init=Tensor(rng.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)))
-        self.norm = nn.BatchNorm2d(4) if norm else None
-        self.conv2 = nn.Conv2d(4, CLASSES, 1, weight_init=Tensor(rng.normal(0, 1, (5, 4, 1, 1)).astype(np.float32)))
-
-    def construct(self, x: Tensor) -> tuple[Tensor]:
-        x = self.conv1(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        return (self.conv2(ops.relu(x)),)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graph_mode():
-    """As ``train.py``; MindSpore's own default is PyNative."""
-    ms.set_context(mode=ms.GRAPH_MODE)
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +23,6 @@ def batch():
     label = rng.integers(0, CLASSES, (4, 8, 8)).astype(np.uint8)
     label[0, :6] = 255      # micro-batches differ in their numbers of valid pixels
     return rng.integers(0, 256, (4, 8, 8, 3)).astype(np.uint8), label
-
-
-def make_step(net, loss=None, amp="O0", optim="sgd", **options):
-    apply_amp(net, amp)
-    optimizer = create_optimizer(config(name=optim), net, 60, 3)
-    normalize = Normalize([100.0, 110.0, 120.0], [50.0, 55.0, 60.0])
-    return TrainStep(net, MultiHeadLoss(loss or CrossEntropyLoss()), optimizer, normalize, StepOptions(**options))
 
 
 def run(step, batch, steps=4):
@@ -108,7 +78,7 @@ def test_clipping_limits_the_first_update(batch):
     for clip in (0.0, 0.01):
         net = Net()
         before = [p.asnumpy().copy() for p in net.trainable_params()]
-        optimizer = create_optimizer(config(weight_decay=0.0, schedule="constant", warmup_steps=0), net, 6, 3)
+        optimizer = create_optimizer(optim_config(weight_decay=0.0, schedule="constant"), net, 6, 3)
         step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), optimizer, Normalize([0.0] * 3, [255.0] * 3),
                          StepOptions(clip_norm=clip))
         run(step, batch, 1)

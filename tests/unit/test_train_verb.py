@@ -8,7 +8,7 @@ from mindseg.commands import train
 from mindseg.config import dump_config, load_config
 from mindseg.errors import UserError
 from mindseg.runtime import Runtime
-from tests.data_support import ROOT
+from tests.support import ROOT
 
 PLAIN = ROOT / "configs" / "enet" / "enet_camvid.yaml"
 STAGED = ROOT / "configs" / "enet" / "enet_cityscapes_staged.yaml"

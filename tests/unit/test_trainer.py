@@ -14,7 +14,8 @@ from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import UserError
 from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime
-from tests.system.train_support import ROOT, metrics
+from tests.support import ROOT
+from tests.support.train import metrics
 
 PER_EPOCH = 5
 

@@ -12,10 +12,12 @@ from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import UserError
 from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime
-from tests.data_support import ROOT, make_camvid
-from tests.system.train_support import assert_same_state
-from tests.unit.test_train_step import CLASSES, Net, graph_mode, make_step  # noqa: F401
+from tests.support import ROOT
+from tests.support.data import make_camvid
+from tests.support.steps import CLASSES, Net, make_step
+from tests.support.train import assert_same_state
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml"
 
 

@@ -11,26 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from mindseg.checkpoint import read_checkpoint
+from tests.support import ROOT
+from tests.support.data import make_cityscapes
 
-ROOT = Path(__file__).resolve().parents[2]
 BASE = {"data.crop_size": "[64,64]", "data.num_workers": 1, "train.global_batch": 2, "train.log_interval": 1,
         "train.steps": 12, "optim.warmup_steps": 0, "optim.lr": 0.01, "runtime.threads": 1,
         "train.save_interval_steps": 3, "train.run_eval": "false"}
 
 
 def make_streets(folder: Path, number: int = 10) -> Path:
-    """A tiny Cityscapes-like tree: noise with blocks, official label ids."""
-    import cv2
+    """Make a training split and a validation split of four in Cityscapes' layout, 64x128 pixels; return the folder."""
     rng = np.random.default_rng(3)
-    for split, count in (("train", number), ("val", 4)):
-        for kind in ("leftImg8bit", "gtFine"):
-            (folder / kind / split / "town").mkdir(parents=True)
-        for i in range(count):
-            name = f"town_{i:06d}_000019"
-            labels = np.kron(rng.choice([0, 7, 8, 11, 21, 23, 26], (8, 16)), np.ones((8, 8))).astype(np.uint8)
-            image = (labels[..., None] * 9 + rng.integers(0, 20, (64, 128, 3))).astype(np.uint8)
-            cv2.imwrite(str(folder / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png"), image)
-            cv2.imwrite(str(folder / "gtFine" / split / "town" / f"{name}_gtFine_labelIds.png"), labels)
+    make_cityscapes(folder, rng, number)
+    make_cityscapes(folder, rng, 4, "val")
     return folder
 
 

@@ -21,10 +21,7 @@ from mindseg.runtime import setup_runtime
 
 BATCH = 4
 RUNTIME = Config({"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 5, "threads": 1, "modelarts": None})
-OPTIM = Config({"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "eps": 1e-8,
-                "decay_norm_bias": True, "lr_factors": None, "schedule": "constant", "power": 0.9, "min_lr": 0.0,
-                "step_epochs": [], "step_gamma": 0.1, "schedule_unit": "step", "schedule_epochs": None,
-                "schedule_start": 0, "warmup": "linear", "warmup_steps": 0, "warmup_factor": 0.1})
+OPTIM = optim_config(lr=0.05, weight_decay=1e-4, decay_norm_bias=True, schedule="constant")
 
 
 class Net(nn.Cell):

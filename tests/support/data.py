@@ -9,19 +9,18 @@ from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES, voc_palette
 from mindseg.data.loader import Loader, create_loader
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "configs" / "_base_"
 
 
-def write(path: Path, pixels: np.ndarray) -> Path:
-    """Writes an image (BGR) or label with OpenCV, making its folder."""
+def write_image(path: Path, pixels: np.ndarray) -> Path:
+    """Write an image (BGR) or a label with OpenCV; make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels)
     return path
 
 
 def write_palette(path: Path, ids: np.ndarray) -> Path:
-    """Writes a palette PNG as PASCAL VOC does: the pixels are indices, the colours are VOC's."""
+    """Write a palette PNG as PASCAL VOC does: the pixels are indices, the colours are VOC's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(ids, "P")
     picture.putpalette([value for colour in voc_palette(256) for value in colour])
@@ -29,13 +28,13 @@ def write_palette(path: Path, ids: np.ndarray) -> Path:
     return path
 
 
-def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def random_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A smooth random image, so that lossy codecs and resizing stay close to it."""
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def blocks(rng: np.random.Generator, height: int, width: int, values: list[int]) -> np.ndarray:
+def random_label(rng: np.random.Generator, height: int, width: int, values: list[int]) -> np.ndarray:
     """A label of random 8x8 blocks."""
     coarse = rng.choice(np.array(values, np.uint8), (height // 8 + 1, width // 8 + 1))
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
@@ -43,28 +42,54 @@ def blocks(rng: np.random.Generator, height: int, width: int, values: list[int])
 
 def make_cityscapes(root: Path, rng: np.random.Generator, count: int = 6, split: str = "train",
                     size: tuple[int, int] = (64, 128), kinds: tuple[str, ...] = ("labelIds",)) -> list[str]:
-    """Writes ``count`` samples over two cities; ``labelTrainIds`` are those that the ``labelIds`` translate to."""
+    """Write samples in Cityscapes' layout, in two cities.
+
+    Args:
+        root: Data set folder.
+        rng: Source of the pixels.
+        count: Number of samples.
+        split: ``train``, ``val`` or ``test``.
+        size: Height and width in pixels.
+        kinds: Kinds of label files; ``labelTrainIds`` are those that the ``labelIds`` translate to.
+
+    Returns:
+        The sample names in alphabetical order.
+    """
     names = []
     for i in range(count):
         city = "aachen" if i % 2 else "bremen"
         name = f"{city}_{i:06d}_{'000019' if split == 'train' else '000020'}"
-        ids = blocks(rng, *size, [0, 3, 7, 8, 11, 21, 23, 26, 33])
+        ids = random_label(rng, *size, [0, 3, 7, 8, 11, 21, 23, 26, 33])
         ids[:4, :4] = 33          # settles that these are ids: 33 is no train id
-        write(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture(rng, *size))
+        write_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", random_image(rng, *size))
         for kind in kinds:
             label = ids if kind == "labelIds" else CITYSCAPES.id_to_train[ids]
-            write(root / "gtFine" / split / city / f"{name}_gtFine_{kind}.png", label)
+            write_image(root / "gtFine" / split / city / f"{name}_gtFine_{kind}.png", label)
         names.append(name)
     return sorted(names)
 
 
 def make_camvid(root: Path, rng: np.random.Generator, count: int = 6, split: str = "train",
-                size: tuple[int, int] = (48, 64)) -> list[str]:
-    """Writes ``count`` samples in CamVid's layout, 11 classes and 11 = ignored."""
-    for i in range(count):
-        write(root / split / f"f{i:03d}.png", picture(rng, *size))
-        write(root / f"{split}annot" / f"f{i:03d}.png", blocks(rng, *size, list(range(12))))
-    return [f"f{i:03d}" for i in range(count)]
+                size: tuple[int, int] = (48, 64), classes: int = 11, prefix: str = "f") -> list[str]:
+    """Write samples in CamVid's layout, with label values 0 to ``classes`` - 1, and 11 for ignored pixels.
+
+    Args:
+        root: Data set folder.
+        rng: Source of the pixels.
+        count: Number of samples.
+        split: ``train``, ``val`` or ``test``.
+        size: Height and width in pixels.
+        classes: Number of classes, at most 11.
+        prefix: Start of the sample names, which end with a number of three digits.
+
+    Returns:
+        The sample names.
+    """
+    names = [f"{prefix}{i:03d}" for i in range(count)]
+    for name in names:
+        write_image(root / split / f"{name}.png", random_image(rng, *size))
+        write_image(root / f"{split}annot" / f"{name}.png", random_label(rng, *size, [*range(classes), 11]))
+    return names
 
 
 def config(base: str, root: Path, *overrides: str) -> Config:

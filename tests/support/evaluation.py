@@ -8,7 +8,6 @@ from mindseg.config import Config, load_config
 from mindseg.models import build_network
 from tools.synthetic import write_street
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 SIZE = (96, 160)
 

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.system.train_support import ROOT, steps_logged, train_command
+from tests.support import ROOT
+from tests.support.train import steps_logged, train_command
 
 SCRIPT = ROOT / "scripts" / "run_distribute_train.sh"
 FAST = "configs/fast_scnn/fast_scnn_cityscapes.yaml"

@@ -25,7 +25,8 @@ from mindseg.manifest import load_manifest
 from mindseg.models import build_network, create_model
 from mindseg.optim import create_optimizer
 from mindseg.schedules import create_schedule
-from tests.system.migration_support import ROOT, Bench, run_python
+from tests.support import ROOT
+from tests.support.migration import Bench, run_python
 
 
 def recipe(bench: Bench, *overrides: str) -> Config:

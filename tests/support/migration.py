@@ -28,12 +28,12 @@ from mindseg.logs import log
 from mindseg.models import create_model
 from mindseg.runtime import MODELARTS_FLAGS, Runtime, set_seed
 from tests.goldens import rule
-from tests.models.base import GOLDENS
-from tests.models.test_weights import vgg_state
-from tests.system.runner_support import build_folder
+from tests.goldens.rule import GOLDENS
+from tests.support import ROOT
+from tests.support.networks import vgg_state
+from tests.support.runner import build_folder
 from tools.synthetic import write_street, write_voc, write_voc_lists
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "migration.md"
 SECTIONS = "model|data|loss|optim|train|eval|export|runtime"
 LETTERS = "RUN|BINS|RESULT|WORK|OUT|SBD|C|D|X|M|L"

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 RUNNER = ROOT / "ascend310_infer"
 BUILD = RUNNER / "build-test"
 MEAN = [123.675, 116.28, 103.53]

@@ -3,7 +3,6 @@
 Usage: network_worker.py OUTPUT NETWORK; started alone or by msrun. Writes the losses to OUTPUT.rank<n>.npy.
 """
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +14,9 @@ from mindseg.config import load_config
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.models import build_network
 from mindseg.runtime import setup_runtime
+from tests.support import ROOT
 from tools.synthetic import make_street
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
 STEPS = 11
 SIZE = 128
