@@ -18,7 +18,7 @@ from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.runtime import Runtime
 from tests.deploy_support import make_tiny_network
 from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
-from tests.predictors import FunctionPredictor
+from tests.support.predictors import FunctionPredictor
 
 RUNTIME = Runtime("CPU", 0)
 

@@ -18,7 +18,7 @@ from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
 from tests.deploy_support import MEAN, STD, make_tiny_network
 from tests.eval_support import CONFIG, make_checkpoint, street_config
-from tests.predictors import FunctionPredictor
+from tests.support.predictors import FunctionPredictor
 
 SIZE = (48, 64)
 

@@ -10,7 +10,7 @@ from mindseg.evaluation.evaluator import evaluate, image_miou
 from mindseg.report import run_page as run_report
 from mindseg.resize import EvalResize
 from mindseg.runtime import Runtime
-from tests.predictors import FunctionPredictor
+from tests.support.predictors import FunctionPredictor
 
 
 class FakeLoader:

@@ -10,7 +10,7 @@ from mindseg.config import Config, load_config
 from mindseg.errors import ConfigError
 from mindseg.inference.network import NetworkPredictor, add_probabilities, windows
 from mindseg.resize import EvalResize, argmax_resized, create_resize
-from tests.predictors import info_of
+from tests.support.predictors import info_of
 
 BASE = "configs/_base_/voc.yaml"
 
