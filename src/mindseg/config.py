@@ -3,6 +3,7 @@
 The schema is that YAML page itself: its values are the defaults, and the comment behind each key is `type | meaning`.
 """
 import difflib
+import logging
 import os
 import re
 from collections.abc import Hashable, Iterable
@@ -24,6 +25,9 @@ _JITTER = {"brightness": ("float", 255, "a number from 0 to 255, or [low, high]"
            "contrast": ("float", 1, "a number from 0 to 1, or [low, high]"),
            "saturation": ("float", 1, "a number from 0 to 1, or [low, high]"),
            "hue": ("int", 180, "a whole number from 0 to 180"), "prob": ("float", 1, "a number from 0 to 1")}
+_LOG = logging.getLogger("mindseg.config")
+# Values that had another name before: section, key, old value, present one.
+_RENAMED_VALUES = (("model", "variant", "seed", "modelzoo"),)
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "list": list}
 
 
@@ -229,6 +233,19 @@ def parse_override(text: str, schema: dict) -> tuple[str, str, Any]:
     return section, key, value
 
 
+def rename_old_values(tree: dict, origin: str) -> None:
+    """Replaces values that had another name before, in place, with one warning line each.
+
+    Args:
+        tree: Configuration as nested dicts; sections and keys may be missing.
+        origin: File that holds it, for the warning.
+    """
+    for section, key, old, new in _RENAMED_VALUES:
+        if tree.get(section, {}).get(key) == old:
+            _LOG.warning("%s: %s.%s = %s is an old name; write %s", origin, section, key, old, new)
+            tree[section][key] = new
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Loads a configuration: schema defaults, then `_base_` files, then the file, then overrides.
 
@@ -248,6 +265,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     for text in overrides:
         section, key, value = parse_override(text, schema)
         tree[section][key] = value
+    rename_old_values(tree, str(path))
     for section, keys in schema.items():
         for key, spec in keys.items():
             if spec.type.startswith("float") and isinstance(tree[section][key], int):

@@ -26,9 +26,9 @@ class TestPaper(ModelTests):
         return np.random.default_rng(7)
 
 
-class TestSeed(ModelTests):
+class TestModelZoo(ModelTests):
     model = "enet"
-    options = {"variant": "seed"}
+    options = {"variant": "modelzoo"}
 
 
 @pytest.mark.parametrize(("options", "millions"), [({}, 0.352), ({"unpool": "bilinear"}, 0.352)])

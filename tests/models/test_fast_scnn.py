@@ -28,9 +28,9 @@ class TestPaper(ModelTests):
     no_gradient = ("_res.conv.bias",)
 
 
-class TestSeedWithPyramidKernel(ModelTests):
+class TestModelZooWithPyramidKernel(ModelTests):
     model = "fast_scnn"
-    options = {"variant": "seed", "ppm_kernel": 3}
+    options = {"variant": "modelzoo", "ppm_kernel": 3}
     heads = 3
     no_gradient = ("_res.conv.bias",)
 
