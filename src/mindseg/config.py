@@ -390,9 +390,9 @@ def _check_eval(cfg: Config, origin: str) -> None:
         raise ConfigError(f"{origin}: eval.resize.rule = {rule!r} must be one of {', '.join(rules)}")
     sides = [] if size is None else [size] if _fits(size, "int") else size
     if not _fits(sides, "list[int]") or len(sides) not in rules[rule] or min(sides, default=1) < 1:
-        wanted = {"none": "left out, or [height, width] with pad", "exact": "[height, width]",
+        expected = {"none": "left out, or [height, width] with pad", "exact": "[height, width]",
                   "short_side": "one number", "long_side": "one number or [height, width]"}[rule]
-        raise ConfigError(f"{origin}: eval.resize.size = {size} does not fit rule {rule}: it must be {wanted}")
+        raise ConfigError(f"{origin}: eval.resize.size = {size} does not fit rule {rule}: it must be {expected}")
     pad = resize.get("pad", False)
     if not _fits(pad, "bool") or (pad and not sides):
         raise ConfigError(f"{origin}: eval.resize.pad = {pad} must be true (then size must be set) or false")

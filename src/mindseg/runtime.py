@@ -70,11 +70,11 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
     return Runtime(target, device_id, rank, size)
 
 
-def _choose_device(wanted: str) -> str:
-    if wanted not in ("auto", "CPU", "Ascend", "GPU"):
-        raise UserError(f"DEVICE_TARGET = {wanted} is not one of auto, CPU, Ascend, GPU")
-    if wanted != "auto":
-        return wanted
+def _choose_device(target: str) -> str:
+    if target not in ("auto", "CPU", "Ascend", "GPU"):
+        raise UserError(f"DEVICE_TARGET = {target} must be one of auto, CPU, Ascend, GPU")
+    if target != "auto":
+        return target
     return "Ascend" if Path("/dev/davinci_manager").exists() else "CPU"
 
 
@@ -164,15 +164,15 @@ def environment(runtime: Runtime) -> dict:
 
 
 @contextmanager
-def profiled(wanted: bool, folder: Path, device_target: str) -> Iterator[None]:
+def profiled(enabled: bool, folder: Path, device_target: str) -> Iterator[None]:
     """Records operators and their times with MindSpore's profiler.
 
     Args:
-        wanted: Otherwise nothing happens.
+        enabled: False records nothing.
         folder: Gets one folder a process, with a trace that chrome://tracing and MindStudio Insight show.
         device_target: CPU, Ascend or GPU.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     activity = ms.profiler.ProfilerActivity

@@ -4,7 +4,7 @@ import pytest
 
 from mindspore import Tensor
 
-from mindseg.engine.amp import freeze_batch_norm
+from mindseg.engine.batch_norm import freeze_batch_norm
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from tests.models.base import GoldenTests, ModelTests

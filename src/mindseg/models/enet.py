@@ -17,7 +17,7 @@ from mindseg.models.layers import (
     batch_norm,
     conv2d,
     crop,
-    first_max_mask,
+    max_pool_mask,
     pad_low,
     pad_to_multiple,
     resize_bilinear,
@@ -116,7 +116,7 @@ class DownsamplingBottleneck(nn.Cell):
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         main = self.pool(x)
-        mask = first_max_mask(x, main) if self.mask else main
+        mask = max_pool_mask(x, main) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
         zeros = ops.zeros_like(ext[:, :self.extra])
         return self.act(ops.concat((main, zeros), 1) + ext), mask
