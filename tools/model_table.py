@@ -43,14 +43,14 @@ ROWS = (
     Row("fast_scnn", {}, 19, 8, "Tramac's; one auxiliary head at 1/8"),
     Row("fast_scnn", {"ppm_kernel": 3}, 19, 8, "3x3 fusion after the pyramid, as in the recipes above 70 % mIoU"),
     Row("fast_scnn", {"variant": "segmentron"}, 19, 8, "SegmenTron's: ReLU6, full 1x1 fusion, two auxiliary heads"),
-    Row("fast_scnn", {"variant": "seed"}, 19, 8, "the MindSpore model zoo's: one-sided first padding, two heads"),
+    Row("fast_scnn", {"variant": "modelzoo"}, 19, 8, "the MindSpore model zoo's: one-sided first padding, two heads"),
     Row("enet", {}, 19, 2, "davidtvs': max-unpooling, one slope a PReLU"),
     Row("enet", {"unpool": "bilinear"}, 19, 2, "bilinear main branch in the decoder"),
-    Row("enet", {"variant": "seed"}, 20, 2, "the MindSpore model zoo's: bilinear, one slope a channel, 20 classes"),
+    Row("enet", {"variant": "modelzoo"}, 20, 2, "the MindSpore model zoo's: bilinear, one slope a channel, 20 classes"),
     Row("enet", {"encoder_only": True}, 19, 8, "encoder and 1x1 classifier, for staged training"),
     Row("bisenetv2", {}, 19, 8, "CoinCheung's: head of 1024 channels, four auxiliary heads"),
     Row("bisenetv2", {"head_channels": 128}, 19, 8, "head of 128 channels"),
-    Row("bisenetv2", {"variant": "seed"}, 19, 8, "Rogersiy's: bilinear aggregation, epsilon 1e-3"),
+    Row("bisenetv2", {"variant": "modelzoo"}, 19, 8, "Rogersiy's: bilinear aggregation, epsilon 1e-3"),
     Row("fcn8s", {}, 21, 8, "VGG16-BN, fc6 and fc7 of 4096 channels"),
 )
 
@@ -187,7 +187,7 @@ TAIL = """
 Every network takes any height and width from 32 on: it pads to a multiple of 32 with zeros at the bottom and right
 and crops the logits. Each variant computes what its public implementation computes, and loads its weights
 (`mindseg convert-weights --help`). The tests compare the defaults and `variant=segmentron` with float64 runs of those
-implementations in evaluation and through five training steps, and the variants `seed` in evaluation. `ppm_kernel=3`,
+implementations in evaluation and through five training steps, and `variant=modelzoo` in evaluation. `ppm_kernel=3`,
 `unpool=bilinear`, `head_channels=128` and `encoder_only=True` have no such run to be compared with.
 
 ## Quoted results

@@ -3,6 +3,7 @@
 The schema is that YAML page itself: its values are the defaults, and the comment behind each key is `type | meaning`.
 """
 import difflib
+import logging
 import os
 import re
 from collections.abc import Hashable, Iterable
@@ -24,6 +25,9 @@ _JITTER = {"brightness": ("float", 255, "a number from 0 to 255, or [low, high]"
            "contrast": ("float", 1, "a number from 0 to 1, or [low, high]"),
            "saturation": ("float", 1, "a number from 0 to 1, or [low, high]"),
            "hue": ("int", 180, "a whole number from 0 to 180"), "prob": ("float", 1, "a number from 0 to 1")}
+_LOG = logging.getLogger("mindseg.config")
+# Values that had another name before: section, key, old value, present one.
+_RENAMED_VALUES = (("model", "variant", "seed", "modelzoo"),)
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "list": list}
 
 
@@ -292,6 +296,7 @@ def _resolve(loaded: dict, overrides: Iterable[str], schema: dict, origin: str) 
     for text in overrides:
         section, key, value = parse_override(text, schema)
         tree[section][key] = value
+    rename_old_values(tree, str(path))
     for section, keys in schema.items():
         for key, spec in keys.items():
             if spec.type.startswith("float") and isinstance(tree[section][key], int):
@@ -416,9 +421,9 @@ def _check_eval(cfg: Config, origin: str) -> None:
         raise ConfigError(f"{origin}: eval.resize.rule = {rule!r} must be one of {', '.join(rules)}")
     sides = [] if size is None else [size] if _fits(size, "int") else size
     if not _fits(sides, "list[int]") or len(sides) not in rules[rule] or min(sides, default=1) < 1:
-        wanted = {"none": "left out, or [height, width] with pad", "exact": "[height, width]",
+        expected = {"none": "left out, or [height, width] with pad", "exact": "[height, width]",
                   "short_side": "one number", "long_side": "one number or [height, width]"}[rule]
-        raise ConfigError(f"{origin}: eval.resize.size = {size} does not fit rule {rule}: it must be {wanted}")
+        raise ConfigError(f"{origin}: eval.resize.size = {size} does not fit rule {rule}: it must be {expected}")
     pad = resize.get("pad", False)
     if not _fits(pad, "bool") or (pad and not sides):
         raise ConfigError(f"{origin}: eval.resize.pad = {pad} must be true (then size must be set) or false")

@@ -143,7 +143,7 @@ class OhemLoss(PixelLoss):
         return (losses * selected).sum() / ops.maximum(divisor, EPSILON)
 
 
-class SigmoidLoss(PixelLoss):
+class BCELoss(PixelLoss):
     """Binary cross entropy of every class against the rest, the mean over classes and valid pixels.
 
     The loss of mmsegmentation's and sssegmentation's Fast-SCNN (``use_sigmoid=True``), which goes with their rate 0.12.
@@ -252,6 +252,6 @@ def create_loss(cfg_loss: Config, ignore_id: int) -> MultiHeadLoss:
                               f"loss.ohem_min_kept = {c.ohem_min_kept} must be at least 1")
         loss = OhemLoss(ignore_id, c.class_weights, c.ohem_thresh, c.ohem_rule, c.ohem_min_kept)
     else:
-        kinds = {"cross_entropy": CrossEntropyLoss, "bce": SigmoidLoss, "dice": DiceLoss}
+        kinds = {"cross_entropy": CrossEntropyLoss, "bce": BCELoss, "dice": DiceLoss}
         loss = kinds[c.name](ignore_id, c.class_weights)
     return MultiHeadLoss(loss, c.weights, c.label_stride)

@@ -180,15 +180,15 @@ def environment(runtime: Runtime) -> dict:
 
 
 @contextmanager
-def profiled(wanted: bool, folder: Path, device_target: str) -> Iterator[None]:
+def profiled(enabled: bool, folder: Path, device_target: str) -> Iterator[None]:
     """Records operators and their times with MindSpore's profiler.
 
     Args:
-        wanted: Otherwise nothing happens.
+        enabled: False records nothing.
         folder: Gets one folder a process, with a trace that chrome://tracing and MindStudio Insight show.
         device_target: CPU, Ascend or GPU.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     activity = ms.profiler.ProfilerActivity

@@ -24,9 +24,9 @@ class TestPaper(ModelTests):
     heads = 5
 
 
-class TestSeed(ModelTests):
+class TestModelZoo(ModelTests):
     model = "bisenetv2"
-    options = {"variant": "seed", "head_channels": 64}
+    options = {"variant": "modelzoo", "head_channels": 64}
     heads = 5
 
 

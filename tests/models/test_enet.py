@@ -6,7 +6,7 @@ from mindspore import Tensor
 
 from mindseg.errors import UserError
 from mindseg.models import create_model
-from mindseg.models.layers import first_max_mask, unpool
+from mindseg.models.layers import max_pool_mask, unpool
 from tests.models.base import GoldenTests, ModelTests
 
 
@@ -26,9 +26,9 @@ class TestPaper(ModelTests):
         return np.random.default_rng(7)
 
 
-class TestSeed(ModelTests):
+class TestModelZoo(ModelTests):
     model = "enet"
-    options = {"variant": "seed"}
+    options = {"variant": "modelzoo"}
 
 
 @pytest.mark.parametrize(("options", "millions"), [({}, 0.352), ({"unpool": "bilinear"}, 0.352)])
@@ -48,7 +48,7 @@ def test_unpooling_puts_values_at_the_first_maximum(rng):
     x = rng.integers(0, 3, (2, 3, 6, 8)).astype(np.float32)  # many ties
     y = rng.normal(0, 1, (2, 3, 3, 4)).astype(np.float32)
     pooled = x.reshape(2, 3, 3, 2, 4, 2).max((3, 5))
-    result = unpool(Tensor(y), first_max_mask(Tensor(x), Tensor(pooled))).asnumpy()
+    result = unpool(Tensor(y), max_pool_mask(Tensor(x), Tensor(pooled))).asnumpy()
     expected = np.zeros_like(x)
     for n, c, i, j in np.ndindex(y.shape):
         k = x[n, c, 2 * i:2 * i + 2, 2 * j:2 * j + 2].argmax()

@@ -4,7 +4,7 @@ import pytest
 
 from mindspore import Tensor
 
-from mindseg.engine.amp import freeze_batch_norm
+from mindseg.engine.batch_norm import freeze_batch_norm
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from tests.models.base import GoldenTests, ModelTests
@@ -28,9 +28,9 @@ class TestPaper(ModelTests):
     no_gradient = ("_res.conv.bias",)
 
 
-class TestSeedWithPyramidKernel(ModelTests):
+class TestModelZooWithPyramidKernel(ModelTests):
     model = "fast_scnn"
-    options = {"variant": "seed", "ppm_kernel": 3}
+    options = {"variant": "modelzoo", "ppm_kernel": 3}
     heads = 3
     no_gradient = ("_res.conv.bias",)
 

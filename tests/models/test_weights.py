@@ -141,16 +141,16 @@ def create_model_shapes(name: str) -> list[ms.Parameter]:
 def test_older_mindspore_checkpoints_compute_the_same(name):
     """Logits of the older projects' own code; fcn8s has the layout and names of its golden fixture."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    spec = json.loads((GOLDENS / f"seed_{name}.json").read_text())
+    spec = json.loads((GOLDENS / f"modelzoo_{name}.json").read_text())
     words = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     state = {}
     for key, shape in spec["state"]:
         layer, _, tensor = key.rpartition(".")
         state[key] = rule.tensor(spec["seed"], f"{layer}.{words.get(tensor, tensor)}", tuple(shape))
-    network = create_model(name, spec["num_classes"], variant="seed").set_train(False)
-    assign(network, convert_state_dict(name, state, variant="seed"))
+    network = create_model(name, spec["num_classes"], variant="modelzoo").set_train(False)
+    assign(network, convert_state_dict(name, state, variant="modelzoo"))
     logits = network(Tensor(rule.image(spec["seed"], tuple(spec["eval_shape"])))).asnumpy()
-    with np.load(GOLDENS / f"seed_{name}.npz") as golden:
+    with np.load(GOLDENS / f"modelzoo_{name}.npz") as golden:
         step = spec["stride"]
         difference = np.abs(logits[:, :, ::step, ::step] - golden["eval_logits"]).max()
         assert difference <= 1e-4 * golden["eval_abs_mean"]

@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 import mindseg  # noqa: F401
 from mindseg.comm import broadcast_object
 from mindseg.config import Config
-from mindseg.engine.amp import synchronise_batch_norm
+from mindseg.engine.batch_norm import synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models.normalize import Normalize

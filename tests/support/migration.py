@@ -95,15 +95,15 @@ SMALL = {"data.num_workers": 1, "data.crop_size": [64, 64], "train.global_batch"
          "runtime.mode": "pynative"}
 FORCED = {"export.height": 64, "export.width": 128}
 PROJECTS = {
-    "FS": ("configs/fast_scnn/fast_scnn_cityscapes_seed.yaml",
+    "FS": ("configs/fast_scnn/fast_scnn_cityscapes_modelzoo.yaml",
            {"eval.resize": "{rule: short_side, size: 64, center_crop: [64, 64]}"}),
     "FG": ("configs/fast_scnn/fast_scnn_cityscapes.yaml", {}),
-    "FC": ("configs/fcn8s/fcn8s_voc_seed.yaml",
+    "FC": ("configs/fcn8s/fcn8s_voc_modelzoo.yaml",
            {"train.steps": 1, "model.fc_channels": 16, "train.amp_level": "O0",
             "eval.resize": "{rule: long_side, size: 64, pad: true}"}),
     "EN": ("configs/enet/enet_cityscapes_staged.yaml",
            {"train.steps": 1, "data.resize": [64, 64], "eval.resize": "{rule: exact, size: [64, 128]}"}),
-    "BS": ("configs/bisenetv2/bisenetv2_cityscapes_seed.yaml", {"model.head_channels": 32, "eval.resize": "null"}),
+    "BS": ("configs/bisenetv2/bisenetv2_cityscapes_modelzoo.yaml", {"model.head_channels": 32, "eval.resize": "null"}),
 }
 # In the place of msrun: print the command and end.
 NO_MSRUN = 'setsid() { printf "%s\\n" "$@"; }\n'

@@ -275,7 +275,7 @@ def protocol(name: str) -> Callable[[Bench], None]:
 
 
 def parameters_are_counted(bench: Bench) -> None:
-    count = sum(param.size for param in create_model("enet", 20, variant="seed").trainable_params())
+    count = sum(param.size for param in create_model("enet", 20, variant="modelzoo").trainable_params())
     assert f"| {count / 1e6:.3f} |" in (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
     assert 0.34e6 < count < 0.36e6
 
@@ -300,7 +300,7 @@ def versions_are_pinned(bench: Bench) -> None:
 ZOO = "docs/model_zoo.md"
 CHECKS = {
     "FS-08": batch_is_divided, "FS-09": cosine_to_zero, "FS-14": best_is_logged, "FS-16": steps_are_logged,
-    "FS-17": device_is_named, "FS-22": protocol("fast_scnn_seed"), "FS-23": masks_are_palettes,
+    "FS-17": device_is_named, "FS-22": protocol("fast_scnn_modelzoo"), "FS-23": masks_are_palettes,
     "FS-24": scores_are_complete, "FS-27": one_output, "FS-38": colours_are_official,
     "FS-39": quotes(ZOO, "55.48", "157 ms"), "FS-40": quotes(ZOO, "123.5 FPS", "68.0"),
     "FG-01": input_is_described, "FG-03": versions_are_noted, "FG-05": relative_paths_work,
@@ -312,9 +312,9 @@ CHECKS = {
     "FC-19": both_forms_of_lists, "FC-20": old_records_are_read, "FC-21": steps_are_logged,
     "FC-23": scores_are_complete, "FC-26": parts_build_a_training, "FC-28": quotes(ZOO, "64.67", "564.7"),
     "EN-07": stages_are_the_old_ones, "EN-10": stages_share_a_curve, "EN-12": every_stage_has_weights,
-    "EN-22": loss_is_scored_too, "EN-23": protocol("enet_seed"),
+    "EN-22": loss_is_scored_too, "EN-23": protocol("enet_modelzoo"),
     "EN-30": quotes(ZOO, "62.19", "62.22", "59.5", "882 ms", "571 ms"), "EN-31": parameters_are_counted,
-    "BS-03": versions_are_pinned, "BS-06": wrong_number_of_weights_is_refused, "BS-13": protocol("bisenetv2_seed"),
+    "BS-03": versions_are_pinned, "BS-06": wrong_number_of_weights_is_refused, "BS-13": protocol("bisenetv2_modelzoo"),
     "BS-15": rates_are_those_of_the_old_log, "BS-21": steps_are_logged, "BS-24": scores_are_complete,
     "BS-32": quotes(ZOO, "728 ms", "73.10", "69.37"),
 }

@@ -230,7 +230,7 @@ def test_folder_of_checkpoints(run_folder, streets, tmp_path):
 
 
 def test_small_masks_are_not_handed_in(run_folder, streets, tmp_path):
-    cfg = street_config(streets, *protocol_overrides("enet_seed"))
+    cfg = street_config(streets, *protocol_overrides("enet_modelzoo"))
     with pytest.raises(UserError, match="label_size"):
         evaluated(cfg, tmp_path, ckpt_path=str(run_folder / "ckpt" / "best.ckpt"), save_masks="labelIds")
 

@@ -1,4 +1,6 @@
 """Configuration: schema page, base files, overrides, and errors that help."""
+import logging
+
 import pytest
 import yaml
 
@@ -120,6 +122,21 @@ def test_a_text_that_is_no_hashable_yaml_is_a_text(base):
     assert load_config(base, ["data.root={{D}}"]).data.root == "{{D}}"
     with pytest.raises(ConfigError, match=r"loss\.weights"):
         load_config(base, ["loss.weights={{D}}"])
+
+
+def test_the_old_name_of_a_variant_is_taken_with_one_warning(tmp_path, caplog, monkeypatch):
+    logger = logging.getLogger("mindseg.config")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)     # other tests may have set up logging
+    path = write(tmp_path / "old.yaml", "model: {variant: seed}\n")
+    assert load_config(path).model.variant == "modelzoo"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: model.variant = seed is an old name; write modelzoo"]
+    assert load_config(path, ["model.variant=paper"]).model.variant == "paper"
+    assert load_config(SCHEMA_FILE, ["model.variant=modelzoo"]).model.variant == "modelzoo"
+    assert len(caplog.records) == 1
+    assert load_config(SCHEMA_FILE, ["model.variant=seed"]).model.variant == "modelzoo"
+    assert len(caplog.records) == 2
 
 
 @pytest.mark.parametrize("jitter", ["{}", "{brightness: 32, contrast: [0.4, 1.6], saturation: 0, hue: 18, prob: 0.5}",

@@ -24,11 +24,12 @@ CONFIGS = sorted(path for network in NETWORKS for path in (FOLDER / network).glo
 SCHEMA = FOLDER / "_base_" / "defaults.yaml"      # its comments declare the keys
 
 
-def test_there_is_a_recipe_a_seed_recipe_and_a_camvid_recipe_for_every_network():
+def test_there_is_a_recipe_a_modelzoo_recipe_and_a_camvid_recipe_for_every_network():
     names = {path.stem for path in CONFIGS}
     best = {"fast_scnn_cityscapes", "fcn8s_voc", "enet_cityscapes", "bisenetv2_cityscapes"}
-    seeds = {"fast_scnn_cityscapes_seed", "fcn8s_voc_seed", "enet_cityscapes_staged", "bisenetv2_cityscapes_seed"}
-    assert best | seeds | {f"{network}_camvid" for network in NETWORKS} <= names
+    older = {"fast_scnn_cityscapes_modelzoo", "fcn8s_voc_modelzoo", "enet_cityscapes_staged",
+             "bisenetv2_cityscapes_modelzoo"}
+    assert best | older | {f"{network}_camvid" for network in NETWORKS} <= names
 
 
 @pytest.fixture(scope="module")

@@ -241,9 +241,9 @@ def test_brightness_is_added_and_clipped(rng):
 
 
 def test_jitter_from_configuration():
-    seed_recipe = color_jitter({"brightness": 32, "contrast": [0.4, 1.6], "saturation": [0.4, 1.6], "hue": 18,
-                                "prob": 0.5})
-    assert seed_recipe == ColorJitter(32.0, (0.4, 1.6), (0.4, 1.6), 18, 0.5)
+    modelzoo_recipe = color_jitter({"brightness": 32, "contrast": [0.4, 1.6], "saturation": [0.4, 1.6], "hue": 18,
+                                    "prob": 0.5})
+    assert modelzoo_recipe == ColorJitter(32.0, (0.4, 1.6), (0.4, 1.6), 18, 0.5)
     assert color_jitter({"brightness": [0.6, 1.4], "contrast": 0.4, "prob": 1}) == ColorJitter(
         (0.6, 1.4), (0.6, 1.4), (1.0, 1.0), 0, 1.0)
 
@@ -297,7 +297,7 @@ def test_normalize(rng, mean, std, value_range):
     assert np.abs(out - expected).max() < 1e-6
 
 
-def test_recipes_of_the_seeds_from_configuration():
+def test_recipes_of_the_model_zoo_from_configuration():
     """The keys that stand for each promise reach the transform."""
     fast = train_transform(load_config(BASE / "cityscapes.yaml", [
         "data.scale_base=1024", "data.crop_size=[768, 768]", "data.blur_prob=0.5"]).data, LUT)

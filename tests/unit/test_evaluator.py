@@ -125,17 +125,23 @@ def test_image_miou_by_hand():
 
 def test_protocols_load_and_say_what_their_names_promise():
     names = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
-    assert names == ["bisenetv2_paper", "bisenetv2_seed", "enet_seed", "fast_scnn_seed", "fcn8s_seed"]
+    assert names == ["bisenetv2_modelzoo", "bisenetv2_paper", "enet_modelzoo", "fast_scnn_modelzoo", "fcn8s_modelzoo"]
     found = {name: load_config("configs/_base_/cityscapes.yaml", protocol_overrides(name)).eval for name in names}
-    assert found["fast_scnn_seed"].resize == {"rule": "short_side", "size": 768, "center_crop": [768, 768]}
-    assert found["enet_seed"].label_size == "input"
+    assert found["fast_scnn_modelzoo"].resize == {"rule": "short_side", "size": 768, "center_crop": [768, 768]}
+    assert found["enet_modelzoo"].label_size == "input"
     assert found["bisenetv2_paper"].label_size == "original"
-    assert found["bisenetv2_seed"].mode == "msflip"
-    assert found["bisenetv2_seed"].scales == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert found["bisenetv2_modelzoo"].mode == "msflip"
+    assert found["bisenetv2_modelzoo"].scales == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+
+def test_the_old_name_of_a_protocol_is_taken():
+    assert protocol_overrides("enet_seed") == protocol_overrides("enet_modelzoo")
+    with pytest.raises(ConfigError, match="no such protocol"):
+        protocol_overrides("unet_seed")
 
 
 def test_protocol_errors(tmp_path):
-    with pytest.raises(ConfigError, match="enet_seed"):
+    with pytest.raises(ConfigError, match="enet_modelzoo"):
         protocol_overrides("enet")
     (tmp_path / "own.yaml").write_text("eval:\n  mode: flip\n")
     assert load_config("configs/_base_/voc.yaml", [*protocol_overrides(str(tmp_path / "own.yaml")),

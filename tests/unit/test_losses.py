@@ -6,7 +6,7 @@ import mindspore as ms
 
 from mindseg.config import Config
 from mindseg.errors import ConfigError
-from mindseg.losses import CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, SigmoidLoss, create_loss
+from mindseg.losses import BCELoss, CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, create_loss
 
 IGNORE = 255
 CLASSES = 5
@@ -110,7 +110,7 @@ def test_sigmoid_loss_is_the_mean_of_binary_cross_entropies():
     truth = np.eye(CLASSES)[ids]
     p = 1 / (1 + np.exp(-rows))
     expected = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
-    assert run(SigmoidLoss(IGNORE), logits, label) == pytest.approx(expected, rel=1e-5)
+    assert run(BCELoss(IGNORE), logits, label) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sigmoid_loss_with_class_weights_weighs_each_pixel_by_its_class():
@@ -124,14 +124,14 @@ def test_sigmoid_loss_with_class_weights_weighs_each_pixel_by_its_class():
         pixel = -sum(np.log(p[c]) if c == true else np.log(1 - p[c]) for c in range(CLASSES)) / CLASSES
         total += weights[true] * pixel
         divisor += weights[true]
-    loss = SigmoidLoss(IGNORE, weights.tolist())
+    loss = BCELoss(IGNORE, weights.tolist())
     assert run(loss, logits, label) == pytest.approx(total / divisor, rel=1e-5)
     assert float(loss.weight(ms.Tensor(label)).asnumpy()) == pytest.approx(divisor, rel=1e-6)
 
 
 def test_sigmoid_loss_stays_finite_for_large_logits():
     logits, label = make_batch(6, scale=1.0)
-    assert np.isfinite(run(SigmoidLoss(IGNORE), logits * 1e4, label))
+    assert np.isfinite(run(BCELoss(IGNORE), logits * 1e4, label))
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0, 0.0, 1.0]])
@@ -144,7 +144,7 @@ def test_dice_loss(weights):
     assert run(DiceLoss(IGNORE, weights), logits, label) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, SigmoidLoss, DiceLoss])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
 def test_a_crop_without_valid_pixels_gives_zero_and_zero_gradients(kind):
     logits, label = make_batch(8)
     label[:] = IGNORE
@@ -155,7 +155,7 @@ def test_a_crop_without_valid_pixels_gives_zero_and_zero_gradients(kind):
     assert float(loss.weight(ms.Tensor(label)).asnumpy()) == 0.0
 
 
-@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, SigmoidLoss, DiceLoss])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
 def test_gradient_is_the_slope(kind):
     logits, label = make_batch(9)
     loss = kind(IGNORE)
@@ -165,7 +165,7 @@ def test_gradient_is_the_slope(kind):
     assert (gradient * direction).sum() == pytest.approx((up - down) / 1e-2, rel=3e-2, abs=2e-4)
 
 
-@pytest.mark.parametrize("kind", [CrossEntropyLoss, SigmoidLoss])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, BCELoss])
 def test_weighted_means_of_parts_are_the_mean_of_the_whole(kind):
     logits, label = make_batch(10)
     label[0, :5] = IGNORE       # so that the parts have different numbers of valid pixels
@@ -208,7 +208,7 @@ def test_label_stride_compares_the_centres_of_the_cells():
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cross_entropy", CrossEntropyLoss), ("ohem", OhemLoss),
-                                            ("bce", SigmoidLoss), ("dice", DiceLoss)])
+                                            ("bce", BCELoss), ("dice", DiceLoss)])
 def test_names(name, kind):
     loss = create_loss(config(name=name), IGNORE)
     assert isinstance(loss, MultiHeadLoss)

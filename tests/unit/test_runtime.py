@@ -108,12 +108,12 @@ def test_a_rank_table_is_left_to_the_versions_that_read_it(monkeypatch):
     assert not module._adopt_launcher("Ascend")
 
 
-def test_a_profile_is_written_when_wanted(tmp_path):
-    for wanted in (False, True):
-        with profiled(wanted, tmp_path / "profile", "CPU"):
+def test_a_profile_is_written_when_enabled(tmp_path):
+    for enabled in (False, True):
+        with profiled(enabled, tmp_path / "profile", "CPU"):
             module.ms.ops.relu(module.ms.Tensor([-1.0, 2.0])).asnumpy()
         traces = list(tmp_path.glob("profile/*/*/trace_view.json"))
-        assert len(traces) == wanted
+        assert len(traces) == enabled
     assert json.loads(traces[0].read_text())
 
 

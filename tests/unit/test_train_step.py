@@ -7,7 +7,8 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
+from mindseg.engine.amp import apply_amp
+from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
 from mindseg.models.normalize import Normalize
@@ -148,13 +149,13 @@ def test_frozen_statistics_stay(batch):
     assert (net.norm.gamma.asnumpy() != 1).any()
 
 
-@pytest.mark.parametrize(("wish", "size", "part", "expected"), [
+@pytest.mark.parametrize(("mode", "size", "part", "expected"), [
     ("auto", 1, 2, False), ("auto", 2, 8, False), ("auto", 2, 7, True), ("never", 2, 2, False), ("always", 2, 16, True),
     ("always", 1, 2, False)])
-def test_when_batch_norm_is_synchronised(wish, size, part, expected):
+def test_when_batch_norm_is_synchronised(mode, size, part, expected):
     net = nn.SequentialCell([Net(norm=True), Net(norm=True)])
     names = {p.name for p in net.get_parameters()}
-    assert synchronise_batch_norm(net, wish, "CPU", size, part) is expected
+    assert synchronise_batch_norm(net, mode, "CPU", size, part) is expected
     assert isinstance(net[0].norm, nn.BatchNorm2d) is not expected
     assert len(names) == 12
     assert {p.name for p in net.get_parameters()} == names

@@ -237,6 +237,22 @@ def test_changed_settings_are_mentioned(make):
     assert "resumed with another value: train.log_interval 3 -> 4" in (trainer.job.run_dir / "train.log").read_text()
 
 
+def test_the_old_name_of_a_variant_in_a_checkpoint_is_no_other_model(make):
+    first = make()
+    first.cfg.model.variant = "seed"
+    first.fit()
+    trainer = make(log_interval=4)
+    trainer.cfg.model.variant = "modelzoo"
+    trainer.restore(trainer.job.run_dir / "ckpt" / "last.ckpt")
+    text = (trainer.job.run_dir / "train.log").read_text()
+    assert "another value: train.log_interval" in text
+    assert "model.variant" not in text.split("another value")[1]
+    trainer.cfg.model.variant = "paper"
+    trainer.step.total.name = "other"
+    with pytest.raises(UserError, match="it holds a model with variant modelzoo instead of paper"):
+        trainer.restore(trainer.job.run_dir / "ckpt" / "last.ckpt")
+
+
 def test_event_files_hold_the_same_numbers(make):
     pytest.importorskip("tensorboardX")
     trainer = make(tensorboard="true", log_interval=5)

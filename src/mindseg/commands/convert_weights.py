@@ -3,6 +3,7 @@ import argparse
 
 import yaml
 
+from mindseg.config import rename_old_values
 from mindseg.errors import UserError
 from mindseg.models import MODELS, model_options
 from mindseg.models.weights import clean_state, convert, detect_source, read_weights, save_weights
@@ -19,7 +20,7 @@ Reading .pth needs torch (requirements-convert.txt)."""
 
 
 def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
-    """Turns ``model.variant=seed`` into keyword arguments of ``create_model``.
+    """Turns ``model.variant=modelzoo`` into keyword arguments of ``create_model``.
 
     Raises:
         UserError: If a word is no assignment or the network has no such option.
@@ -32,6 +33,7 @@ def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
             raise UserError(f"--set {assignment}: write model.KEY=VALUE with KEY one of num_classes, "
                             f"{', '.join(model_options(name))}")
         options[key] = yaml.safe_load(value)
+    rename_old_values({"model": options}, "--set")
     return options
 
 

@@ -110,6 +110,10 @@ def protocol_overrides(name: str) -> list[str]:
         ConfigError: No such protocol, or the file holds something else.
     """
     known = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
+    renamed = f"{name.removesuffix('_seed')}_modelzoo" if name.endswith("_seed") else name
+    if renamed != name and renamed in known:
+        log.warning("--protocol %s is an old name; write %s", name, renamed)
+        name = renamed
     path = CONFIGS / "protocols" / f"{name}.yaml" if name in known else Path(name)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -329,14 +333,14 @@ def _save(cfg: Config, runtime: Runtime, request: Request, record: dict, result:
     log.info("%s, mode %s, %d images in %.1f s\n%s", record["checkpoint"], record["mode"], record["images"],
              record["seconds"], format_table(record, info.classes))
     write_json(request.output / "eval.json", record)
-    write_text(request.output / "eval_results.txt", seed_text(record, info.classes))
+    write_text(request.output / "eval_results.txt", modelzoo_text(record, info.classes))
     if request.report:
         write_run_report(request.output, cfg, record, result, runtime, programs)
     log.info("results in %s", request.output)
 
 
-def seed_text(scores: dict, classes: tuple[str, ...]) -> str:
-    """The lines that older scripts search for: pixel accuracy and mIoU, then one line a class, all 0..1."""
+def modelzoo_text(scores: dict, classes: tuple[str, ...]) -> str:
+    """Pixel accuracy and mIoU, then one line a class, all 0..1, in the format of the MindSpore model zoo's scripts."""
     lines = [f"validation pixAcc: {scores['pixel_accuracy']:.6f}, mIoU: {scores['miou']:.6f}"]
     lines += [f"class name: {name} iou: {iou:.6f}" for name, iou in zip(classes, scores["iou"], strict=True)]
     return "\n".join(lines) + "\n"

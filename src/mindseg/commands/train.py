@@ -16,7 +16,8 @@ from mindseg.config import Config, dump_config, find_config, load_config
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import sinking
-from mindseg.engine.amp import apply_amp, freeze_batch_norm, synchronise_batch_norm
+from mindseg.engine.amp import apply_amp
+from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.engine.run_dir import create_run_dir, describe_run, make_folder
 from mindseg.engine.train_step import StepOptions, TrainStep

@@ -13,7 +13,7 @@ from mindspore import Tensor
 
 from mindseg.checkpoint import Progress, name_last, periodic_checkpoints, read_checkpoint, save_checkpoint
 from mindseg.comm import broadcast_object, broadcast_parameters
-from mindseg.config import Config
+from mindseg.config import Config, rename_old_values
 from mindseg.data.loader import Loader
 from mindseg.data.sink import SinkLoader
 from mindseg.engine.metrics_file import EventFile, MetricsFile
@@ -109,16 +109,18 @@ class Trainer:
             hint = f"; the one before it: --resume {others[0]}" if others else ""
             raise UserError(f"{error}{hint}") from None
         own = state_parameters(self.step)
+        saved = yaml.safe_load(extras.get("config", "")) or {}
+        rename_old_values(saved, str(path))
         missing = [p.name for p in own if p.name not in arrays or tuple(arrays[p.name].shape) != tuple(p.shape)]
         if missing or "step" not in extras:
             what = f"{missing[0]} is missing or has another shape" if missing else "it holds weights only"
-            raise UserError(f"{path}: cannot be resumed ({_other_model(extras, self.cfg) or what}); resume with the "
+            raise UserError(f"{path}: cannot be resumed ({_other_model(saved, self.cfg) or what}); resume with the "
                             f"configuration of that run, or start anew from its weights with --pretrained {path}")
         for param in own:
             param.set_data(Tensor(arrays[param.name], param.dtype))
         self.progress = Progress(**{key: extras[key] for key in ("epoch", "step", "best_miou", "eval_step")
                                     if key in extras})
-        for line in _changed_values(extras, self.cfg):
+        for line in _changed_values(saved, self.cfg):
             log.info("resumed with another value: %s", line)
 
     def fit(self) -> Progress:
@@ -303,21 +305,16 @@ def checkpoint_folder(run_dir: Path, runtime: Runtime) -> Path:
     return run_dir / "ckpt" if runtime.is_main else run_dir / f"rank{runtime.rank}" / "ckpt"
 
 
-def _saved_config(extras: dict) -> dict:
-    return yaml.safe_load(extras.get("config", "")) or {}
-
-
-def _other_model(extras: dict, cfg: Config) -> str:
-    """How the network of a checkpoint differs from the configured one, or ""."""
-    saved = _saved_config(extras).get("model", {})
-    different = [f"{key} {saved[key]} instead of {cfg.model[key]}" for key in cfg.model
-                 if key in saved and saved[key] != cfg.model[key] and key != "pretrained_part"]
+def _other_model(saved: dict, cfg: Config) -> str:
+    """Differences between the network of a checkpoint and the configured one, as part of a message, or ""."""
+    model = saved.get("model", {})
+    different = [f"{key} {model[key]} instead of {cfg.model[key]}" for key in cfg.model
+                 if key in model and model[key] != cfg.model[key] and key != "pretrained_part"]
     return f"it holds a model with {', '.join(different)}" if different else ""
 
 
-def _changed_values(extras: dict, cfg: Config) -> list[str]:
+def _changed_values(saved: dict, cfg: Config) -> list[str]:
     """Lines for the keys of model, data, loss, optim and train that differ from those a checkpoint was made with."""
-    saved = _saved_config(extras)
     return [f"{section}.{key} {saved[section][key]} -> {value}"
             for section in ("model", "data", "loss", "optim", "train") for key, value in cfg[section].items()
             if key in saved.get(section, {}) and saved[section][key] != value]

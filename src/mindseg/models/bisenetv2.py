@@ -3,7 +3,7 @@
 Two public variants differ in detail, and their weights fit only their own:
 
 - ``paper``: CoinCheung's implementation.
-- ``seed``: an older MindSpore project's. Some BatchNorms with epsilon 1e-3, the mean instead of the sum in
+- ``modelzoo``: Rogersiy/bisenetv2_mindspore's. Some BatchNorms with epsilon 1e-3, the mean instead of the sum in
   gather-and-expansion layers of stride 1, bilinear instead of nearest up-sampling, one-sided average pooling, and no
   dropout.
 """
@@ -26,7 +26,7 @@ from mindseg.models.layers import (
     resize_nearest,
 )
 
-VARIANTS = ("paper", "seed")
+VARIANTS = ("paper", "modelzoo")
 he_conv2d = partial(conv2d, he_init=True)
 conv_bn_relu = partial(ConvBNReLU, he_init=True)
 
@@ -134,9 +134,9 @@ class SegmentBranch(nn.Cell):
 class BGALayer(nn.Cell):
     """Bilateral guided aggregation: each branch is gated by the other, at both scales."""
 
-    def __init__(self, seed: bool) -> None:
+    def __init__(self, modelzoo: bool) -> None:
         super().__init__()
-        self.seed = seed
+        self.modelzoo = modelzoo
         self.left1 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
         self.left2 = conv_bn_relu(128, 128, 3, 2, act=None)
         self.right1 = conv_bn_relu(128, 128, 3, act=None)
@@ -146,8 +146,8 @@ class BGALayer(nn.Cell):
     def construct(self, detail: Tensor, semantic: Tensor) -> Tensor:
         left = self.left1(detail)
         gate = self.right1(semantic)
-        right = avg_pool3(self.left2(detail), self.seed) * ops.sigmoid(self.right2(semantic))
-        if self.seed:
+        right = avg_pool3(self.left2(detail), self.modelzoo) * ops.sigmoid(self.right2(semantic))
+        if self.modelzoo:
             size = (detail.shape[2], detail.shape[3])
             left = left * ops.sigmoid(resize_bilinear(gate, size, True))
             right = resize_bilinear(right, size, True)
@@ -188,7 +188,7 @@ class BiSeNetV2(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper`` or ``seed``; see the module's text.
+        variant: ``paper`` or ``modelzoo``; see the module's text.
         head_channels: Width of the main head, 1024 (paper) or 128.
         aux: Whether training has the four auxiliary heads (strides 4, 8, 16 and 32).
         dropout: Rate in all heads; None takes the variant's own, 0.1 or 0.
@@ -204,19 +204,19 @@ class BiSeNetV2(nn.Cell):
             raise UserError(f"bisenetv2: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
         if head_channels < 1:
             raise UserError(f"bisenetv2: head_channels {head_channels!r} must be >= 1")
-        seed = variant == "seed"
-        eps = 1e-3 if seed else 1e-5
+        modelzoo = variant == "modelzoo"
+        eps = 1e-3 if modelzoo else 1e-5
         if dropout is None:
-            dropout = 0.0 if seed else 0.1
+            dropout = 0.0 if modelzoo else 0.1
         self.aux = aux
         self.detail = DetailBranch(eps)
-        self.segment = SegmentBranch(eps, seed)
-        self.bga = BGALayer(seed)
-        self.head = SegmentHead(128, head_channels, num_classes, 0, dropout, "head", eps, seed)
+        self.segment = SegmentBranch(eps, modelzoo)
+        self.bga = BGALayer(modelzoo)
+        self.head = SegmentHead(128, head_channels, num_classes, 0, dropout, "head", eps, modelzoo)
         if aux:
             heads = (("aux2", 16, 4), ("aux3", 32, 8), ("aux4", 64, 16), ("aux5_4", 128, 32))
             for name, channels, stride in heads:
-                setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, seed))
+                setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, modelzoo))
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         height, width = x.shape[2], x.shape[3]

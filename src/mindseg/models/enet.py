@@ -3,7 +3,7 @@
 Two public variants differ in detail, and their weights fit only their own:
 
 - ``paper``: davidtvs' implementation. One slope a PReLU, max-unpooling in the decoder, whole channels dropped.
-- ``seed``: the older MindSpore project's. One slope a channel, bilinear up-sampling in place of max-unpooling, single
+- ``modelzoo``: the MindSpore model zoo's. One slope a channel, bilinear up-sampling in place of max-unpooling, single
   values dropped, the two halves of an asymmetric convolution swapped, and one-sided padding in the first pooling and
   the last transposed convolution.
 """
@@ -17,14 +17,14 @@ from mindseg.models.layers import (
     batch_norm,
     conv2d,
     crop,
-    first_max_mask,
+    max_pool_mask,
     pad_low,
     pad_to_multiple,
     resize_bilinear,
     unpool,
 )
 
-VARIANTS = ("paper", "seed")
+VARIANTS = ("paper", "modelzoo")
 UNPOOLS = ("max", "bilinear")
 
 
@@ -32,17 +32,17 @@ class Style:
     """What the blocks of one variant have in common."""
 
     def __init__(self, variant: str, unpool_mode: str, dropout: float) -> None:
-        self.seed = variant == "seed"
+        self.modelzoo = variant == "modelzoo"
         self.max_unpool = unpool_mode == "max"
         self.dropout = dropout
 
     def act(self, channels: int, prelu: bool) -> nn.Cell:
         """PReLU in the encoder, ReLU in the decoder."""
-        return PReLU(channels if self.seed else 1) if prelu else nn.ReLU()
+        return PReLU(channels if self.modelzoo else 1) if prelu else nn.ReLU()
 
     def drop(self, rate: float, name: str) -> Dropout:
         """The paper's rate of a block, scaled by the model's ``dropout`` option over its default of 0.1."""
-        return Dropout(rate * self.dropout / 0.1, name, spatial=not self.seed)
+        return Dropout(rate * self.dropout / 0.1, name, spatial=not self.modelzoo)
 
 
 class ConvBNAct(nn.Cell):
@@ -65,8 +65,8 @@ class InitialBlock(nn.Cell):
     def __init__(self, style: Style) -> None:
         super().__init__()
         self.conv = conv2d(3, 13, 3, 2, 1)
-        self.pool = nn.MaxPool2d(3, 2, pad_mode="same" if style.seed else "valid")
-        self.pad = not style.seed
+        self.pool = nn.MaxPool2d(3, 2, pad_mode="same" if style.modelzoo else "valid")
+        self.pad = not style.modelzoo
         self.bn = batch_norm(16)
         self.act = style.act(16, True)
 
@@ -85,7 +85,7 @@ class RegularBottleneck(nn.Cell):
         self.conv1 = ConvBNAct(conv2d(channels, inner), inner, style.act(inner, prelu))
         if asymmetric:
             tall, wide = (conv2d(inner, inner, kernel, padding="same") for kernel in ((5, 1), (1, 5)))
-            first, second = (wide, tall) if style.seed else (tall, wide)
+            first, second = (wide, tall) if style.modelzoo else (tall, wide)
             self.conv2 = nn.SequentialCell([ConvBNAct(first, inner, style.act(inner, prelu)),
                                             ConvBNAct(second, inner, style.act(inner, prelu))])
         else:
@@ -116,7 +116,7 @@ class DownsamplingBottleneck(nn.Cell):
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         main = self.pool(x)
-        mask = first_max_mask(x, main) if self.mask else main
+        mask = max_pool_mask(x, main) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
         zeros = ops.zeros_like(ext[:, :self.extra])
         return self.act(ops.concat((main, zeros), 1) + ext), mask
@@ -134,7 +134,7 @@ class UpsamplingBottleneck(nn.Cell):
         self.deconv = ConvBNAct(TransposedConv(inner, inner, 2, 2), inner, nn.ReLU())
         self.conv2 = ConvBNAct(conv2d(inner, out_channels), out_channels)
         self.dropout = style.drop(0.1, name)
-        self.corners = "low" if style.seed else False
+        self.corners = "low" if style.modelzoo else False
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -179,8 +179,8 @@ class Decoder(nn.Cell):
         self.stage4 = nn.SequentialCell([RegularBottleneck(64, style, f"stage4.{i}", prelu=False) for i in range(2)])
         self.upsample5_0 = UpsamplingBottleneck(64, 16, style, "upsample5_0")
         self.stage5 = RegularBottleneck(16, style, "stage5", prelu=False)
-        # Of twice the size and one more, PyTorch's padding drops the first row and column, the seed's "same" the last.
-        self.fullconv = TransposedConv(16, num_classes, 3, 2, offset=0 if style.seed else 1)
+        # The full result is one row and column too large: PyTorch's padding drops the first ones, "same" the last.
+        self.fullconv = TransposedConv(16, num_classes, 3, 2, offset=0 if style.modelzoo else 1)
 
     def construct(self, x: Tensor, mask1: Tensor, mask2: Tensor) -> Tensor:
         x = self.stage4(self.upsample4_0(x, mask2))
@@ -192,7 +192,7 @@ class ENet(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper`` or ``seed``; see the module's text.
+        variant: ``paper`` or ``modelzoo``; see the module's text.
         unpool: Main branch of the decoder's up-sampling, ``max`` or ``bilinear``; None takes the variant's own.
         encoder_only: The encoder with a 1x1 classifier at stride 8, for staged training. Training then returns logits
             at 1/8 of the input size (rounded up), evaluation resizes them to the input.

@@ -5,8 +5,8 @@ Three public variants differ in detail, and their weights fit only their own:
 - ``paper``: Tramac's implementation. ReLU, element dropout, depthwise fusion, one auxiliary head on the 1/8 features.
 - ``segmentron``: SegmenTron's. ReLU6 in the bottlenecks, channel dropout, a full 1x1 convolution in the fusion, a
   second auxiliary head on the global features.
-- ``seed``: the older MindSpore project's. As ``paper`` with two auxiliary heads, and a first convolution that pads at
-  the bottom and right instead of not at all.
+- ``modelzoo``: the MindSpore model zoo's. As ``paper`` with two auxiliary heads, and a first convolution that pads
+  at the bottom and right instead of not at all.
 """
 from mindspore import Tensor, nn, ops
 
@@ -22,7 +22,7 @@ from mindseg.models.layers import (
     resize_bilinear,
 )
 
-VARIANTS = ("paper", "segmentron", "seed")
+VARIANTS = ("paper", "segmentron", "modelzoo")
 
 
 class DSConv(nn.Cell):
@@ -38,7 +38,7 @@ class DSConv(nn.Cell):
 
 
 class LearningToDownsample(nn.Cell):
-    """Image to 64 channels at stride 8. The first convolution pads nothing (one side only in the seed variant)."""
+    """Image to 64 channels at stride 8. The first convolution pads nothing (one side only in the modelzoo variant)."""
 
     def __init__(self, stem_padding: int | str = 0) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class FastSCNN(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper``, ``segmentron`` or ``seed``; see the module's text.
+        variant: ``paper``, ``segmentron`` or ``modelzoo``; see the module's text.
         ppm_kernel: Kernel of the convolution that fuses the pyramid, 1 (paper) or 3 (the recipes above 70 % mIoU).
         aux: Whether training has auxiliary heads.
         aux_heads: 1 (on the 1/8 features) or 2 (and on the global features); None takes the variant's own number.
@@ -176,7 +176,7 @@ class FastSCNN(nn.Cell):
             raise UserError(f"fast_scnn: aux_heads {aux_heads!r} must be 1 or 2; aux=false leaves them out")
         segmentron = variant == "segmentron"
         self.aux_heads = aux_heads if aux else 0
-        self.learning_to_downsample = LearningToDownsample("same" if variant == "seed" else 0)
+        self.learning_to_downsample = LearningToDownsample("same" if variant == "modelzoo" else 0)
         self.global_feature_extractor = GlobalFeatureExtractor("relu6" if segmentron else "relu", ppm_kernel)
         self.feature_fusion = FeatureFusionModule(depthwise=not segmentron)
         self.classifier = Classifier(num_classes, dropout, segmentron)

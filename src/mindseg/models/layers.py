@@ -299,7 +299,7 @@ def pad_low(x: Tensor, value: float) -> Tensor:
     return ops.concat((ops.full_like(x[:, :, :, :1], value), x), 3)
 
 
-def first_max_mask(x: Tensor, pooled: Tensor) -> Tensor:
+def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
     """1 at the first maximum (in reading order) of each 2x2 window, 0 elsewhere: the indices of PyTorch's max-pooling.
 
     Args:

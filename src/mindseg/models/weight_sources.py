@@ -96,7 +96,7 @@ _DAVIDTVS: Rules = (
     (r"ext_tconv1_bnorm\.", "deconv.bn."),
     (r"out_activation\.", "act."),
 )
-_ENET_SEED: Rules = (
+_ENET_MODELZOO: Rules = (
     (_ENET_NAMES, _enet_block),
     (r"batch_norm\.", "bn."),
     (r"(stage\d\.(?:\d\.)?)conv2\.(\d)\.", _second_conv),
@@ -115,7 +115,7 @@ _COINCHEUNG: Rules = (
     (r"conv_out\.0\.1\.", "up."),
     (r"conv_out\.1\.", "conv_out."),
 )
-_BISENET_SEED: Rules = (
+_BISENET_MODELZOO: Rules = (
     *_COINCHEUNG[:-2],
     (r"^(head\.conv_out)\.0\.", r"\1."),
     (r"^(aux\w+\.)conv_out\.1\.(?=conv|bn)", r"\1up."),
@@ -136,7 +136,7 @@ def _vgg_stages(pattern: str) -> Rules:
     return tuple(rules)
 
 
-_FCN_SEED: Rules = (
+_FCN_MODELZOO: Rules = (
     (r"^conv([1-5])\.(\d)\.", lambda m: f"backbone.stage{m[1]}.convs.{int(m[2]) // 3}.{_CONV_BN[int(m[2]) % 3]}."),
     (r"^conv([67])\.(\d)\.", lambda m: f"fc{m[1]}.{_CONV_BN[int(m[2])]}."),
 )
@@ -151,20 +151,20 @@ SOURCES = {
         Source("LikeLy-Journey/SegmenTron", "learning_to_downsample.conv.bn.running_mean", _SEGMENTRON,
                {"variant": "segmentron"}),
         Source("the MindSpore model zoo's Fast-SCNN", "learning_to_downsample.conv.conv.1.moving_mean", _TRAMAC,
-               {"variant": "seed"}, zeros=r"^(feature_fusion\.conv_\w+_res\.conv|classifier\.conv)\.bias$"),
+               {"variant": "modelzoo"}, zeros=r"^(feature_fusion\.conv_\w+_res\.conv|classifier\.conv)\.bias$"),
     ),
     "enet": (
         Source("davidtvs/PyTorch-ENet", "initial_block.main_branch.weight", _DAVIDTVS, {"variant": "paper"}),
-        Source("the MindSpore model zoo's ENet", "encoder.initial_block.batch_norm.moving_mean", _ENET_SEED,
-               {"variant": "seed"}),
+        Source("the MindSpore model zoo's ENet", "encoder.initial_block.batch_norm.moving_mean", _ENET_MODELZOO,
+               {"variant": "modelzoo"}),
     ),
     "bisenetv2": (
         Source("CoinCheung/BiSeNet", "detail.S1.0.bn.running_mean", _COINCHEUNG, {"variant": "paper"}),
-        Source("Rogersiy/bisenetv2_mindspore", "bga.left2.1.moving_mean", _BISENET_SEED, {"variant": "seed"}),
+        Source("Rogersiy/bisenetv2_mindspore", "bga.left2.1.moving_mean", _BISENET_MODELZOO, {"variant": "modelzoo"}),
     ),
     "fcn8s": (
-        Source("the MindSpore model zoo's FCN-8s", "conv1.1.moving_mean", _FCN_SEED),
-        Source("a PyTorch FCN-8s with the MindSpore model zoo's layout", "conv1.1.running_mean", _FCN_SEED),
+        Source("the MindSpore model zoo's FCN-8s", "conv1.1.moving_mean", _FCN_MODELZOO),
+        Source("a PyTorch FCN-8s with the MindSpore model zoo's layout", "conv1.1.running_mean", _FCN_MODELZOO),
         Source("torchvision's vgg16_bn", "features.1.running_mean", _vgg_stages(r"^features\.{}\."), part="backbone.",
                spare="classifier."),
         Source("the MindSpore model zoo's VGG16", "layers.1.gamma", _vgg_stages(r"^layers\.{}\."), part="backbone.",
