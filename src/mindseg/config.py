@@ -289,6 +289,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     return _resolve(_load_tree(find_config(path), schema), overrides, schema, str(path))
 
 
+def rename_old_values(tree: dict, origin: str) -> None:
+    """Replaces values that had another name before, in place, with one warning line each.
+
+    Args:
+        tree: Configuration as nested dicts; sections and keys may be missing.
+        origin: File that holds it, for the warning.
+    """
+    for section, key, old, new in _RENAMED_VALUES:
+        if tree.get(section, {}).get(key) == old:
+            _LOG.warning("%s: %s.%s = %s is an old name; write %s", origin, section, key, old, new)
+            tree[section][key] = new
+
+
 def _resolve(loaded: dict, overrides: Iterable[str], schema: dict, origin: str) -> Config:
     """The defaults, then what was loaded, then overrides; checked."""
     tree = {section: {k: key.default for k, key in keys.items()} for section, keys in schema.items()}
@@ -296,7 +309,7 @@ def _resolve(loaded: dict, overrides: Iterable[str], schema: dict, origin: str) 
     for text in overrides:
         section, key, value = parse_override(text, schema)
         tree[section][key] = value
-    rename_old_values(tree, str(path))
+    rename_old_values(tree, origin)
     for section, keys in schema.items():
         for key, spec in keys.items():
             if spec.type.startswith("float") and isinstance(tree[section][key], int):

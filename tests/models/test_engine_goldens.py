@@ -7,7 +7,6 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
-from mindseg.config import Config
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models import create_model

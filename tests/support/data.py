@@ -8,6 +8,7 @@ from PIL import Image
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import CITYSCAPES, voc_palette
 from mindseg.data.loader import Loader, create_loader
+from tests.support import ROOT
 
 BASE = ROOT / "configs" / "_base_"
 

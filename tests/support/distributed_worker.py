@@ -18,6 +18,7 @@ from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
 from mindseg.runtime import setup_runtime
+from tests.support.steps import optim_config
 
 BATCH = 4
 RUNTIME = Config({"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 5, "threads": 1, "modelarts": None})

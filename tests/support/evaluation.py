@@ -6,6 +6,7 @@ import mindspore as ms
 from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.config import Config, load_config
 from mindseg.models import build_network
+from tests.support import ROOT
 from tools.synthetic import write_street
 
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"

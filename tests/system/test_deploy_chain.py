@@ -14,8 +14,10 @@ from mindseg.commands.preprocess import find_samples
 from mindseg.config import load_config
 from mindseg.deploy import exporter
 from mindseg.inference.exported import open_exported
-from tests.deploy_support import make_cityscapes, make_tiny_network
-from tests.system.runner_support import build_folder
+from tests.support import ROOT
+from tests.support.data import make_cityscapes
+from tests.support.networks import make_tiny_network
+from tests.support.runner import build_folder
 
 CONFIG = ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 

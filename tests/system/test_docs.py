@@ -22,11 +22,11 @@ from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import load_config
 from mindseg.files import file_sha256
 from mindseg.manifest import ModelFile, load_manifest, save_manifest
-from tests.data_support import blocks as blocks_of
-from tests.data_support import picture, write
-from tests.deploy_support import MEAN, STD, make_manifest
-from tests.docs_support import COMMANDS, PAGES, ROOT, Block, blocks, commands, output_pattern
-from tests.system.runner_support import build_folder
+from tests.support import ROOT
+from tests.support.data import random_image, random_label, write_image
+from tests.support.deploy import make_manifest
+from tests.support.docs import COMMANDS, PAGES, Block, blocks, commands, output_pattern
+from tests.support.runner import MEAN, STD, build_folder
 from tools.synthetic import write_street
 
 DOCS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "README_CN.md"]

@@ -16,8 +16,8 @@ from mindseg.deploy.exporter import export_network
 from mindseg.errors import UserError
 from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.runtime import Runtime
-from tests.deploy_support import make_tiny_network
-from tests.eval_support import CONFIG, SIZE, make_checkpoint, make_streets, street_config
+from tests.support.evaluation import CONFIG, SIZE, make_checkpoint, make_streets, street_config
+from tests.support.networks import make_tiny_network
 from tests.support.predictors import FunctionPredictor
 
 RUNTIME = Runtime("CPU", 0)

@@ -16,9 +16,10 @@ from mindseg.deploy.exporter import export_network
 from mindseg.errors import DataError, UserError
 from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
-from tests.deploy_support import MEAN, STD, make_tiny_network
-from tests.eval_support import CONFIG, make_checkpoint, street_config
+from tests.support.evaluation import CONFIG, make_checkpoint, street_config
+from tests.support.networks import make_tiny_network
 from tests.support.predictors import FunctionPredictor
+from tests.support.runner import MEAN, STD
 
 SIZE = (48, 64)
 

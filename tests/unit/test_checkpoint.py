@@ -23,7 +23,7 @@ from mindseg.config import load_config
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.errors import UserError
 from mindseg.models import build_network
-from tests.system.train_support import ROOT
+from tests.support import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from mindseg.deploy import ascend
 from mindseg.errors import UserError
 from mindseg.files import file_sha256
 from mindseg.manifest import ModelFile, OutputSpec, load_manifest, save_manifest
-from tests.deploy_support import make_manifest
+from tests.support import ROOT
+from tests.support.deploy import make_manifest
 
 NPU_SMI = """+--------------------------------------------------------------------------------------------------------+
 | npu-smi 22.0.2                                   Version: 22.0.2                                       |

@@ -15,7 +15,18 @@ from mindseg.commands.preprocess import find_samples, preprocess
 from mindseg.errors import DataError, UserError
 from mindseg.inference.masks import MaskWriter
 from mindseg.manifest import OutputSpec, eval_resize, save_manifest
-from tests.deploy_support import MEAN, STD, make_cityscapes, make_list_data, make_manifest, write_png
+from tests.support.data import make_camvid, make_cityscapes, write_image
+from tests.support.deploy import MEAN, STD, make_manifest
+
+
+def make_frames(root: Path, seed: int, count: int = 1) -> list[str]:
+    """Write a ``val`` split of two classes whose sample names have a dot; return the names."""
+    return make_camvid(root, np.random.default_rng(seed), count, "val", classes=2, prefix="frame.")
+
+
+def make_streets(root: Path, seed: int) -> list[str]:
+    """Write a ``val`` split in Cityscapes' layout, 48x64 pixels; return the sample names."""
+    return make_cityscapes(root, np.random.default_rng(seed), 4, "val", (48, 64))
 
 
 def with_resize(manifest, rule, size=None, pad=False, **changes):
@@ -37,7 +48,7 @@ def test_input_tensor_by_hand(tmp_path):
     manifest = with_resize(make_manifest(tmp_path), "long_side", 64, pad=True)
     rng = np.random.default_rng(1)
     bgr = rng.integers(0, 256, (90, 128, 3), np.uint8)
-    image = manifest.input.read_image(write_png(tmp_path / "a.png", bgr))
+    image = manifest.input.read_image(write_image(tmp_path / "a.png", bgr))
     np.testing.assert_array_equal(image, bgr[..., ::-1])
     small = cv2.resize(bgr, (64, 45), interpolation=cv2.INTER_LINEAR)[..., ::-1]
     expected = np.empty((48, 64, 3))
@@ -52,7 +63,7 @@ def test_value_range_one_bgr_and_raw_bytes(tmp_path):
     spec = replace(make_manifest(tmp_path).input, color_order="BGR", value_range=1.0, mean=(0.4, 0.5, 0.6),
                    std=(0.2, 0.3, 0.4))
     bgr = np.random.default_rng(2).integers(0, 256, (48, 64, 3), np.uint8)
-    image = spec.read_image(write_png(tmp_path / "a.png", bgr))
+    image = spec.read_image(write_image(tmp_path / "a.png", bgr))
     np.testing.assert_array_equal(image, bgr)
     expected = (bgr / 255.0 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4)
     np.testing.assert_allclose(spec.prepare(image), expected.transpose(2, 0, 1), atol=2e-6)

@@ -15,6 +15,7 @@ from mindseg.config import Config, load_config
 from mindseg.errors import UserError
 from mindseg.modelarts import modelarts, modelarts_arguments
 from mindseg.runtime import Runtime, profiled, setup_runtime
+from tests.support import ROOT
 
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "seed": 1, "threads": 0, "modelarts": None}
 

@@ -7,7 +7,6 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindseg.engine.amp import apply_amp
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
