@@ -1,5 +1,8 @@
 """``deploy.yaml``: everything that pre-processing, runner and post-processing know about an exported model."""
+import math
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +24,11 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
 FORMATS = ("onnx", "openvino", "mindir", "om", "air")
 _AGAIN = "correct it or run export.py again"
+# Limits of the C++ reader too (ascend310_infer/src/manifest.cc): beyond them a number is a typing error.
+_LARGEST_FILE = 1 << 20
+_LARGEST_SIDE = 32768
+_LARGEST_BATCH = 2048
+_LARGEST_TENSOR = 1 << 34
 
 
 class ManifestError(UserError):
@@ -254,26 +262,62 @@ def load_manifest(path: str | Path) -> Manifest:
     if path.is_dir():
         path = path / MANIFEST_NAME
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ManifestError(f"{path}: is over 1 MiB, so it is no manifest; give the one that export.py writes")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ManifestError(f"{path}: cannot read the manifest ({reason}); give the deploy.yaml that export.py "
                             "writes beside the model") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise ManifestError(f"{path}: no valid YAML{line}; {_AGAIN}") from error
+        reason = f" ({error.problem})" if getattr(error, "problem", None) else ""
+        raise ManifestError(f"{path}: no valid YAML{line}{reason}; {_AGAIN}") from error
     root = _Section(path, "", content)
     version = root.get("format_version", int)
     if version != FORMAT_VERSION:
         raise root.error("format_version", version, f"this release reads version {FORMAT_VERSION}")
-    manifest = Manifest(model=root.section("model").mapping(), input=_read_input(root.section("input")),
+    manifest = Manifest(model=_read_model_section(root.section("model")), input=_read_input(root.section("input")),
                         output=_read_output(root.section("output")), dataset=_read_dataset(root.section("dataset")),
                         source=root.section("source").mapping(), versions=root.section("versions").mapping(),
-                        models=tuple(_read_model(section) for section in root.sections("models")), path=path,
+                        models=tuple(_read_model_file(section) for section in root.sections("models")), path=path,
                         ascend=_read_ascend(root))
-    _check_output_shape(root, manifest)
+    if not manifest.models:
+        raise root.error("models", [], "it must list a model file")
+    _check_classes(root, manifest)
+    _check_shapes(root, manifest)
     return manifest
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values as JSON does: ``yes`` and ``1_000`` are texts, ``1e-3`` is a number. The C++ reader agrees."""
+
+    yaml_implicit_resolvers: dict = {}
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag} has no meaning here", event.start_mark)
+        if self.depth > 100:
+            raise yaml.composer.ComposerError(None, None, "over 100 levels", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        content = super().construct_mapping(node, deep)
+        if len(content) != len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return content
+
+
+_INTEGER = "-?(0|[1-9][0-9]*)"
+for _kind, _form in (("null", "|~|null|Null|NULL"), ("bool", "true|false"), ("int", _INTEGER),
+                     ("float", rf"{_INTEGER}(\.[0-9]+)?([eE][-+]?[0-9]+)?")):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_form})\Z"), None)
 
 
 class _Section:
@@ -286,7 +330,7 @@ class _Section:
             raise ManifestError(f"{path}: {where} must be a mapping of keys to values; {_AGAIN}")
 
     def error(self, key: str, value: Any, rule: str) -> ManifestError:
-        return ManifestError(f"{self.path}: {self.prefix}{key} is {value!r}, but {rule}; {_AGAIN}")
+        return ManifestError(f"{self.path}: {self.prefix}{key} is {value!r:.200}, but {rule}; {_AGAIN}")
 
     def get(self, key: str, kind: type | tuple[type, ...], allowed: tuple = ()) -> Any:
         if key not in self.content:
@@ -295,13 +339,16 @@ class _Section:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             names = "/".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             raise self.error(key, value, f"it must be of type {names}")
+        if kind is str and not _is_text(value):
+            raise self.error(key, value, "it must be a text without control characters")
         if allowed and value not in allowed:
             raise self.error(key, value, f"it must be one of {', '.join(map(str, allowed))}")
         return value
 
     def numbers(self, key: str, count: int | None, kind: type | tuple[type, ...] = (int, float)) -> tuple:
         values = self.get(key, list)
-        wrong = [v for v in values if not isinstance(v, kind) or isinstance(v, bool)]
+        wrong = [v for v in values if not isinstance(v, kind) or isinstance(v, bool)
+                 or not abs(v) <= sys.float_info.max]
         if wrong or (count is not None and len(values) != count):
             raise self.error(key, values, f"it must be a list of {count or 'whole'} numbers")
         return tuple(values)
@@ -316,13 +363,19 @@ class _Section:
         return dict(self.content)
 
 
+def _read_model_section(section: _Section) -> dict[str, Any]:
+    section.get("name", str)
+    section.get("num_classes", int)
+    return section.mapping()
+
+
 def _read_input(section: _Section) -> InputSpec:
     layout = section.get("layout", str, ("NCHW", "NHWC"))
     shape = section.numbers("shape", 4, int)
     channels = shape[3] if layout == "NHWC" else shape[1]
-    if channels != 3 or shape[0] == 0 or shape[0] < -1 or min(shape[1:]) < 1:
-        raise section.error("shape", list(shape),
-                            f"{layout} needs three channels, positive sizes and a batch of 1 or more (-1: dynamic)")
+    if channels != 3 or not _is_batch(shape[0]) or min(shape[1:]) < 1 or max(shape[1:]) > _LARGEST_SIDE:
+        raise section.error("shape", list(shape), f"{layout} needs three channels, sizes of 1 to {_LARGEST_SIDE} and "
+                            f"a batch of 1 to {_LARGEST_BATCH} (-1: dynamic)")
     in_graph = layout == "NHWC"
     normalize = section.get("normalize", str, ("graph",) if in_graph else ("host",))
     dtype = section.get("dtype", str, ("uint8",) if in_graph else ("float32",))
@@ -372,7 +425,7 @@ def _read_output(section: _Section) -> OutputSpec:
 
 def _read_dataset(section: _Section) -> DatasetSpec:
     classes = section.get("classes", list)
-    if not classes or len(classes) > 255 or not all(isinstance(name, str) for name in classes):
+    if not classes or len(classes) > 255 or not all(_is_text(name) for name in classes):
         raise section.error("classes", classes, "it must be a list of 1 to 255 names")
     palette = section.get("palette", list)
     if len(palette) != len(classes) or not all(_is_colour(entry) for entry in palette):
@@ -394,21 +447,39 @@ def _read_label_map(section: _Section) -> dict[int, int] | None:
     if section.content.get("label_map") is None:
         return None
     mapping = section.get("label_map", dict)
-    if not all(isinstance(v, int) and 0 <= v <= 255 for pair in mapping.items() for v in pair):
+    if not all(_is_byte(value) for pair in mapping.items() for value in pair):
         raise section.error("label_map", mapping, "it must map label values 0..255 to train ids 0..255")
     return mapping
 
 
 def _is_colour(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in entry)
+    return isinstance(entry, list) and len(entry) == 3 and all(_is_byte(value) for value in entry)
 
 
-def _read_model(section: _Section) -> ModelFile:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not any(ord(character) < 32 for character in value)
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _is_batch(value: int) -> bool:
+    return value == -1 or 1 <= value <= _LARGEST_BATCH
+
+
+def _read_model_file(section: _Section) -> ModelFile:
     content = section.mapping()
     known = {"format": section.get("format", str, FORMATS), "file": section.get("file", str),
              "batch": section.get("batch", int), "sha256": section.get("sha256", str)}
-    if known["batch"] == 0 or known["batch"] < -1:
-        raise section.error("batch", known["batch"], "it must be positive, or -1 if it is dynamic")
+    if not _is_batch(known["batch"]):
+        raise section.error("batch", known["batch"], f"it must be positive (at most {_LARGEST_BATCH}) or -1")
+    if not re.fullmatch("[0-9a-f]{64}", known["sha256"]):
+        raise section.error("sha256", known["sha256"], "it must be 64 lower-case hexadecimal digits")
+    if "batches" in content:
+        sizes = section.numbers("batches", None, int)
+        if not sizes or not all(1 <= size <= _LARGEST_BATCH for size in sizes):
+            raise section.error("batches", list(sizes), f"it must list batch sizes of 1 to {_LARGEST_BATCH}")
     extra = {key: value for key, value in content.items() if key not in known}
     return ModelFile(**known, extra=extra)
 
@@ -422,13 +493,25 @@ def _read_ascend(root: _Section) -> dict[str, Any]:
     return section.mapping()
 
 
-def _check_output_shape(root: _Section, manifest: Manifest) -> None:
-    """The output must have the input's size, and as many channels as there are classes."""
-    shape = manifest.output.shape
-    if tuple(shape[-2:]) != manifest.input.size:
-        raise root.error("output.shape", list(shape), f"its size must be the input's, {list(manifest.input.size)}")
+def _check_classes(root: _Section, manifest: Manifest) -> None:
+    """The network may have one channel more than there are classes: void, which is never predicted."""
+    channels, classes = manifest.model["num_classes"], manifest.num_classes
+    if channels not in (classes, classes + 1):
+        raise root.error("model.num_classes", channels, f"dataset.classes has {classes} names (one more is void)")
+
+
+def _check_shapes(root: _Section, manifest: Manifest) -> None:
+    """The output has the input's batch and size, and as many channels as there are classes."""
+    spec, shape = manifest.input, manifest.output.shape
+    if shape[0] != spec.batch:
+        raise root.error("output.shape", list(shape), f"its batch must be the input's, {spec.batch}")
+    if tuple(shape[-2:]) != spec.size:
+        raise root.error("output.shape", list(shape), f"its size must be the input's, {list(spec.size)}")
     if manifest.output.type == "logits" and shape[1] != manifest.num_classes:
         raise root.error("output.shape", list(shape), f"it must have {manifest.num_classes} channels, one a class")
+    for key, sides, item_bytes in (("input", spec.shape, 1 if spec.dtype == "uint8" else 4), ("output", shape, 4)):
+        if abs(math.prod(sides)) * item_bytes > _LARGEST_TENSOR:
+            raise root.error(f"{key}.shape", list(sides), "a tensor must not be over 16 GiB")
 
 
 def _plain(value: Any) -> Any:

@@ -136,6 +136,9 @@ def test_no_manifest_at_all(tmp_path):
     (tmp_path / "deploy.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ManifestError, match="UTF-8"):
         load_manifest(tmp_path)
+    (tmp_path / "deploy.yaml").write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(ManifestError, match="over 1 MiB"):
+        load_manifest(tmp_path)
 
 
 def test_model_file_missing_damaged_or_not_listed(tmp_path):
