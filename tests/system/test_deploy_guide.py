@@ -22,7 +22,7 @@ def run(*words):
 
 def test_segmentron_weights_to_onnx(tmp_path):
     np.savez(tmp_path / "fast_scnn_segmentron.npz", **rule.state_dict(FIXTURE))
-    run("convert-weights", "--model", "fast_scnn", "--set", "model.variant=segmentron", "--source",
+    run("-m", "mindseg", "convert-weights", "--model", "fast_scnn", "--set", "model.variant=segmentron", "--source",
         tmp_path / "fast_scnn_segmentron.npz", "--output", tmp_path / "x.ckpt")
     overrides = ("model.variant=segmentron", "model.ppm_kernel=1", "export.file_name=fast_scnn", "export.opset=11",
                  "export.height=192", "export.width=384", "runtime.device_target=CPU")

@@ -98,7 +98,7 @@ def test_the_float_models_folder_is_refused(exported):
 def test_command_line_scores_both(exported, tmp_path):
     manifest, samples = exported
     root = samples[0].image.parents[3]
-    command = [sys.executable, ROOT / "tools" / "quantize_onnx.py", "--manifest", manifest.path, "--dataset", root,
+    command = [sys.executable, "-m", "mindseg", "quantize", "--manifest", manifest.path, "--dataset", root,
                "--split", "val", "--num", "2", "--evaluate", "--output", tmp_path / "int8"]
     done = subprocess.run([*map(str, command), "--max_drop", "0.5"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

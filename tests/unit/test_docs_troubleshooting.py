@@ -135,7 +135,7 @@ def export_without_operator(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ms, "export", refuse)
-        _export_aside(None, None, tmp_path / "net.onnx", "ONNX")
+        _export_aside(None, None, tmp_path / "net.onnx")
 
 
 def other_image_size(tmp_path):
@@ -151,7 +151,7 @@ def export_differs(tmp_path):
     from mindseg.deploy.exporter import _compare
 
     reference = np.full((1, 2, 4, 4), 2.0, np.float32)
-    _compare("fast_scnn.onnx", reference + 0.5, reference, None)
+    _compare("fast_scnn.onnx", reference + 0.5, reference)
 
 
 def older_enet(tmp_path):

@@ -20,17 +20,17 @@ STRIDE = 32            # the deepest stride of all networks; they pad their inpu
 
 
 class Forward(nn.Cell):
-    """Normalisation, network and, if wanted, the arg-max: what is compiled.
+    """Normalisation, network and arg-max in one graph: what is compiled here and what is exported.
 
     Args:
         net: Network in evaluation mode.
-        normalize: From uint8 images to the network's input.
+        normalize: From uint8 images to the network's input; None if the host normalises.
         num_classes: Logits that may be predicted; a void channel behind them never is.
         ids: Return class ids instead of logits.
     """
 
-    def __init__(self, net: nn.Cell, normalize: Normalize, num_classes: int, ids: bool) -> None:
-        super().__init__(auto_prefix=False)
+    def __init__(self, net: nn.Cell, normalize: Normalize | None, num_classes: int, ids: bool) -> None:
+        super().__init__(auto_prefix=False)     # the network's parameters keep their names
         self.net = net
         self.normalize = normalize
         self.num_classes = num_classes
@@ -40,14 +40,14 @@ class Forward(nn.Cell):
         """Runs the network.
 
         Args:
-            image: uint8 (N, H, W, 3).
+            image: uint8 (N, H, W, 3), or float32 (N, 3, H, W) if the host normalises.
             rows: float32 (1, 1, H, 1), 1 for rows of the image and 0 for padding; None if nothing is padded.
             columns: float32 (1, 1, 1, W), likewise.
 
         Returns:
             uint8 ids (N, H, W) or float32 logits (N, num_classes, H, W).
         """
-        x = self.normalize(image)
+        x = image if self.normalize is None else self.normalize(image)
         if rows is not None:
             x = x * rows * columns      # padding is zero after normalisation, as it is inside the networks
         logits = self.net(x)

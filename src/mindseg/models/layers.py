@@ -200,9 +200,14 @@ class TransposedConv(nn.Conv2dTranspose):
         return ops.reshape(y, (-1, outputs, s * x.shape[2], s * x.shape[3]))
 
 
-@constexpr
-def _resize_matrix(out_size: int, in_size: int, align_corners: bool | str, transpose: bool) -> Tensor:
-    """The (out, in) matrix of linear interpolation along one axis."""
+def bilinear_matrix(out_size: int, in_size: int, align_corners: bool | str) -> np.ndarray:
+    """Matrix of linear interpolation along one axis, (out_size, in_size) float32.
+
+    Args:
+        out_size: Pixels after the resize.
+        in_size: Pixels before.
+        align_corners: Corner rule, see ``resize_bilinear``.
+    """
     if align_corners == "low":
         pos = np.arange(out_size) * (in_size / out_size)
     elif align_corners:
@@ -214,7 +219,13 @@ def _resize_matrix(out_size: int, in_size: int, align_corners: bool | str, trans
     matrix = np.zeros((out_size, in_size))
     np.add.at(matrix, (np.arange(out_size), low), 1.0 - (pos - low))
     np.add.at(matrix, (np.arange(out_size), high), pos - low)
-    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
+    return matrix.astype(np.float32)
+
+
+@constexpr
+def _resize_matrix(out_size: int, in_size: int, align_corners: bool | str, transpose: bool) -> Tensor:
+    matrix = bilinear_matrix(out_size, in_size, align_corners)
+    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix))
 
 
 @constexpr
