@@ -25,8 +25,9 @@ import mindspore as ms
 
 from mindseg.config import Config, load_config, load_schema, parse_override
 from mindseg.logs import log
+from mindseg.modelarts import MODELARTS_FLAGS
 from mindseg.models import create_model
-from mindseg.runtime import MODELARTS_FLAGS, Runtime, set_seed
+from mindseg.runtime import Runtime, set_seed
 from tests.goldens import rule
 from tests.goldens.rule import GOLDENS
 from tests.support import ROOT

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,10 +22,10 @@ from mindseg.deploy import exporter, onnx_graph
 from mindseg.errors import UserError
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import load_manifest
-from tests.support import ROOT
-from tests.support.deploy import MEAN, STD
 from tests.support.networks import make_network, make_tiny_network
+from tests.support.runner import MEAN, STD
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "_base_" / "cityscapes.yaml"
 SOURCE = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
 

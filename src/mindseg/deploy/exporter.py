@@ -1,5 +1,4 @@
 """From a checkpoint to a deployable folder: model files, ``deploy.yaml`` and the proof that they agree."""
-import json
 import os
 import shutil
 import tempfile
@@ -17,12 +16,12 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindseg.checkpoint import load_network
-from mindseg.data.datasets import UNMAPPED, DatasetInfo
+from mindseg.data.datasets import UNMAPPED, DatasetInfo, dataset_info
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
 from mindseg.deploy.onnx_simplify import simplify
 from mindseg.errors import ConfigError, UserError, first_line
-from mindseg.files import file_sha256, write_text
+from mindseg.files import file_sha256, write_json
 from mindseg.inference.network import Forward
 from mindseg.manifest import (
     MANIFEST_NAME,
@@ -36,6 +35,7 @@ from mindseg.manifest import (
     load_manifest,
     save_manifest,
 )
+from mindseg.models.normalize import Normalize
 from mindseg.resize import check_resize
 from mindseg.version import __version__
 
@@ -110,7 +110,7 @@ def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats:
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); free space or choose another folder"
                         ) from error
-    write_text(output / REPORT_NAME, json.dumps(_report(manifest, figures), indent=2) + "\n")
+    write_json(output / REPORT_NAME, _report(manifest, figures))
     print(f"{save_manifest(manifest)}: input {list(manifest.input.shape)} {manifest.input.dtype}, "
           f"output {list(manifest.output.shape)} {manifest.output.dtype}", flush=True)
     if refused:
@@ -130,19 +130,10 @@ def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | N
     Raises:
         ConfigError: Only one of height and width is given, or the size is too small for the resize rule.
     """
-    e = cfg.export
-    if (e.height is None) != (e.width is None):
-        raise ConfigError(f"export.height = {e.height} and export.width = {e.width}: set both or neither")
-    size = (e.height, e.width) if e.height is not None else _evaluation_size(cfg)
-    if min(size) < 32:
-        raise ConfigError(f"export.height, export.width = {list(size)} must be at least 32")
-    batch = e.batch_size if e.batch_size > 0 else -1
-    suffix = {1: "", -1: "_dynamic"}.get(batch, f"_bs{batch}")
-    options = ExportOptions(size=tuple(size), batch=batch, stem=e.file_name or f"{cfg.model.name}{suffix}",
-                            opset=e.opset, normalize_in_graph=e.normalize_in_graph,
-                            output_type=output_type or e.output_type, resize_op=e.resize_op)
-    resize = _resize_rule(cfg, options)
-    if check_resize(eval_resize(resize, input_size=options.size)):
+    d, e, info = cfg.data, cfg.export, dataset_info(cfg.data)
+    height, width = size = _input_size(cfg)
+    resize = _resize_rule(cfg, size)
+    if check_resize(eval_resize(resize, input_size=tuple(size))):
         raise ConfigError(f"export.height, export.width = {list(size)} cannot hold an image resized by eval.resize = "
                           f"{{rule: {resize['rule']}, size: {resize['size']}}}; change one of them")
     n = e.batch_size if e.batch_size > 0 else -1
