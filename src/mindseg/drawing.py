@@ -1,10 +1,9 @@
 """Segmentations as pictures: colours, overlays, error maps, legends and label files.
 
 Class ids are uint8 arrays (H, W); images are uint8 RGB (H, W, 3). A palette is one (r, g, b) a class, as in
-``DatasetInfo.palette``; ids without a colour (255 = ignored) get ``void``.
+``DatasetInfo.palette``; ids without a colour (255 = ignored) are black.
 """
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,29 +12,30 @@ import numpy as np
 from PIL import Image
 
 from mindseg.errors import DataError
+from mindseg.files import write_bytes
 
 Palette = Sequence[tuple[int, int, int]]
 IGNORED = 255
-# The error map: right, wrong and not scored. Blue and orange differ for colour-blind readers too.
-RIGHT, WRONG, UNSCORED = (66, 92, 122), (255, 138, 36), (38, 38, 42)
+# Colours of the error map. Blue and orange differ for colour-blind readers, too.
+CORRECT, WRONG, UNSCORED = (66, 92, 122), (255, 138, 36), (38, 38, 42)
 
 
-def palette_table(palette: Palette, void: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
-    """All 256 colours of a palette, uint8 (256, 3)."""
+def palette_table(palette: Palette) -> np.ndarray:
+    """Lookup table of a palette, uint8 (256, 3)."""
     if not 1 <= len(palette) <= 256:
         raise DataError(f"a palette of {len(palette)} colours cannot be used: 1 to 256 are possible")
-    table = np.full((256, 3), void, np.uint8)
+    table = np.zeros((256, 3), np.uint8)
     table[:len(palette)] = palette
     return table
 
 
-def colorize(ids: np.ndarray, palette: Palette, void: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+def colorize(ids: np.ndarray, palette: Palette) -> np.ndarray:
     """Class ids (H, W) as colours, uint8 RGB (H, W, 3)."""
-    return palette_table(palette, void)[ids]
+    return palette_table(palette)[ids]
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, palette: Palette, alpha: float = 0.55) -> np.ndarray:
-    """The image under transparent class colours; pixels without a class show the image.
+    """Blends class colours over an image; pixels without a class show the image alone.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -57,12 +57,12 @@ def overlay(image: np.ndarray, ids: np.ndarray, palette: Palette, alpha: float =
 
 
 def error_map(pred: np.ndarray, label: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
-    """Where the prediction is wrong (orange), right (blue) or not scored (dark).
+    """Draws correct (blue), wrong (orange) and unscored (dark) pixels.
 
     Args:
         pred: Predicted class ids (H, W).
         label: True class ids (H, W), 255 = not scored.
-        image: uint8 RGB (H, W, 3) whose brightness shows through, so that one sees what was mistaken.
+        image: uint8 RGB (H, W, 3) whose brightness shows through the colours; None for plain colours.
 
     Returns:
         uint8 RGB (H, W, 3).
@@ -72,7 +72,7 @@ def error_map(pred: np.ndarray, label: np.ndarray, image: np.ndarray | None = No
     """
     if pred.shape != label.shape:
         raise DataError(f"prediction {pred.shape} and label {label.shape} differ in size")
-    colours = np.array([RIGHT, WRONG, UNSCORED], np.uint8)
+    colours = np.array([CORRECT, WRONG, UNSCORED], np.uint8)
     kind = np.where(label == IGNORED, 2, pred != label)
     out = colours[kind]
     if image is not None:
@@ -84,7 +84,7 @@ def error_map(pred: np.ndarray, label: np.ndarray, image: np.ndarray | None = No
 
 
 def legend(classes: Sequence[str], palette: Palette, columns: int = 4, row_height: int = 26) -> np.ndarray:
-    """A picture of colour patches with class names, uint8 RGB on white."""
+    """Draws colour patches with class names, ``columns`` in a row of ``row_height`` pixels; uint8 RGB on white."""
     scale = row_height / 48.0
     text_width = max(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] for name in classes)
     width, rows = text_width + 2 * row_height, -(-len(classes) // columns)
@@ -100,47 +100,51 @@ def legend(classes: Sequence[str], palette: Palette, columns: int = 4, row_heigh
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes an RGB image, or label ids (uint8 or uint16), as PNG; nothing half-written stays.
+    """Writes a PNG file.
+
+    Args:
+        path: File to write.
+        pixels: RGB image, uint8 (H, W, 3), or label ids, uint8 or uint16 (H, W).
 
     Raises:
-        DataError: The file cannot be written.
+        DataError: The array cannot be encoded.
+        UserError: The file cannot be written.
     """
     if pixels.ndim == 3:
         pixels = pixels[..., ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise DataError(f"cannot encode {path}: array of shape {pixels.shape}, type {pixels.dtype}")
-    _write(path, data.tobytes())
+        raise DataError(f"{path}: cannot be encoded as PNG: array of shape {pixels.shape}, type {pixels.dtype}")
+    write_bytes(path, data.tobytes())
 
 
-def save_palette_png(path: Path, ids: np.ndarray, palette: Palette, void: tuple[int, int, int] = (0, 0, 0)) -> None:
-    """Writes class ids as a palette PNG (mode P): programs read ids from it, people see colours.
+def save_palette_png(path: Path, ids: np.ndarray, palette: Palette) -> None:
+    """Writes class ids as a palette PNG (mode P): programs read ids from it, viewers show colours.
 
     Args:
         path: File to write.
         ids: Class ids (H, W), uint8.
         palette: Colours of the classes.
-        void: Colour of the ids without a class.
 
     Raises:
-        DataError: The file cannot be written.
+        UserError: The file cannot be written.
     """
     picture = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
-    picture.putpalette(palette_table(palette, void).ravel().tolist())
+    picture.putpalette(palette_table(palette).ravel().tolist())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
-    _write(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def to_label_ids(ids: np.ndarray, train_to_id: Sequence[int] | None) -> np.ndarray:
-    """Train ids (H, W) as the official label ids that benchmark servers expect; ignored pixels become 0.
+    """Converts train ids to the label ids that benchmark servers expect; ignored pixels become 0.
 
     Args:
-        ids: Train ids, uint8.
-        train_to_id: Official id of each class (``DatasetInfo.train_to_id``), or ``None`` if train ids are official.
+        ids: Train ids, uint8 (H, W).
+        train_to_id: Label id of each class, as in ``DatasetInfo``; None if train ids are the label ids.
 
     Returns:
-        uint8 (H, W).
+        Label ids, uint8 (H, W).
     """
     if train_to_id is None:
         return ids
@@ -152,14 +156,3 @@ def to_label_ids(ids: np.ndarray, train_to_id: Sequence[int] | None) -> np.ndarr
 def _check_size(image: np.ndarray, ids: np.ndarray) -> None:
     if image.shape[:2] != ids.shape:
         raise DataError(f"image {image.shape[:2]} and class ids {ids.shape} differ in size")
-
-
-def _write(path: Path, data: bytes) -> None:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}; check folder, free space and permissions") from error

@@ -114,5 +114,5 @@ def test_a_manifest_whose_model_file_is_missing_is_refused(job, run_cli, root, t
 
 def test_the_page_shows_both_programs(job):
     page = (job["folder"] / "ckpt" / "report.html").read_text()
-    assert "One model, several programs" in page
+    assert "Other programs" in page
     assert f"{100 * miou(job, 'ONNX'):.2f}" in page

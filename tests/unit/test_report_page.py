@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mindseg.data.datasets import CITYSCAPES
+from mindseg.evaluation.evaluator import Example
 from mindseg.metrics import ConfusionMatrix
 from mindseg.report.charts import read_history
-from mindseg.report.html import Example, ReportData, write_report
-from mindseg.report.runs import write_comparison
+from mindseg.report.pages import ReportData, write_comparison, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
@@ -150,7 +150,7 @@ def make_data(title: str, seed: int, history: Path) -> ReportData:
         pred = np.where(rng.random(label.shape) < 0.2 * k, np.roll(label, 9, 1), label)
         matrix.update(pred, label)
         image = rng.integers(0, 256, (*label.shape, 3), np.uint8)
-        examples.append(Example(f"image_{k}", 1 - 0.2 * k, image, pred, label))
+        examples.append(Example(1 - 0.2 * k, f"image_{k}", image, pred, label))
     scores = matrix.compute() | {"images": 4, "checkpoint": "run/ckpt/best.ckpt", "mode": "whole"}
     return ReportData(title, CITYSCAPES.classes, CITYSCAPES.palette, scores, subtitle="a run",
                       history=read_history(history), config="a: 1\n",
@@ -209,12 +209,12 @@ def test_everything_that_can_be_focused_has_a_name(browser, pages):
 def test_matrix_by_keyboard(browser, pages):
     browser.open(pages["full"], 1280, 900, "light")
     browser.run("document.querySelector('.matrix td[tabindex=\"0\"]').focus()")
-    assert "road is recognised" in browser.run("document.getElementById('confusion-readout').textContent")
+    assert "road predicted as road: " in browser.run("document.getElementById('readout-1').textContent")
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
         browser.press(key)
-    assert "sidewalk is taken for building" in browser.run("document.getElementById('confusion-readout').textContent")
+    assert "sidewalk predicted as building: " in browser.run("document.getElementById('readout-1').textContent")
     browser.press("End")
-    assert "sidewalk is taken for bicycle" in browser.run("document.getElementById('confusion-readout').textContent")
+    assert "sidewalk predicted as bicycle: " in browser.run("document.getElementById('readout-1').textContent")
     browser.press("ArrowRight")  # stays inside
     assert browser.run("document.querySelectorAll('.matrix td[tabindex=\"0\"]').length") == 1
     assert browser.complaints() == []
@@ -222,13 +222,20 @@ def test_matrix_by_keyboard(browser, pages):
 
 def test_sorting_by_keyboard(browser, pages):
     browser.open(pages["full"], 1280, 900, "light")
-    values = "[...document.querySelectorAll('.classes tbody tr')].map((r) => Number(r.children[2].dataset.key))"
-    browser.run("document.querySelector('.classes button[data-column=\"2\"]').focus()")
+    values = "[...document.querySelectorAll('.classes tbody tr')].map((r) => Number(r.children[2].textContent))"
+    browser.run("document.querySelector('.classes th:nth-child(3) button').focus()")
     browser.press("Enter")
     assert browser.run(values) == sorted(browser.run(values))
     browser.press("Enter")
     assert browser.run(values) == sorted(browser.run(values), reverse=True)
     assert browser.run("document.querySelector('.classes th[aria-sort]').ariaSort") == "descending"
+    browser.open(pages["compare"], 1280, 900, "light")
+    values = "[...document.querySelectorAll('#classes tbody tr')].map((r) => r.children[{}].firstChild.data)"
+    browser.run("document.querySelector('#classes th:nth-child(3) button').focus()")
+    browser.press("Enter")
+    scores = list(map(float, browser.run(values.format(2))))
+    assert scores == sorted(scores)
+    assert len(set(scores)) > 5
 
 
 def test_chart_and_pictures_by_keyboard(browser, pages):

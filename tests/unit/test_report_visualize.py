@@ -6,7 +6,7 @@ from PIL import Image
 
 from mindseg.data.datasets import CITYSCAPES, VOC
 from mindseg.drawing import (
-    RIGHT,
+    CORRECT,
     UNSCORED,
     WRONG,
     colorize,
@@ -17,13 +17,13 @@ from mindseg.drawing import (
     save_png,
     to_label_ids,
 )
-from mindseg.errors import DataError
+from mindseg.errors import DataError, UserError
 
 
 def test_known_colours():
     ids = np.array([[0, 10, 13, 255]], np.uint8)
-    shown = colorize(ids, CITYSCAPES.palette, void=(1, 2, 3))
-    assert shown.tolist() == [[[128, 64, 128], [70, 130, 180], [0, 0, 142], [1, 2, 3]]]
+    shown = colorize(ids, CITYSCAPES.palette)
+    assert shown.tolist() == [[[128, 64, 128], [70, 130, 180], [0, 0, 142], [0, 0, 0]]]
     # The devkit's colour map, by hand: person is class 15 = 01111b.
     assert colorize(np.array([[15]], np.uint8), VOC.palette).tolist() == [[[192, 128, 128]]]
 
@@ -43,7 +43,7 @@ def test_overlay_mixes_by_alpha_and_leaves_void_alone(rng):
 def test_error_map(rng):
     label = np.array([[0, 1, 255]], np.uint8)
     pred = np.array([[0, 2, 3]], np.uint8)
-    assert [tuple(c) for c in error_map(pred, label)[0].tolist()] == [RIGHT, WRONG, UNSCORED]
+    assert [tuple(c) for c in error_map(pred, label)[0].tolist()] == [CORRECT, WRONG, UNSCORED]
     shown = error_map(pred, label, rng.integers(0, 256, (1, 3, 3), np.uint8))
     assert shown[0, 1, 0] > 2 * shown[0, 1, 2], "wrong pixels stay orange over any image"
     with pytest.raises(DataError, match="differ in size"):
@@ -60,11 +60,11 @@ def test_palette_png(tmp_path, rng):
     ids = rng.integers(0, 19, (5, 7)).astype(np.uint8)
     ids[0, 0] = 255
     path = tmp_path / "mask.png"
-    save_palette_png(path, ids, CITYSCAPES.palette, void=(9, 8, 7))
+    save_palette_png(path, ids, CITYSCAPES.palette)
     with Image.open(path) as picture:
         assert picture.mode == "P"
         np.testing.assert_array_equal(np.asarray(picture), ids)
-        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colorize(ids, CITYSCAPES.palette, (9, 8, 7)))
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colorize(ids, CITYSCAPES.palette))
     assert [p.name for p in tmp_path.iterdir()] == ["mask.png"]
 
 
@@ -86,10 +86,11 @@ def test_label_ids_are_official(rng):
 
 
 def test_unwritable_folder_is_named(tmp_path):
-    with pytest.raises(DataError, match="missing"):
-        save_png(tmp_path / "missing" / "x.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(DataError, match="missing"):
-        save_palette_png(tmp_path / "missing" / "x.png", np.zeros((2, 2), np.uint8), VOC.palette)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/x\.png"):
+        save_png(tmp_path / "file" / "x.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match=r"file/x\.png"):
+        save_palette_png(tmp_path / "file" / "x.png", np.zeros((2, 2), np.uint8), VOC.palette)
 
 
 def test_palette_png_reads_as_ids_everywhere(tmp_path):

@@ -1,9 +1,8 @@
-"""Shows several evaluated runs side by side on one self-contained page."""
+"""Comparison of evaluated runs on one self-contained page."""
 import argparse
 from pathlib import Path
 
-from mindseg.report.html import ReportData
-from mindseg.report.runs import read_run, write_comparison
+from mindseg.report.pages import read_run, write_comparison
 
 EPILOG = """\
 example:
@@ -21,20 +20,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def name_runs(folders: list[Path], runs: list[ReportData]) -> None:
+def name_runs(folders: list[Path]) -> list[str]:
     """Names runs by folder or its parent, whichever is no time stamp and tells them apart; else by the whole path."""
     paths = [folder.resolve() for folder in folders]
-    choices = [[path.name for path in paths], [path.parent.name for path in paths],
-               ["/".join(path.parts[-2:]) for path in paths], [str(path) for path in paths]]
-    names = next(c for c in choices if c is choices[-1] or
-                 (len(set(c)) == len(c) and not any(name.replace("-", "").isdigit() for name in c)))
-    for run, name in zip(runs, names, strict=True):
-        run.title = name
+    choices = ([path.name for path in paths], [path.parent.name for path in paths],
+               ["/".join(path.parts[-2:]) for path in paths])
+    return next((names for names in choices if len(set(names)) == len(names)
+                 and not any(name.replace("-", "").isdigit() for name in names)), [str(path) for path in paths])
 
 
 def main() -> None:
     """Reads the runs and writes the page."""
     args = parse_args()
-    runs = [read_run(folder) for folder in args.runs]
-    name_runs(args.runs, runs)
+    runs = [read_run(folder, name) for folder, name in zip(args.runs, name_runs(args.runs), strict=True)]
     print(write_comparison(args.output, runs))

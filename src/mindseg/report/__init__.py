@@ -1,1 +1,1 @@
-"""Results to look at: overlays and the HTML report."""
+"""Report pages: the result of an evaluation, and the comparison of several runs."""

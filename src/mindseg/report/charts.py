@@ -1,142 +1,138 @@
-"""Line charts as plain SVG text, and the history of a run that they show."""
+"""Training curves: the history of a run, and the coordinates of its line charts."""
 import csv
-import html
-import itertools
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mindseg.errors import DataError
 
-WIDTH, HEIGHT = 400, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 26
-MAX_POINTS = 300  # per line; more cannot be told apart at this size
-NUM_STYLES = 6    # line styles that the style sheet knows
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line: positions ``x`` and values ``y`` of equal length, a name, a style number (1..6).
-
-    ``raw`` draws it thin and pale, behind its smoothed twin; ``dots`` marks the points.
-    """
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    style: int = 1
-    raw: bool = False
-    dots: bool = False
+PLOT = (46, 392, 10, 184)   # left, right, top and bottom of the plot area in a drawing of 400 x 210
+MAX_POINTS = 300            # per line; more cannot be told apart at this size
+NUM_STYLES = 6              # line styles in the style sheet
+# Title, phase and column in metrics.csv, factor, number format, and the value that sums up a curve.
+CURVES = (("Training loss", "train", "loss", 1, "{:.3f}", "last"),
+          ("Validation mIoU, %", "eval", "miou", 100, "{:.2f} %", "best"),
+          ("Learning rate", "train", "lr", 1, "{:.3g}", "peak"))
 
 
 def read_history(path: Path) -> list[dict[str, str]]:
-    """Reads ``metrics.csv``. Rows that a resumed run wrote again replace the older ones of the same phase.
+    """Reads ``metrics.csv``, which need not exist; of rows with equal phase and step the last one counts.
 
     Raises:
         DataError: The file cannot be read or has no ``phase`` and ``step`` column.
     """
+    if not path.exists():
+        return []
     try:
         with open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    kept: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        if not row.get("phase") or number(row.get("step")) is None:
-            raise DataError(f"{path}: a line without phase or step; it is not a metrics.csv of this project")
-        done = kept.setdefault(row["phase"], [])
-        while done and number(done[-1]["step"]) >= number(row["step"]):
-            done.pop()
-        done.append(row)
-    return [row for done in kept.values() for row in done]
+            return list({(row["phase"], int(row["step"])): row for row in csv.DictReader(stream)}.values())
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no metrics.csv of a training run ({error}); restore or remove it") from error
 
 
-def number(text: str | None) -> float | None:
-    """A finite number, or None."""
+def number(value: str | float | None) -> float | None:
+    """Converts text or a score to a finite number; anything else, such as NaN, becomes None."""
     try:
-        value = float(text)
+        value = float(value)
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
 
 
-def column(history: Sequence[dict[str, str]], phase: str, name: str) -> tuple[list[float], list[float]]:
+def column(history: Sequence[Mapping[str, str]], phase: str, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one column in one phase; empty fields are left out."""
-    pairs = [(number(row["step"]), number(row.get(name))) for row in history if row["phase"] == phase]
-    pairs = [(step, value) for step, value in pairs if value is not None]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    values = {int(row["step"]): number(row.get(name)) for row in history if row["phase"] == phase}
+    values = {step: value for step, value in values.items() if value is not None}
+    return list(values), list(values.values())
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Mean over up to ``reach`` neighbours on either side; it does not lag behind, as a running mean would."""
-    total = [0.0, *itertools.accumulate(values)]
-    low = [max(0, k - reach) for k in range(len(values))]
-    high = [min(len(values), k + reach + 1) for k in range(len(values))]
-    return [(total[b] - total[a]) / (b - a) for a, b in zip(low, high, strict=True)]
+    """Mean over up to ``reach`` neighbours on either side; unlike a running mean, it does not lag behind."""
+    kernel = np.ones(2 * reach + 1)
+    return (np.convolve(values, kernel)[reach:][:len(values)]
+            / np.convolve(np.ones(len(values)), kernel)[reach:][:len(values)]).tolist()
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About ``count`` round numbers that span low..high; the last one is not below ``high``."""
-    span = max(high - low, 1e-12)
-    power = 10 ** math.floor(math.log10(span / count))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power * count >= span * 0.999)
-    first = math.floor(low / step + 1e-9)
-    return [k * step for k in range(first, math.ceil(high / step - 1e-9) + 1)]
+def ticks(high: float, count: int = 4) -> list[float]:
+    """About ``count`` round numbers from 0 upwards; the last one is not below ``high``."""
+    power = 10 ** math.floor(math.log10(high / count))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power * count >= high * 0.999)
+    return [k * step for k in range(math.ceil(high / step - 1e-9) + 1)]
 
 
-def short(value: float) -> str:
-    """A number for an axis."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 10000:
+def axis_text(value: float) -> str:
+    """A number in few characters."""
+    if value >= 10000:
         return f"{value / 1000:g}k"
-    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.4g}"
+    return f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.4g}"
 
 
-def line_chart(title: str, series: Sequence[Series], describe: Callable[[float], str], rest: str = "") -> str:
-    """A chart over training steps, from 0 upwards.
+def thin_out(items: Sequence) -> list:
+    """Every n-th item and the last one, about ``MAX_POINTS`` in all."""
+    return [*items[:-1:math.ceil(len(items) / MAX_POINTS)], items[-1]]
+
+
+def line_chart(title: str, lines: Sequence[tuple[str, Sequence, Sequence]], form: str = "{:g}", summary: str = "",
+               epochs: Mapping[int, str] | None = None) -> dict:
+    """Lays out a chart whose axes begin at 0.
 
     Args:
-        title: What it shows.
-        series: Lines; at least one with at least one point.
-        describe: Text for a step, shown when the cursor is on it.
-        rest: Text that is shown otherwise.
+        title: Heading.
+        lines: Classes in the style sheet, training steps and values of each line. The classes are ``s1`` to ``s6``,
+            with ``raw`` for a pale line without readout, with ``dots`` for marked points.
+        form: Format of a value.
+        summary: Text beside the heading while no step is selected.
+        epochs: The epoch of each step, if it is to be shown.
 
     Returns:
-        A ``<figure>``.
+        Positions and texts for the macro ``line_charts`` of the templates.
     """
-    shown = [s for s in series if not s.raw] or list(series)
-    y_ticks = ticks(0.0, max(max(s.y) for s in shown) or 1.0)
-    x_high = max(max(s.x) for s in series) or 1.0
-    x_ticks = [t for t in ticks(0.0, x_high) if t <= x_high]
+    left, right, top, bottom = PLOT
+    read = [dict(zip(x, y, strict=True)) for style, x, y in lines if "raw" not in style]
+    y_ticks = ticks(max(max(values.values()) for values in read) or 1.0)
+    x_high = max(max(values) for values in read) or 1
 
     def px(x: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * x / x_high, 1)
+        return round(left + (right - left) * x / x_high, 1)
 
     def py(y: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(y / y_ticks[-1], 1.0), 1)
+        return round(bottom - (bottom - top) * min(y / y_ticks[-1], 1.0), 1)
 
-    parts = []
-    for tick in y_ticks:
-        y = py(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-                     f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{short(tick)}</text>')
-    for tick in x_ticks:
-        anchor = "end" if px(tick) > WIDTH - 20 else "middle"
-        parts.append(f'<text x="{px(tick)}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(tick)}</text>')
-    for s in series:
-        stride = max(1, -(-len(s.x) // MAX_POINTS))
-        keep = [*range(0, len(s.x) - 1, stride), len(s.x) - 1]
-        points = " ".join(f"{px(s.x[k])},{py(s.y[k])}" for k in keep)
-        parts.append(f'<polyline class="line s{s.style}{" raw" if s.raw else ""}" points="{points}"/>')
-        if s.dots and len(keep) <= 60:
-            parts += [f'<circle class="dot s{s.style}" cx="{px(s.x[k])}" cy="{py(s.y[k])}" r="2.6"/>' for k in keep]
-    steps = sorted({x for s in shown for x in s.x})
-    steps = steps[::max(1, -(-len(steps) // MAX_POINTS))]
-    data = html.escape(json.dumps([[px(x), describe(x)] for x in steps], ensure_ascii=False))
-    label = html.escape(f"{title}. {rest}. Arrow keys read single points.")
-    return (f'<figure class="chart"><figcaption><span>{html.escape(title)}</span><output>{html.escape(rest)}</output>'
-            f'</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{label}" '
-            f'data-points="{data}">{"".join(parts)}<line class="cursor" x1="0" x2="0" y1="{TOP}" '
-            f'y2="{HEIGHT - BOTTOM}"/></svg></figure>')
+    def describe(step: int) -> str:
+        epoch = f", epoch {epochs[step]}" if epochs and epochs.get(step) else ""
+        return f"step {step}{epoch}: " + " · ".join(form.format(v[step]) if step in v else "-" for v in read)
+
+    return {"title": title, "summary": summary, "plot": PLOT,
+            "x_ticks": [(px(x), axis_text(x)) for x in ticks(x_high) if x <= x_high],
+            "y_ticks": [(py(y), axis_text(y)) for y in y_ticks],
+            "steps": [(px(step), describe(step)) for step in thin_out(sorted(set().union(*read)))],
+            "lines": [(style, [(px(step), py(value)) for step, value in thin_out(list(zip(x, y, strict=True)))])
+                      for style, x, y in lines]}
+
+
+def training_charts(histories: Sequence[Sequence[Mapping[str, str]]]) -> list[dict]:
+    """Charts of training loss, validation mIoU and learning rate; a chart without values is left out.
+
+    Args:
+        histories: Rows of ``metrics.csv``, one list a run; the first run gets line style ``s1``.
+    """
+    charts, epochs, single = [], {}, len(histories) == 1
+    if single:
+        epochs = {int(row["step"]): row.get("epoch") for row in histories[0]}
+    for title, phase, name, factor, form, kind in CURVES:
+        lines, summary = [], ""
+        for k, history in enumerate(histories, 1):
+            x, y = column(history, phase, name)
+            y = [factor * value for value in y]
+            if single and y:
+                summary = f"{kind} {form.format(y[-1] if kind == 'last' else max(y))}"
+            if single and name == "loss" and len(y) > 40:
+                lines.append(("s1 raw", x, y))
+            if y:
+                y = smooth(y, len(y) // 25) if name == "loss" else y
+                lines.append((f"s{k} dots" if phase == "eval" else f"s{k}", x, y))
+        if lines:
+            charts.append(line_chart(title, lines, form, summary, epochs))
+    return charts
