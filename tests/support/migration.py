@@ -36,10 +36,11 @@ from tests.support.runner import build_folder
 from tools.synthetic import write_street, write_voc, write_voc_lists
 
 PAGE = ROOT / "docs" / "migration.md"
+PACKAGE = ROOT / "src" / "mindseg"
 SECTIONS = "model|data|loss|optim|train|eval|export|runtime"
 LETTERS = "RUN|BINS|RESULT|WORK|OUT|SBD|C|D|X|M|L"
 KINDS = {
-    "command": r"([A-Z_]+=\S+ )*(python|bash|mpirun|tail|ascend310_infer/out/segment) .+",
+    "command": r"([A-Z_]+=\S+ )*(python|mindseg|bash|mpirun|tail|ascend310_infer/out/segment) .+",
     "option": r"--set .+",                                          # must load
     "flag": r"--\w+( \S+)?",                                        # some program has it
     "line": rf"({SECTIONS})\.\w+=.+",                               # stands in the configuration C
@@ -154,7 +155,8 @@ class Bench:
 
     def check_flag(self, span: str) -> None:
         flag = span.split()[0]
-        programs = [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), ROOT / "ascend310_infer" / "src" / "options.cc"]
+        programs = [*PACKAGE.glob("commands/*.py"), *ROOT.glob("tools/*.py"),
+                    ROOT / "ascend310_infer" / "src" / "options.cc"]
         assert flag[2:] in MODELARTS_FLAGS or any(f'"{flag}"' in path.read_text() for path in programs), span
 
     def check_line(self, span: str) -> None:
@@ -166,7 +168,7 @@ class Bench:
         assert key in load_schema()[section], span
 
     def check_variable(self, span: str) -> None:
-        programs = [*ROOT.glob("scripts/*.sh"), ROOT / "src" / "runtime.py"]
+        programs = [*ROOT.glob("scripts/*.sh"), PACKAGE / "runtime.py", PACKAGE / "modelarts.py"]
         assert any(re.search(rf"\b{span.partition('=')[0]}\b", path.read_text()) for path in programs), span
 
     def check_made(self, span: str) -> None:
@@ -182,7 +184,7 @@ class Bench:
 
     def check_name(self, span: str) -> None:
         homes = ("config", "data.loader", "models", "losses", "optim", "engine.trainer")
-        assert any(hasattr(importlib.import_module(f"src.{home}"), span) for home in homes), span
+        assert any(hasattr(importlib.import_module(f"mindseg.{home}"), span) for home in homes), span
 
     # The letters and files of the commands.
 
@@ -306,6 +308,8 @@ class Bench:
     def dispatch(self, words: list[str], variables: dict[str, str], out: Path) -> str:
         """Finds out how a command can be run here."""
         settings = self.small | {"runtime.output_dir": out / "runs"}
+        if words[0] == "mindseg":
+            return run_python(words[1], words[2:])
         if words[0] == "python":
             small, forced = (as_words(settings), as_words(FORCED)) if "--config" in words else ([], [])
             small, forced = ([], []) if words[1].startswith("tools/") else (small, forced)
@@ -401,9 +405,15 @@ def this_process(cfg_runtime: Config) -> Runtime:
     return Runtime("CPU", 0)
 
 
+def command_module(script: str) -> types.ModuleType:
+    """The module behind ``train.py``, ``tools/x.py`` or the ``mindseg`` command ``check-dataset``."""
+    name = {"eval": "evaluate"}.get(Path(script).stem, Path(script).stem.replace("-", "_"))
+    return importlib.import_module(f"tools.{name}" if script.startswith("tools/") else f"mindseg.commands.{name}")
+
+
 def run_python(script: str, words: list[str]) -> str:
-    """Runs a verb or tool in this process; returns what it printed."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    """Runs a root verb, a command or a tool in this process; returns what it printed."""
+    module = command_module(script)
     runtime = mock.patch.object(module, "setup_runtime", this_process) if hasattr(module, "setup_runtime") else \
         nullcontext()
     printed, mode = io.StringIO(), ms.get_context("mode")
@@ -420,7 +430,7 @@ def run_python(script: str, words: list[str]) -> str:
 
 def parse_train(words: list[str]) -> str:
     """Checks the command line of a training without running it."""
-    train = importlib.import_module("train")
+    train = command_module("train.py")
     with mock.patch.object(sys, "argv", ["train.py", *words]):
         args = train.parse_args()
     load_config(args.config, args.set)

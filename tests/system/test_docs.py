@@ -4,7 +4,6 @@
 of 96x192; what the pages show is the way, and the form of the output.
 """
 import argparse
-import importlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from tests.support import ROOT
 from tests.support.data import random_image, random_label, write_image
 from tests.support.deploy import make_manifest
 from tests.support.docs import COMMANDS, PAGES, Block, blocks, commands, output_pattern
+from tests.support.migration import command_module
 from tests.support.runner import MEAN, STD, build_folder
 from tools.synthetic import write_street
 
@@ -162,8 +162,7 @@ def parse(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
 
     Fails if a flag is unknown, a value is not allowed or something is missing.
     """
-    name = "evaluate" if script == "eval.py" else Path(script).stem.replace("-", "_")
-    module = importlib.import_module(f"tools.{name}" if script.startswith("tools/") else f"mindseg.commands.{name}")
+    module = command_module(script)
     original = argparse.ArgumentParser.parse_args
 
     def stop(self, args=None, namespace=None):
