@@ -23,6 +23,7 @@ import numpy as np
 
 import mindspore as ms
 
+from mindseg.__main__ import COMMANDS
 from mindseg.config import Config, load_config, load_schema, parse_override
 from mindseg.logs import log
 from mindseg.modelarts import MODELARTS_FLAGS
@@ -40,6 +41,7 @@ PACKAGE = ROOT / "src" / "mindseg"
 SECTIONS = "model|data|loss|optim|train|eval|export|runtime"
 LETTERS = "RUN|BINS|RESULT|WORK|OUT|SBD|C|D|X|M|L"
 KINDS = {
+    "verb": r"mindseg [\w-]+",                                       # a command of the package
     "command": r"([A-Z_]+=\S+ )*(python|mindseg|bash|mpirun|tail|ascend310_infer/out/segment) .+",
     "option": r"--set .+",                                          # must load
     "flag": r"--\w+( \S+)?",                                        # some program has it
@@ -147,6 +149,9 @@ class Bench:
 
     def check_command(self, span: str) -> None:
         self.run(span)
+
+    def check_verb(self, span: str) -> None:
+        assert span.split()[1] in COMMANDS, span
 
     def check_option(self, span: str) -> None:
         words = shlex.split(span)
