@@ -2,6 +2,7 @@
 import importlib.util
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 import pytest
 

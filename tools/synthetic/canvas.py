@@ -112,11 +112,14 @@ class Pen:
         if mark:
             cv2.fillPoly(self.codes, pixels, self.code)
 
-    def ribbon(self, d: tuple[float, float], z: tuple[float, float], colour: Colour, mark: bool = False) -> None:
-        """Fills a strip of ground between two positions and two depths."""
+    def ribbon(self, d: tuple[float, float], z: tuple[float, float], colour: Colour,
+               label: Label | None = None) -> None:
+        """Fills a strip of ground between two positions and two depths; without ``label`` the annotation stays."""
+        if label is not None:
+            self.begin(label)
         depth = np.geomspace(*z, 12)  # more than the ends, because the road bends
         points = np.stack([np.repeat(d, 12), np.zeros(24), np.concatenate([depth, depth[::-1]])], -1)
-        self.fill(points, colour, "top", mark)
+        self.fill(points, colour, "top", mark=label is not None)
 
     def shadow(self, d: float, z: float, half: float, length: float) -> None:
         """Darkens the ground below a thing, from its near end at z."""

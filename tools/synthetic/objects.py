@@ -237,14 +237,16 @@ def draw_barrier(pen: Pen, d: float, z: float, length: float, wall: bool) -> Non
     tall = rng.uniform(2.2, 3.6)
     box = Box(pen, (d - 0.1, d + 0.1), (0.0, tall), (z, z + length))
     if wall:
-        colour, rows = hsv(rng.uniform(0.0, 0.035), 0.54, rng.uniform(0.42, 0.62)), round(tall / 0.34)
+        colour = hsv(rng.uniform(0.0, 0.035), 0.54, rng.uniform(0.42, 0.62))
+        rows = round(tall / 0.34)
         box.paint(colour)
         a, row = (m.ravel() for m in np.meshgrid(np.arange(0.0, 1.0, 0.9 / length), np.arange(rows)))
         a = a + row % 2 * 0.45 / length  # every other row is set off by half a brick
         box.detail(box.side, a, a + 0.06 / length, row / rows, (row + 1) / rows, colour * 0.62)
         box.detail(box.side, 0.0, 1.0, np.arange(rows) / rows, (np.arange(rows) + 0.15) / rows, colour * 0.62)
     else:
-        colour, pales = hsv(rng.uniform(0.08, 0.13), pick(rng, (0.06, 0.4)), 0.85), np.arange(0.0, 1.0, 0.42 / length)
+        colour = hsv(rng.uniform(0.08, 0.13), pick(rng, (0.06, 0.4)), 0.85)
+        pales = np.arange(0.0, 1.0, 0.42 / length)
         box.paint(hsv(0.25, 0.3, 0.2))
         box.detail(box.side, 0.0, 1.0, [0.15, 0.75], [0.22, 0.82], colour * 0.8)
         box.detail(box.side, pales, pales + 0.3 / length, 0.02, 1.0, colour)

@@ -60,7 +60,8 @@ def paint_sky(pen: Pen) -> None:
     """Fills the picture down to the horizon with a gradient and clouds, and the whole annotation with sky."""
     rng, camera = pen.rng, pen.camera
     rows = int(np.clip(camera.horizon * 1.1 + 2, 2, camera.height))
-    top, low = hsv(rng.uniform(0.54, 0.62), rng.uniform(0.05, 0.65), 0.8), hsv(pick(rng, (0.09, 0.57)), 0.12, 0.9)
+    top = hsv(rng.uniform(0.54, 0.62), rng.uniform(0.05, 0.65), 0.8)
+    low = hsv(pick(rng, (0.09, 0.57)), 0.12, 0.9)
     sky = np.linspace(top, low, rows, dtype=np.float32)[:, None]
     clouds = smooth_noise(rng, rows, camera.width, 4) + 0.5 * smooth_noise(rng, rows, camera.width, 11)
     pen.image[:rows] = np.clip(sky + np.clip(clouds - 0.2, 0, 0.85)[..., None] * (225 - sky), 0, 255)
@@ -70,18 +71,16 @@ def paint_sky(pen: Pen) -> None:
 def paint_ground(pen: Pen, sides: list[Side], tram: bool) -> None:
     """Draws grass and bare ground, sidewalks with slabs and kerbs, road, rails and lane markings."""
     rng, city, everywhere = pen.rng, pen.city, (1.2, 150.0)
-    grass, white = hsv(rng.uniform(0.18, 0.23), rng.uniform(0.55, 0.75), 0.68), hsv(0.15, 0.03, rng.uniform(0.66, 0.88))
+    grass = hsv(rng.uniform(0.18, 0.23), rng.uniform(0.55, 0.75), 0.68)
+    white = hsv(0.15, 0.03, rng.uniform(0.66, 0.88))
     left, right = -sides[0].kerb, sides[1].kerb
-    for label, colour, d in ((Label.TERRAIN, grass, (-90.0, 0.0)), (Label.GROUND, city.paving * 0.7, (0.0, 90.0)),
-                             (Label.ROAD, city.road, (left, right))):
-        pen.begin(label)
-        pen.ribbon(d, everywhere, colour, mark=True)
+    pen.ribbon((-90.0, 0.0), everywhere, grass, Label.TERRAIN)
+    pen.ribbon((0.0, 90.0), everywhere, city.paving * 0.7, Label.GROUND)
+    pen.ribbon((left, right), everywhere, city.road, Label.ROAD)
     for side in sides:
         kerb, walk, verge = (side.sign * edge for edge in (side.kerb, side.walk, side.verge))
-        pen.begin(Label.TERRAIN)
-        pen.ribbon((walk, verge), everywhere, grass, mark=True)
-        pen.begin(Label.SIDEWALK)
-        pen.ribbon((kerb, walk), everywhere, city.paving, mark=True)
+        pen.ribbon((walk, verge), everywhere, grass, Label.TERRAIN)
+        pen.ribbon((kerb, walk), everywhere, city.paving, Label.SIDEWALK)
         for z in np.arange(1.2, 25.0, 1.1):
             pen.ribbon((kerb, walk), (z, z + 0.06), city.paving * 0.82)
         pen.ribbon((kerb, kerb + 0.16 * side.sign), everywhere, city.paving * 1.18)

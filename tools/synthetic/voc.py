@@ -57,8 +57,11 @@ def make_voc(seed: int, split: str, index: int, height: int = 375, width: int = 
 
 
 def write_voc(root: Path, seed: int, split: str, index: int, height: int, width: int) -> None:
-    """Makes one VOC picture and writes ``JPEGImages/*.jpg`` and, except for the test split, the palette PNGs of
-    ``SegmentationClass`` and ``SegmentationObject`` below ``root``; see ``make_voc`` for the other arguments."""
+    """Makes one VOC picture and writes its files below ``root``; see ``make_voc`` for the arguments.
+
+    They are ``JPEGImages/*.jpg`` and, except for the test split, the palette PNGs of ``SegmentationClass`` and
+    ``SegmentationObject``.
+    """
     image, class_ids, object_ids = make_voc(seed, split, index, height, width)
     name = voc_name(split, index)
     with replacing(root / "JPEGImages" / f"{name}.jpg") as path:
