@@ -1,4 +1,4 @@
-"""Measures what evaluation costs beside the network: scoring, the whole loop, and memory of six scales and mirrors.
+"""Measures what evaluation costs beside the network: scoring, the whole loop, and memory of six scales and flips.
 
 Ratios are printed, nothing is asserted: absolute numbers belong to the machine.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from support.streets import label_path, make_streets
 
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from mindseg.config import Config, load_config
@@ -27,7 +28,6 @@ from mindseg.inference.network import NetworkPredictor
 from mindseg.metrics import ConfusionMatrix
 from mindseg.models import build_network
 from mindseg.runtime import setup_runtime
-from tools.synthetic import make_street, street_name, write_street
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = """examples:
@@ -63,16 +63,15 @@ def scoring(size: tuple[int, int]) -> None:
     import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
 
     cv2.setNumThreads(1)
-    street = make_street(3, "val", 0, *size)
-    label = CITYSCAPES.id_to_train[street.label_ids]
-    pred = np.roll(np.where(label == 255, 0, label), 9, axis=1).astype(np.uint8)
-    ours = median_ms(lambda: ConfusionMatrix(19).update(pred, label))
-    instances = median_ms(lambda: instance_counts().update(pred, street.instance_ids))
     with tempfile.TemporaryDirectory() as folder:
-        names = [f"{folder}/a_000000_000019_{kind}.png" for kind in ("pred", "gtFine_labelIds", "gtFine_instanceIds")]
-        table = np.array([*CITYSCAPES.train_to_id, *[0] * 237], np.uint8)
-        for name, pixels in zip(names, (table[pred], street.label_ids, street.instance_ids), strict=True):
-            cv2.imwrite(name, pixels)
+        (picture,) = make_streets(Path(folder), "val", 1, 3, *size)
+        names = [str(label_path(picture, kind)) for kind in ("pred", "labelIds", "instanceIds")]
+        label_ids, instance_ids = (cv2.imread(name, cv2.IMREAD_UNCHANGED) for name in names[1:])
+        label = CITYSCAPES.id_to_train[label_ids]
+        pred = np.roll(np.where(label == 255, 0, label), 9, axis=1).astype(np.uint8)
+        ours = median_ms(lambda: ConfusionMatrix(19).update(pred, label))
+        instances = median_ms(lambda: instance_counts().update(pred, instance_ids))
+        cv2.imwrite(names[0], np.array([*CITYSCAPES.train_to_id, *[0] * 237], np.uint8)[pred])
         official.args.quiet, official.args.JSONOutput = True, False
 
         def theirs(with_instances: bool) -> float:
@@ -101,15 +100,13 @@ def loop(args: argparse.Namespace) -> None:
     from mindspore import Tensor
 
     with tempfile.TemporaryDirectory() as folder:
-        distinct = min(args.images, 4)
-        for index in range(distinct):
-            write_street(Path(folder), 3, "val", index, args.height, args.width)
-        for index in range(distinct, args.images):
-            copy_street(Path(folder), index % distinct, index)
+        streets = make_streets(Path(folder), "val", min(args.images, 4), 3, args.height, args.width)
+        for index in range(len(streets), args.images):
+            copy_street(Path(folder), streets[index % len(streets)], index)
         cfg = config(folder, args.model)
         setup_runtime(cfg.runtime)
         segment = NetworkPredictor(cfg, build_network(cfg), CITYSCAPES)
-        image = make_street(3, "val", 0, args.height, args.width).image[None]
+        image = cv2.imread(str(streets[0]))[None, ..., ::-1].copy()
         segment(image, image.shape[1:3])     # compiles
         loader = create_loader(cfg, "eval")
         started = time.process_time()
@@ -129,17 +126,16 @@ def loop(args: argparse.Namespace) -> None:
     print(f"in processor time: {used:.1f} s, {100 * other:.1f} % of it not the network's")
 
 
-def copy_street(root: Path, source: int, target: int) -> None:
-    """One more name for the files of a street; pictures are dear to make."""
-    old, new = street_name("val", source), street_name("val", target)
+def copy_street(root: Path, picture: Path, index: int) -> None:
+    """Copies picture and labels of a street under another frame number, because streets take long to make."""
+    old = picture.name.removesuffix("_leftImg8bit.png")
+    new = f"{old.rpartition('_')[0]}_{100 + index:06d}"
     for path in root.glob(f"*/val/*/{old}_*"):
-        place = path.parent.parent / new.split("_")[0] / path.name.replace(old, new)
-        place.parent.mkdir(exist_ok=True)
-        shutil.copy(path, place)
+        shutil.copy(path, path.with_name(path.name.replace(old, new)))
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Peak resident memory of a fresh process that segments one image with six scales and their mirror images."""
+    """Peak resident memory of a fresh process that segments one image with six scales and their flips."""
     command = [sys.executable, __file__, "--part", "memory", "--model", args.model, "--height", str(args.height),
                "--width", str(args.width)]
     text = subprocess.run(command, env={**os.environ, "SEGMENTATION_BENCHMARK_CHILD": "1"}, check=True,

@@ -11,10 +11,11 @@ import numpy as np
 import mindseg  # noqa: F401  (prepares the environment, so it must come before MindSpore)
 
 # isort: split
+from support.torch_peer import TorchPeer, measure
+
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from benchmarks.support.torch_peer import TorchPeer, measure
 from mindseg.errors import run_main
 from mindseg.models import MODELS, create_model
 

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from support.streets import make_streets
 
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from mindseg.errors import UserError, run_main
 from mindseg.manifest import Manifest, load_manifest
-from tools.synthetic import make_street, street_name, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ROOT / "ascend310_infer" / "out" / "segment"
@@ -59,14 +59,11 @@ def export_default(folder: Path, height: int, width: int) -> Path:
 
 
 def make_images(folder: Path, count: int, height: int, width: int) -> None:
-    """Writes ``count`` photographs as PNG, of which at most four differ: drawing them is dear."""
+    """Writes ``count`` streets as PNG, of which at most four differ, because they take long to make."""
     folder.mkdir()
+    streets = make_streets(folder.with_name(f"{folder.name}_streets"), "val", min(count, 4), 5, height, width)
     for index in range(count):
-        path = folder / f"{street_name('val', index)}.png"
-        if index < 4:
-            write_image(path, make_street(5, "val", index, height, width).image[..., ::-1])
-        else:
-            shutil.copy(folder / f"{street_name('val', index % 4)}.png", path)
+        shutil.copy(streets[index % len(streets)], folder / f"{index:06d}.png")
 
 
 def check(command: list) -> str:

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from support.streets import make_streets
+from support.torch_peer import TorchPeer, measure
 
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
-from benchmarks.support.torch_peer import TorchPeer, measure
 from mindseg.commands.train import Batches, build_step
 from mindseg.config import Config, load_config
 from mindseg.data.loader import create_loader
@@ -20,7 +21,6 @@ from mindseg.errors import run_main
 from mindseg.logs import setup_logging
 from mindseg.models import build_network
 from mindseg.runtime import Runtime, setup_runtime
-from tools.synthetic import write_street
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {"fast_scnn": "fast_scnn/fast_scnn_cityscapes_softmax", "enet": "enet/enet_cityscapes",
@@ -104,8 +104,7 @@ def measure_engine(cfg: Config, runtime: Runtime, steps: int) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         root, run_dir = Path(folder) / "streets", Path(folder) / "run"
-        for i in range(16):
-            write_street(root, 0, "train", i, 512, 1024)
+        make_streets(root, "train", 16, 0, 512, 1024)
         (run_dir / "ckpt").mkdir(parents=True)
         cfg.data.root = str(root)
         cfg.train.save_interval_epochs = 10**6

@@ -36,7 +36,7 @@ step() {
 step "1 install what is missing" setup bash scripts/setup.sh run
 if [ ! -f "$out/data/synthetic.json" ]; then
   rm -rf "$out/data"
-  step "2 draw 160 + 40 synthetic streets" data "$python" tools/make_synthetic.py --output "$out/data" --num 160 --num_val 40
+  step "2 make 160 + 40 synthetic streets" data "$python" tools/make_synthetic.py --output "$out/data" --num 160 --num_val 40
 fi
 for split in train val; do
   step "3 pack $split into MindRecord" "mindrecord_$split" "$python" -m mindseg pack --dataset cityscapes \

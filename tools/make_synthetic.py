@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Makes a procedural data set in the folder layout and encoding of Cityscapes or Pascal VOC 2012.
+"""Makes a synthetic data set in the folder layout and encoding of Cityscapes or Pascal VOC 2012.
 
 Cityscapes: OUTPUT/leftImg8bit and OUTPUT/gtFine. VOC: OUTPUT/JPEGImages, SegmentationClass, SegmentationObject and
 ImageSets/Segmentation, so OUTPUT corresponds to VOCdevkit/VOC2012.
 """
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -14,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-from synthetic import check_size, write_street, write_voc, write_voc_lists
+from synthetic import VERSION, check_size, write_street, write_voc, write_voc_lists
 from tqdm import tqdm
 
 from mindseg.errors import DataError, UserError, run_main
+from mindseg.files import write_json
 
 MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
 EPILOG = """\
@@ -46,32 +46,28 @@ def parse_args() -> argparse.Namespace:
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuses to touch anything that this tool did not make."""
-    if not output.exists():
-        return
-    if not output.is_dir():
+    if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file: name a folder")
-    if not any(output.iterdir()):
-        return
-    if not overwrite:
-        raise UserError(f"--output {output} is not empty: choose another folder or add --overwrite")
-    if not (output / MARKER).is_file():
-        raise UserError(f"--output {output} has no {MARKER}, so this tool did not make it: choose another folder")
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise UserError(f"--output {output} is not empty: choose another folder or add --overwrite")
+        if not (output / MARKER).is_file():
+            raise UserError(f"--output {output} has no {MARKER}, so this tool did not make it: choose another folder")
 
 
 def make_one(job: tuple[str, int], dataset: str, root: Path, seed: int, size: tuple[int, int]) -> None:
     """Writes one picture; runs in a worker."""
-    split, index = job
-    (write_voc if dataset == "voc" else write_street)(root, seed, split, index, *size)
+    (write_voc if dataset == "voc" else write_street)(root, seed, *job, *size)
 
 
 def start_worker() -> None:
-    """One thread per process, because the processes already fill the cores; Ctrl-C is the parent's business."""
+    """Uses one thread per process, because the processes already fill the cores; leaves Ctrl-C to the parent."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_all(root: Path, args: argparse.Namespace, counts: dict[str, int]) -> None:
-    """Writes every picture below ``root``."""
+    """Writes every picture below ``root``, and last the settings."""
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     work = partial(make_one, dataset=args.dataset, root=root, seed=args.seed, size=(args.height, args.width))
     workers = min(args.workers or len(os.sched_getaffinity(0)), len(jobs))
@@ -80,15 +76,8 @@ def make_all(root: Path, args: argparse.Namespace, counts: dict[str, int]) -> No
             pass
     if args.dataset == "voc":
         write_voc_lists(root, counts)
-
-
-def replace_folder(new: Path, output: Path) -> None:
-    """Puts ``new`` in the place of ``output``, which may exist."""
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
-    if output.exists():
-        os.replace(output, old)
-    os.replace(new, output)
-    shutil.rmtree(old, ignore_errors=True)
+    write_json(root / MARKER, {"version": VERSION, "dataset": args.dataset, "seed": args.seed, "height": args.height,
+                               "width": args.width, **counts})
 
 
 def main() -> None:
@@ -105,13 +94,14 @@ def main() -> None:
     check_size(args.height, args.width)
     output = args.output = args.output.resolve()
     check_output(output, args.overwrite)
-    part = output.with_name(f".{output.name}.part-{os.getpid()}")
+    part, old = (output.with_name(f".{output.name}.{word}-{os.getpid()}") for word in ("part", "old"))
     try:
         part.mkdir(parents=True)
         make_all(part, args, counts)
-        settings = {"dataset": args.dataset, "seed": args.seed, "height": args.height, "width": args.width, **counts}
-        (part / MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        replace_folder(part, output)
+        if output.exists():
+            os.replace(output, old)
+        os.replace(part, output)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise DataError(f"cannot write {output}: {error}; check free space and permissions") from error
     finally:

@@ -1,7 +1,7 @@
 """The commands and the code of README and docs: checked, executed in a small copy, or dry-run where hardware is needed.
 
-``tests/support/docs.py`` explains the markers. Every program is small: 2 training steps, crops of 64x128, drawn streets
-of 96x192; what the pages show is the way, and the form of the output.
+``tests/support/docs.py`` explains the markers. Every program is small: 2 training steps, crops of 64x128,
+synthetic streets of 96x192; what the pages show is the way, and the form of the output.
 """
 import argparse
 import json

@@ -56,8 +56,8 @@ def test_weights_segment_a_street(path, graph_mode):
     assert (ids.shape, ids.dtype) == ((1, *SIZE), np.uint8)
     assert ids.max() < CAMVID_CLASSES
     assert len(np.unique(ids)) > 1
-    # A drawn street is no photograph, but what was learnt from photographs still finds the ground at the bottom, and
-    # sky, houses and trees above it: 60 rows apart on average. Networks without training put both at one height.
+    # A synthetic street is no photograph, but what was learnt from photographs still finds the ground at the bottom,
+    # and sky, houses and trees above it: 60 rows apart on average. Networks without training put both at one height.
     names = np.array(cfg.data.class_names)[ids[0]]
     ground, above = (np.argwhere(np.isin(names, kinds))[:, 0]
                      for kinds in (["road", "pavement"], ["sky", "building", "tree"]))

@@ -1,4 +1,4 @@
-"""The procedural data sets: encoding, layout, reproducibility, and the tool's manners."""
+"""The synthetic data sets: encoding, layout, reproducibility, and the command that makes them."""
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from mindseg.data.datasets import CITYSCAPES, VOC, list_samples
 from mindseg.errors import DataError
 from tools.synthetic import (
     CITIES,
-    label_colours,
+    VERSION,
     make_street,
     make_voc,
     street_name,
@@ -21,6 +21,7 @@ from tools.synthetic import (
     write_voc,
     write_voc_lists,
 )
+from tools.synthetic.canvas import Label
 
 INSTANCE_IDS = range(24, 34)
 
@@ -82,10 +83,11 @@ def test_streets_make_sense_and_can_be_told_apart(rng):
     assert 0.45 < accuracy < 0.95
 
 
-def test_colours_are_the_official_ones():
+def test_label_ids_are_the_official_ones():
     labels = pytest.importorskip("cityscapesscripts.helpers.labels").labels
-    official = {label.id: label.color for label in labels if label.id >= 0}
-    assert {k: tuple(colour) for k, colour in enumerate(label_colours().tolist())} == official
+    official = {label.id: label.name for label in labels}
+    for label in Label:
+        assert label.name.lower().replace("_", " ") in official[label]
     assert [label.id for label in labels if label.hasInstances and label.id >= 0] == list(INSTANCE_IDS)
 
 
@@ -104,9 +106,6 @@ def test_street_files(tmp_path):
     instances = cv2.imread(str(labels / f"{name}_gtFine_instanceIds.png"), cv2.IMREAD_UNCHANGED)
     assert instances.dtype == np.uint16
     np.testing.assert_array_equal(instances, street.instance_ids)
-    with Image.open(labels / f"{name}_gtFine_color.png") as colour:
-        assert colour.mode == "RGBA"
-        np.testing.assert_array_equal(np.asarray(colour)[..., :3], label_colours()[ids])
     test_ids = next((tmp_path / "gtFine" / "test").rglob("*_labelIds.png"))
     assert set(np.unique(cv2.imread(str(test_ids), cv2.IMREAD_UNCHANGED))) <= {1, 2, 3}
     samples = list_samples({"name": "cityscapes", "root": str(tmp_path)}, "train")
@@ -121,17 +120,19 @@ def test_splits_share_no_city():
 def test_voc_encoding(rng):
     seed = int(rng.integers(1 << 30))
     pictures = [make_voc(seed, "train", i, 96, 128) for i in range(7)]
-    counts = sum(np.bincount(p.class_ids.ravel(), minlength=256) for p in pictures)
+    counts = sum(np.bincount(class_ids.ravel(), minlength=256) for _, class_ids, _ in pictures)
     assert all(counts[:21] > 0), f"seed {seed}: {counts[:21]}"
     assert counts[255] > 0
     assert counts[21:255].sum() == 0
-    assert len({p.image.shape for p in pictures}) > 1
-    for p in pictures:
-        assert p.image.shape[:2] == p.class_ids.shape == p.object_ids.shape
-        np.testing.assert_array_equal(p.class_ids == 0, p.object_ids == 0)
-        np.testing.assert_array_equal(p.class_ids == 255, p.object_ids == 255)
-        for number in np.unique(p.object_ids[p.object_ids != 255]):
-            assert len(np.unique(p.class_ids[p.object_ids == number])) == 1
+    assert len({image.shape for image, _, _ in pictures}) > 1
+    for image, class_ids, object_ids in pictures:
+        assert image.shape == (*class_ids.shape, 3)
+        assert object_ids.shape == class_ids.shape
+        assert image.dtype == class_ids.dtype == object_ids.dtype == np.uint8
+        np.testing.assert_array_equal(class_ids == 0, object_ids == 0)
+        np.testing.assert_array_equal(class_ids == 255, object_ids == 255)
+        for number in np.unique(object_ids[object_ids != 255]):
+            assert len(np.unique(class_ids[object_ids == number])) == 1
 
 
 def test_voc_files(tmp_path):
@@ -144,7 +145,7 @@ def test_voc_files(tmp_path):
     assert (lists / "trainval.txt").read_text().split() == ["2012_000000", "2012_000001", "2012_100000"]
     with Image.open(tmp_path / "SegmentationClass" / f"{voc_name('val', 0)}.png") as label:
         assert label.mode == "P"
-        np.testing.assert_array_equal(np.asarray(label), make_voc(0, "val", 0, 64, 128).class_ids)
+        np.testing.assert_array_equal(np.asarray(label), make_voc(0, "val", 0, 64, 128)[1])
         palette = np.array(label.getpalette()).reshape(-1, 3)
     np.testing.assert_array_equal(palette[:21], VOC.palette)
     assert palette[255].tolist() == [224, 224, 192]
@@ -173,8 +174,9 @@ class TestTool:
             assert done.returncode == 0, done.stderr
         first = digest(tmp_path / "a b" / "one")
         assert first == digest(tmp_path / "a b" / "two")
-        assert len(first) == (3 * 4 + 1 if dataset == "cityscapes" else 3 * 3 + 4 + 1)
-        assert json.loads((tmp_path / "a b" / "one" / "synthetic.json").read_text())["train"] == 2
+        assert len(first) == (3 * 3 + 1 if dataset == "cityscapes" else 3 * 3 + 4 + 1)
+        settings = json.loads((tmp_path / "a b" / "one" / "synthetic.json").read_text())
+        assert (settings["train"], settings["version"]) == (2, VERSION)
         assert sorted(path.name for path in (tmp_path / "a b").iterdir()) == ["one", "two"]
 
     def test_never_touches_other_data(self, run_cli, tmp_path):
