@@ -1,24 +1,32 @@
-# make setup | test | test-all | lint | bench
+# make setup | test | test-all | nightly | lint | bench
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: setup test test-all lint bench
+.PHONY: setup test test-all nightly lint bench
 
 setup:
 	bash scripts/setup.sh dev
 
 lint: setup
 	.venv/bin/ruff check .
+	.venv/bin/lint-imports
 	.venv/bin/shellcheck scripts/*.sh ascend310_infer/*.sh .ci/run
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files 'ascend310_infer/*.cc' 'ascend310_infer/*.h')
 
-# Two workers share the files, each on a core of its own. The share of src/ that the fast tests execute is printed.
+# Two workers share the files, each on a core of its own. The share of src/mindseg that the fast tests execute is printed.
 test: setup
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term
 
 test-all: test
 	bash scripts/setup.sh slow
 	$(PY) -m pytest -q -n 2 --dist loadfile -m slow
+
+# The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it.
+nightly: setup
+	@failed=0; for run in {1..20}; do \
+	  MINDSEG_TEST_SEED=random $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit || failed=$$((failed + 1)); \
+	  echo "$$failed of $$run runs failed"; \
+	done; test $$failed = 0
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done

@@ -1,7 +1,8 @@
-"""Shared fixtures. Importing src first caps the oneDNN instruction set: see src/mindseg/__init__.py."""
+"""Shared fixtures. Importing mindseg first caps the oneDNN instruction set: see src/mindseg/__init__.py."""
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,12 +24,25 @@ from tests.support import ROOT  # noqa: E402
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
 
 
+# Tests draw the same numbers in every run. With MINDSEG_TEST_SEED=random (make nightly) they draw others, and the
+# number that is printed in its place repeats that run.
+SEED = "MINDSEG_TEST_SEED"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Draw the seed of the run, before worker processes inherit the environment, and print it."""
+    if os.environ.get(SEED) == "random":
+        os.environ[SEED] = str(int.from_bytes(os.urandom(4), "little"))
+    if SEED in os.environ and not _WORKER:
+        session.config.get_terminal_writer().line(f"{SEED}={os.environ[SEED]} repeats this run")
+
+
 @pytest.fixture
-def rng() -> np.random.Generator:
-    """A fresh generator a test; its seed is printed when the test fails."""
-    seed = int.from_bytes(os.urandom(4), "little")
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A generator seeded by the test's name and the seed of the run, which is printed when the test fails."""
+    run = int(os.environ.get(SEED, "0"))
+    print(f"{SEED}={run}")
+    return np.random.default_rng((run, zlib.crc32(request.node.nodeid.encode())))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Evaluation shared by several processes, and of exported models: the same numbers as one process and the network."""
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from mindseg.deploy.exporter import export_network
 from mindseg.errors import UserError
 from mindseg.runtime import Runtime
 from tests.support import ROOT
+from tests.support.distributed import free_port
 from tests.support.evaluation import CONFIG, SIZE, make_checkpoint, make_streets, street_config
 
 
@@ -32,11 +32,8 @@ def test_three_processes_give_the_same_matrix(tmp_path):
     cfg = street_config(streets, "data.on_error=skip")
     path = make_checkpoint(tmp_path / "x.ckpt", cfg)
     alone = scored(cfg, tmp_path / "one", ckpt_path=str(path))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     msrun = Path(sys.executable).with_name("msrun")
-    command = [msrun, "--worker_num=3", "--local_worker_num=3", f"--master_port={port}", "--join=True",
+    command = [msrun, "--worker_num=3", "--local_worker_num=3", f"--master_port={free_port()}", "--join=True",
                "--cluster_time_out=120", f"--log_dir={tmp_path / 'log'}", ROOT / "eval.py", "--config", CONFIG,
                "--ckpt_path", path, "--output", tmp_path / "three", "--csv", "--save_masks", "labelIds",
                "--set", f"data.root={streets}", "--set", "runtime.device_target=CPU", "--set", "data.on_error=skip"]

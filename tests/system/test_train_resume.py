@@ -1,7 +1,7 @@
 """Runs that are killed or stopped go on as if nothing had happened: equal to the bit with runs that were left alone."""
-import random
 import signal
 
+import numpy as np
 import pytest
 
 from tests.support.train import (
@@ -72,12 +72,12 @@ NETWORKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_killed_at_three_random_steps(name, streets, tmp_path):
+def test_killed_at_three_random_steps(name, streets, tmp_path, rng):
     """Every network, with the dropout of its configuration."""
     config, changes = NETWORKS[name]
     run_to_end(train_command(config, streets, tmp_path / "whole", **changes))
     command = train_command(config, streets, tmp_path / "killed", **changes)
-    points = sorted(random.sample(range(1, 12), 3))
+    points = sorted(rng.choice(np.arange(1, 12), 3, replace=False).tolist())
     print("kill points", points)
     resume = []
     for point in points:
