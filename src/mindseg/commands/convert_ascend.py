@@ -1,4 +1,4 @@
-"""Converts an export for Ascend: the work behind scripts/convert_om.sh (ATC) and scripts/convert_lite.sh."""
+"""Converts an export for Ascend with ATC (scripts/convert_om.sh) or MindSpore Lite (scripts/convert_lite.sh)."""
 import argparse
 import re
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mindseg.deploy import ascend
 from mindseg.errors import UserError
+from mindseg.files import write_text
 from mindseg.manifest import load_manifest
 
 EXAMPLES = """examples:
@@ -17,7 +18,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    """The arguments; what stands behind ``--`` is kept for ATC as ``further``."""
+    """Parses the command line; the words behind ``--`` are kept for ATC as ``further``."""
     parser = argparse.ArgumentParser(description="Convert an exported model for Ascend.", epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("om", "lite"), help="om: ONNX with ATC; lite: MINDIR with converter_lite")
@@ -40,55 +41,40 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Plans the conversion, prints it, and carries it out."""
     args = parse_args()
-    (convert_om if args.kind == "om" else convert_lite)(args)
-
-
-def convert_om(args: argparse.Namespace) -> None:
-    """One ``.om`` for each batch size, recorded in the manifest."""
     manifest = load_manifest(args.manifest)
     soc, batches = split_numbers(args.numbers)
-    if args.fusion_switch and not Path(args.fusion_switch).is_file():
-        raise UserError(f"--fusion_switch {args.fusion_switch}: no such file; write one pass a line, such as "
-                        "ConvBatchnormFusionPass:off")
-    folder = "aipp" if args.aipp else ""
-    conversions = ascend.om_conversions(manifest, soc or ascend.soc_from_npu_smi(), batches, args.aipp,
-                                        args.dynamic_batch, args.log, args.fusion_switch, args.further)
-    show(conversions, {f"{folder}/{ascend.AIPP_NAME}": ascend.aipp_config(manifest.input)} if args.aipp else {})
+    if args.kind == "om":
+        if args.fusion_switch and not Path(args.fusion_switch).is_file():
+            raise UserError(f"--fusion_switch {args.fusion_switch}: no such file; write one pass a line, such as "
+                            "ConvBatchnormFusionPass:off")
+        folder, files = "aipp" if args.aipp else "", {}
+        conversions = ascend.om_conversions(manifest, soc or ascend.soc_from_npu_smi(), batches, args.aipp,
+                                            args.dynamic_batch, args.log, args.fusion_switch, args.further)
+    else:
+        if args.further:
+            raise UserError(f"{args.further[0]}: converter_lite gets no further options; leave out what stands behind "
+                            "--")
+        if soc:
+            raise UserError(f"{soc}: converter_lite takes the chip as --optimize ascend_oriented:CHIP")
+        conversion, config = ascend.lite_conversion(manifest, batches, args.optimize, args.precision, args.aipp)
+        conversions, folder, files = [conversion], "lite", {f"lite/{ascend.LITE_CONFIG_NAME}": config}
+    if args.aipp:
+        files[f"{folder}/{ascend.AIPP_NAME}"] = ascend.aipp_config(manifest.input)
+    show(conversions, files)
     if args.dry_run:
         return
-    if any(item.command[2].endswith("_dynamic.onnx") for item in conversions):
+    if not all(item.source.sha256 for item in conversions):
         manifest = ascend.derive_dynamic_onnx(manifest)
-    if args.aipp:
-        ascend.write_aipp(manifest, folder)
+    for name, text in files.items():
+        write_text(manifest.path.parent / name, text)
     entries = [ascend.convert(item) for item in conversions]
     print(f"{len(entries)} models listed in {ascend.record(manifest, entries, folder, args.aipp)}")
 
 
-def convert_lite(args: argparse.Namespace) -> None:
-    """One Lite ``.mindir`` in the folder ``lite``, with its own manifest."""
-    manifest = load_manifest(args.manifest)
-    soc, batches = split_numbers(args.numbers)
-    if args.further:
-        raise UserError(f"{args.further[0]}: converter_lite gets no further options; leave out what stands behind --")
-    if soc:
-        raise UserError(f"{soc}: converter_lite takes the chip as --optimize ascend_oriented:CHIP")
-    conversion, config = ascend.lite_conversion(manifest, batches, args.optimize, args.precision, args.aipp)
-    files = {f"lite/{ascend.LITE_CONFIG_NAME}": config}
-    if args.aipp:
-        files[f"lite/{ascend.AIPP_NAME}"] = ascend.aipp_config(manifest.input)
-    show([conversion], files)
-    if args.dry_run:
-        return
-    ascend.write_lite_config(manifest, config)
-    if args.aipp:
-        ascend.write_aipp(manifest, "lite")
-    entry = ascend.convert(conversion)
-    print(f"1 model listed in {ascend.record(manifest, [entry], 'lite', args.aipp)}")
-
-
 def split_numbers(words: list[str]) -> tuple[str, list[int]]:
-    """Tells the chip from the batch sizes: a chip has a letter in its name, or is 310 or 910."""
+    """Separates the chip from the batch sizes: a chip has a letter in its name, or is 310 or 910."""
     soc = ""
     if words and (not words[0].isdigit() or words[0] in ("310", "910")):
         soc, words = words[0], words[1:]
@@ -101,7 +87,7 @@ def split_numbers(words: list[str]) -> tuple[str, list[int]]:
 
 
 def show(conversions: list[ascend.Conversion], files: dict[str, str]) -> None:
-    """Prints the files and the exact commands; the commands alone are on lines of their own."""
+    """Prints the files as comment lines and the exact commands as plain lines."""
     folder = conversions[0].folder
     for name, text in files.items():
         print(f"# {folder / name}")

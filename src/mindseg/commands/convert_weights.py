@@ -1,4 +1,4 @@
-"""Turns weights of public implementations into a checkpoint of this project."""
+"""Converts weights of public implementations to a checkpoint of this project."""
 import argparse
 
 import yaml
@@ -20,7 +20,11 @@ Reading .pth needs torch (requirements-convert.txt)."""
 
 
 def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
-    """Turns ``model.variant=modelzoo`` into keyword arguments of ``create_model``.
+    """Parses words such as ``model.num_classes=20`` into keyword arguments of ``create_model``.
+
+    Args:
+        name: Network.
+        assignments: Words after ``--set``.
 
     Raises:
         UserError: If a word is no assignment or the network has no such option.
@@ -38,14 +42,14 @@ def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Reads, converts and writes."""
+    """Reads the source, converts it and writes the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, choices=list(MODELS), help="network that gets the weights")
     parser.add_argument("--source", required=True, help=".pth, .pt, .tar, .npz, .safetensors or .ckpt")
     parser.add_argument("--output", required=True, help="checkpoint to write, ends in .ckpt")
     parser.add_argument("--set", action="append", default=[], metavar="model.KEY=VALUE",
-                        help="option of the network (repeatable); what the source demands is set without asking")
+                        help="option of the network (repeatable); those that the source requires are set by themselves")
     parser.add_argument("--part", default="all", help="all, backbone or encoder: convert only this part")
     parser.add_argument("--drop_classifier", action="store_true",
                         help="leave out the layers that depend on the number of classes")

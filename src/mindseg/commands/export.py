@@ -15,6 +15,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
+    """Parses the command line and exports."""
     parser = argparse.ArgumentParser(description="Export a checkpoint with its manifest, deploy.yaml.", epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file, see configs/")

@@ -1,12 +1,12 @@
-"""Makes a small file of trained weights: parameters only, named by its content, listed in ``weights/README.md``."""
+"""Publishes trained weights: a small file of parameters, named by its content and listed in ``weights/README.md``."""
 import argparse
-import hashlib
 import os
 from pathlib import Path
 
 from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint
 from mindseg.config import load_config
 from mindseg.errors import UserError
+from mindseg.files import file_sha256, write_text
 
 EXAMPLES = """examples:
   mindseg publish --config configs/fast_scnn/fast_scnn_camvid.yaml --ckpt_path RUN/ckpt/best.ckpt \\
@@ -24,17 +24,19 @@ digits of the file's SHA-256. Use one with `predict.py`, `eval.py`, `export.py` 
 
 
 def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="configuration of the run")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of the run")
-    parser.add_argument("--data", required=True, help="what it was trained on, for the table")
-    parser.add_argument("--score", required=True, help="what it reaches, and on what, for the table")
+    parser.add_argument("--data", required=True, help="training data, for the table")
+    parser.add_argument("--score", required=True, help="score and what it was measured on, for the table")
     parser.add_argument("--output", default="weights", help="folder (default: weights)")
     return parser.parse_args()
 
 
 def main() -> None:
+    """Writes the file and its row of the table, which replaces an older row of the same configuration."""
     args = parse_args()
     if "|" in args.data + args.score:
         raise UserError("--data and --score go into a table: they cannot hold the character |")
@@ -42,20 +44,23 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = publish(args.config, args.ckpt_path, output)
     _, extras = read_checkpoint(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     row = (f"| `{path.name}` | `{Path(args.config).stem}` | {args.data} | {args.score} | {extras['epoch']} | "
            f"{path.stat().st_size / 1e6:.2f} | `{digest}` |\n")
     table = output / "README.md"
     text = table.read_text(encoding="utf-8") if table.exists() else HEAD
     kept = [line for line in text.splitlines(keepends=True) if f"`{Path(args.config).stem}`" not in line]
-    tmp = table.with_name(".README.md.tmp")
-    tmp.write_text("".join(kept) + row, encoding="utf-8")
-    os.replace(tmp, table)
+    write_text(table, "".join(kept) + row)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {digest}")
 
 
 def publish(config: str, ckpt_path: str, output: Path) -> Path:
     """Writes the weights of a run's checkpoint without what only training needs.
+
+    Args:
+        config: Configuration of the run.
+        ckpt_path: Checkpoint of the run.
+        output: Folder.
 
     Returns:
         ``<output>/<configuration>-<8 digits>.ckpt``.
@@ -71,6 +76,6 @@ def publish(config: str, ckpt_path: str, output: Path) -> Path:
     parameters = [p for p in network.get_parameters() if not p.name.startswith("aux") and not p.name.endswith(".step")]
     tmp = output / f"{Path(config).stem}.unnamed.ckpt"
     save_checkpoint(tmp, parameters, Progress(extras["epoch"], extras["step"], extras["best_miou"]), cfg)
-    path = output / f"{Path(config).stem}-{hashlib.sha256(tmp.read_bytes()).hexdigest()[:8]}.ckpt"
+    path = output / f"{Path(config).stem}-{file_sha256(tmp)[:8]}.ckpt"
     os.replace(tmp, path)
     return path

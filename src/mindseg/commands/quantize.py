@@ -1,6 +1,5 @@
 """int8 post-training quantisation: ``mindseg quantize --manifest M --dataset ROOT --output M_int8``."""
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mindseg.commands.preprocess import find_samples
 from mindseg.data.datasets import Sample
 from mindseg.deploy.quantize import quantize
 from mindseg.errors import UserError
-from mindseg.files import write_text
+from mindseg.files import write_json
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import Manifest, load_manifest
 
@@ -23,6 +22,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
+    """Quantises the model and, if asked, scores it beside the float model."""
     parser = argparse.ArgumentParser(description="Quantise an exported ONNX model to int8.", epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", required=True, help="deploy.yaml of the float model, or its folder")
@@ -44,7 +44,17 @@ def main() -> None:
 
 
 def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_drop: float | None) -> None:
-    """Scores both models in onnxruntime and writes ``quantize.json``."""
+    """Scores both models in onnxruntime and writes ``quantize.json``.
+
+    Args:
+        before: Manifest of the float model.
+        after: Manifest of the int8 model.
+        samples: Labelled images.
+        max_drop: Largest loss of mIoU (0.01 = 1 %) that is accepted; ``None``: any.
+
+    Raises:
+        UserError: The loss is larger.
+    """
     scores = {}
     for name, manifest in (("float32", before), ("int8", after)):
         session = open_exported(manifest)
@@ -53,7 +63,7 @@ def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_dr
                              run(spec.read_image(sample.image)[None], size)[0], samples)
     drop = scores["float32"]["miou"] - scores["int8"]["miou"]
     record = {name: {key: value[key] for key in ("miou", "pixel_accuracy")} for name, value in scores.items()}
-    write_text(after.path.parent / "quantize.json", json.dumps({**record, "images": len(samples)}, indent=2) + "\n")
+    write_json(after.path.parent / "quantize.json", {**record, "images": len(samples)})
     for name, value in scores.items():
         print(f"{name:8} mIoU {100 * value['miou']:.2f} %, pixel accuracy {100 * value['pixel_accuracy']:.2f} %")
     if max_drop is not None and drop > max_drop:

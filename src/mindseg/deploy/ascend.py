@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from mindseg.errors import UserError
-from mindseg.files import file_sha256, write_bytes, write_text
+from mindseg.files import file_sha256, write_bytes
 from mindseg.manifest import MANIFEST_NAME, InputSpec, Manifest, ModelFile, save_manifest
 
 AIPP_NAME = "aipp.cfg"
@@ -27,16 +27,18 @@ _HOST_SUFFIX = re.compile(r"_linux_\w+(?=\.om$)")
 
 @dataclass(frozen=True)
 class Conversion:
-    """One command.
+    """One command of a converter.
 
     Attributes:
         command: Program and arguments.
-        folder: Folder it runs in.
+        folder: Folder it runs in, the export's.
+        source: Model that it converts; without a hash if that has still to be derived.
         result: File that it makes.
-        entry: What the manifest says of the result, still without its hash.
+        entry: Entry of the manifest for the result, still without its hash.
     """
     command: tuple[str, ...]
     folder: Path
+    source: ModelFile
     result: Path
     entry: ModelFile
 
@@ -46,7 +48,7 @@ class Conversion:
 
 
 def _quote(word: str) -> str:
-    """Values with commas stand in double quotes, as ATC's documents write them; the rest is quoted only if need be."""
+    """A word for the shell; values with commas stand in double quotes, as ATC's documents write them."""
     flag, equals, value = word.partition("=")
     if equals and re.fullmatch(r"[\w:,.;\-]*,[\w:,.;\-]*", value):
         return f'{flag}="{value}"'
@@ -114,39 +116,44 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
         UserError: No ONNX model, AIPP on a model that normalises by itself, too few gears, an option that is set here.
     """
     soc = soc_version if soc_version.startswith("Ascend") else f"Ascend{soc_version}"
-    batches = list(dict.fromkeys(batches)) or [max(manifest.find("onnx").batch, 1)]
-    if gears and len(batches) < 2:
-        raise UserError(f"--dynamic_batch with batch sizes {batches}: give at least two, such as 1 4 8")
+    sizes = list(dict.fromkeys(batches)) or [max(manifest.find("onnx").batch, 1)]
+    if gears and len(sizes) < 2:
+        raise UserError(f"--dynamic_batch with batch sizes {sizes}: give at least two, such as 1 4 8")
     _check_aipp(manifest, aipp)
-    items = [(-1, sorted(batches))] if gears else [(batch, []) for batch in batches]
+    folder = "aipp/" if aipp else ""
+    # ATC knows no NHWC for ONNX; ND leaves a uint8 NHWC input as it is.
+    layout = "ND" if manifest.input.layout == "NHWC" else "NCHW"
+    last = [f"--insert_op_conf={folder}{AIPP_NAME}"] if aipp else []
+    if fusion_switch:
+        last.append(f"--fusion_switch_file={Path(fusion_switch).resolve()}")     # ATC runs in another folder
     conversions = []
-    for batch, sizes in items:
-        entry = _onnx_for(manifest, batch)
-        stem = _BATCH_SUFFIX.sub("", Path(entry.file).stem)
-        out = f"{stem}_dynamic" if batch < 0 else f"{stem}_bs{batch}"
-        folder = "aipp/" if aipp else ""
-        shape = ",".join(str(number) for number in (batch, *manifest.input.shape[1:]))
-        # ATC knows no NHWC for ONNX; ND leaves a uint8 NHWC input as it is.
-        layout = "ND" if manifest.input.layout == "NHWC" else "NCHW"
-        command = ["atc", "--framework=5", f"--model={entry.file}", f"--output={folder}{out}",
-                   f"--input_format={layout}", f"--input_shape={manifest.input.name}:{shape}", f"--log={log}",
-                   f"--soc_version={soc}"]
+    for batch in [-1] if gears else sizes:
+        source = _onnx_for(manifest, batch)
+        name = _result_name(source, batch)
+        command = ["atc", "--framework=5", f"--model={source.file}", f"--output={folder}{name}",
+                   f"--input_format={layout}", f"--input_shape={manifest.input.name}:{_shape(manifest, batch)}",
+                   f"--log={log}", f"--soc_version={soc}"]
         extra = {"soc_version": soc}
-        if sizes:
-            command.append(f"--dynamic_batch_size={','.join(map(str, sizes))}")
-            extra["batches"] = sizes
-        if aipp:
-            command.append(f"--insert_op_conf={folder}{AIPP_NAME}")
-        if fusion_switch:
-            command.append(f"--fusion_switch_file={Path(fusion_switch).resolve()}")     # ATC runs in another folder
+        if gears:
+            command.append(f"--dynamic_batch_size={','.join(map(str, sorted(sizes)))}")
+            extra["batches"] = sorted(sizes)
+        command += last
         if options:
             _check_atc_options(options, command)
-            command += options
             extra["atc_options"] = list(options)
         root = manifest.path.parent
-        conversions.append(Conversion(tuple(command), root, root / folder / f"{out}.om",
-                                      ModelFile("om", f"{out}.om", batch, "", extra)))
+        conversions.append(Conversion((*command, *options), root, source, root / folder / f"{name}.om",
+                                      ModelFile("om", f"{name}.om", batch, "", extra)))
     return conversions
+
+
+def _shape(manifest: Manifest, batch: int) -> str:
+    return ",".join(map(str, (batch, *manifest.input.shape[1:])))
+
+
+def _result_name(source: ModelFile, batch: int) -> str:
+    """File name without suffix: ``fast_scnn.onnx`` becomes ``fast_scnn_bs4`` or ``fast_scnn_dynamic``."""
+    return _BATCH_SUFFIX.sub("", Path(source.file).stem) + ("_dynamic" if batch < 0 else f"_bs{batch}")
 
 
 def _check_atc_options(options: Sequence[str], command: Sequence[str]) -> None:
@@ -163,13 +170,10 @@ def _check_atc_options(options: Sequence[str], command: Sequence[str]) -> None:
 
 def _onnx_for(manifest: Manifest, batch: int) -> ModelFile:
     """The ONNX model to convert: of that batch, or a dynamic one, or the dynamic one that can be derived (no hash)."""
-    entries = [entry for entry in manifest.models if entry.format == "onnx"]
-    for entry in entries:
-        if entry.batch in (batch, -1):
+    for entry in manifest.models:
+        if entry.format == "onnx" and entry.batch in (batch, -1):
             return entry
-    source = manifest.find("onnx")
-    name = f"{_BATCH_SUFFIX.sub('', Path(source.file).stem)}_dynamic.onnx"
-    return ModelFile("onnx", name, -1, "")
+    return ModelFile("onnx", f"{_result_name(manifest.find('onnx'), -1)}.onnx", -1, "")
 
 
 def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
@@ -178,9 +182,6 @@ def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
     Raises:
         UserError: The packages are missing, or the twin answers differently.
     """
-    target = _onnx_for(manifest, 0)
-    if target.sha256:
-        return manifest
     try:
         import onnx
         import onnxruntime as ort
@@ -189,9 +190,10 @@ def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
     except ImportError as error:
         raise UserError(f"{manifest.path}: a dynamic-batch ONNX model is needed, and making one needs {error.name}; "
                         "pip install -r requirements-deploy.txt or export with export.batch_size=0") from error
-    source = manifest.find("onnx")
+    source, target = manifest.find("onnx"), _onnx_for(manifest, -1)
     model = onnx.load(manifest.model_path(source))
-    feed = _random_feed(manifest, 2)
+    span = (0, 255) if manifest.input.dtype == "uint8" else (-2, 2)
+    feed = np.random.default_rng(0).uniform(*span, (2, *manifest.input.shape[1:])).astype(manifest.input.dtype)
     static = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [np.repeat(feed[i:i + 1], source.batch, 0) for i in range(2)]
     expected = np.concatenate([static.run(None, {manifest.input.name: row})[0][:1] for row in rows])
@@ -199,10 +201,10 @@ def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
     session = ort.InferenceSession(twin.SerializeToString(), providers=["CPUExecutionProvider"])
     answer = session.run(None, {manifest.input.name: feed})[0]
     if manifest.output.type == "argmax":
-        same = (answer == expected).mean() >= 0.9999
+        equal = (answer == expected).mean() >= 0.9999
     else:
-        same = np.abs(answer - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
-    if not same:
+        equal = np.abs(answer - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+    if not equal:
         raise UserError(f"{source.file}: its dynamic-batch twin answers differently; export again with "
                         "export.batch_size=0")
     path = manifest.path.parent / target.file
@@ -240,20 +242,19 @@ def lite_conversion(manifest: Manifest, batches: Sequence[int], optimize: str = 
     sizes = sorted(set(batches)) or [max(manifest.find("mindir").batch, 1)]
     batch = sizes[0] if len(sizes) == 1 else -1
     source = manifest.find("mindir", batch)
-    shape = ",".join(str(number) for number in (batch, *manifest.input.shape[1:]))
-    lines = ["[ascend_context]", f"input_shape={manifest.input.name}:[{shape}]"]
+    lines = ["[ascend_context]", f"input_shape={manifest.input.name}:[{_shape(manifest, batch)}]"]
     if batch < 0:
         lines.append(f"dynamic_dims={','.join(f'[{size}]' for size in sizes)}")
     lines.append(f"precision_mode={precision}")
     if aipp:
         lines.append(f"insert_op_config_file_path=lite/{AIPP_NAME}")
-    stem = f"{_BATCH_SUFFIX.sub('', Path(source.file).stem)}{'_dynamic' if batch < 0 else f'_bs{batch}'}"
-    command = ("converter_lite", "--fmk=MINDIR", f"--modelFile={source.file}", f"--outputFile=lite/{stem}",
+    name = _result_name(source, batch)
+    command = ("converter_lite", "--fmk=MINDIR", f"--modelFile={source.file}", f"--outputFile=lite/{name}",
                f"--optimize={optimize}", "--saveType=MINDIR", f"--configFile=lite/{LITE_CONFIG_NAME}")
     extra = {"converter": "lite", "precision": precision} | ({"batches": sizes} if batch < 0 else {})
     root = manifest.path.parent
-    entry = ModelFile("mindir", f"{stem}.mindir", batch, "", extra)
-    return Conversion(command, root, root / "lite" / entry.file, entry), "\n".join(lines) + "\n"
+    entry = ModelFile("mindir", f"{name}.mindir", batch, "", extra)
+    return Conversion(command, root, source, root / "lite" / entry.file, entry), "\n".join(lines) + "\n"
 
 
 def convert(conversion: Conversion) -> ModelFile:
@@ -286,13 +287,13 @@ def convert(conversion: Conversion) -> ModelFile:
 
 def _environment() -> dict[str, str]:
     """The environment without the folder of libraries that OpenCV puts first: converters bring their own."""
-    opencv = str(Path(cv2.__file__).parent)
+    opencv = str(Path(cv2.__file__).resolve().parent)
     paths = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if not path.startswith(opencv))}
 
 
 def _versions(result: Path) -> dict[Path, tuple[int, ...]]:
-    """The files that a converter may have made for ``result``, and what changes when one is written again."""
+    """Files that a converter may have made for ``result``, with what changes when one is written again."""
     paths = [result, *sorted(result.parent.glob(f"{result.stem}_linux_*{result.suffix}"))]
     stats = {path: path.stat() for path in paths if path.is_file()}
     return {path: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for path, stat in stats.items()}
@@ -319,25 +320,3 @@ def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", a
     output = replace(output, shape=(batch, *output.shape[1:]))
     path = manifest.path.parent / folder / MANIFEST_NAME
     return save_manifest(manifest.moved(path, input=spec, output=output, models=tuple(entries)))
-
-
-def write_aipp(manifest: Manifest, folder: str) -> Path:
-    """Writes the AIPP file into a sub-folder of the export."""
-    path = manifest.path.parent / folder / AIPP_NAME
-    write_text(path, aipp_config(manifest.input))
-    return path
-
-
-def write_lite_config(manifest: Manifest, text: str) -> Path:
-    """Writes converter_lite's configuration file."""
-    path = manifest.path.parent / "lite" / LITE_CONFIG_NAME
-    write_text(path, text)
-    return path
-
-
-def _random_feed(manifest: Manifest, count: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    shape = (count, *manifest.input.shape[1:])
-    if manifest.input.dtype == "uint8":
-        return rng.integers(0, 256, shape, np.uint8)
-    return rng.normal(size=shape).astype(np.float32)

@@ -31,7 +31,6 @@ from mindseg.manifest import (
     ManifestError,
     ModelFile,
     OutputSpec,
-    eval_resize,
     load_manifest,
     save_manifest,
 )
@@ -131,18 +130,17 @@ def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | N
         ConfigError: Only one of height and width is given, or the size is too small for the resize rule.
     """
     d, e, info = cfg.data, cfg.export, dataset_info(cfg.data)
-    height, width = size = _input_size(cfg)
-    resize = _resize_rule(cfg, size)
-    if check_resize(eval_resize(resize, input_size=tuple(size))):
-        raise ConfigError(f"export.height, export.width = {list(size)} cannot hold an image resized by eval.resize = "
-                          f"{{rule: {resize['rule']}, size: {resize['size']}}}; change one of them")
+    height, width = _input_size(cfg)
     n = e.batch_size if e.batch_size > 0 else -1
     in_graph, kind, classes = e.normalize_in_graph, output_type or e.output_type, len(info.classes)
     spec = InputSpec(
         name=INPUT_NAME, shape=(n, height, width, 3) if in_graph else (n, 3, height, width),
         layout="NHWC" if in_graph else "NCHW", dtype="uint8" if in_graph else "float32", color_order=d.color_order,
         normalize="graph" if in_graph else "host", value_range=d.value_range, mean=tuple(d.mean), std=tuple(d.std),
-        resize=resize, pad_value=tuple(round(m * 255 / d.value_range) for m in d.mean))
+        resize=_resize_rule(cfg, (height, width)), pad_value=tuple(round(m * 255 / d.value_range) for m in d.mean))
+    if check_resize(spec.eval_resize):
+        raise ConfigError(f"export.height, export.width = {[height, width]} cannot hold an image resized by eval.resize"
+                          f" = {{rule: {spec.resize['rule']}, size: {spec.resize['size']}}}; change one of them")
     if kind == "argmax":
         output = OutputSpec(name=OUTPUT_NAME, type=kind, dtype="uint8", shape=(n, height, width))
     else:

@@ -32,7 +32,7 @@ _QUANTIZED = ("Conv", "ConvTranspose")
 
 
 class _Images(CalibrationDataReader):
-    """Feeds the calibration images in the model's own form, filled up to its batch."""
+    """Calibration images in the model's input form, each repeated to fill its batch."""
 
     def __init__(self, manifest: Manifest, samples: Sequence[Sample], batch: int) -> None:
         self._name = manifest.input.name
@@ -68,8 +68,7 @@ def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path) -> Man
         raise UserError(f"--output {output}: holds the float model, whose manifest would be replaced; choose another")
     entry = manifest.find("onnx")
     model = onnx.load(manifest.model_path(entry))
-    opset = max(MIN_OPSET, next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
-    model = onnx_graph.convert_opset(model, opset)
+    model = onnx_graph.convert_opset(model, max(MIN_OPSET, onnx_graph.opset_of(model)))
     convolutions = [node for node in model.graph.node if node.op_type in _QUANTIZED]
     for index, node in enumerate(convolutions):
         node.name = node.name or f"conv{index}"     # the quantiser excludes by name

@@ -1,7 +1,7 @@
-"""The public implementations whose weights can be read, and how their parameter names turn into ours.
+"""Public implementations whose weights can be read, and the rules that turn their layer names into ours.
 
-The names are facts of those projects' files. A rule is a pattern and a replacement for the name of a layer; what the
-layer's tensors are called (``weight`` or ``gamma``) is settled in weights.py.
+The names are facts of those projects' files. A rule is a pattern and a replacement for the name of a layer; the names
+of a layer's tensors (``weight`` or ``gamma``) are mapped in weights.py.
 """
 import re
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Source:
 
 
 def _pick(*names: str, offset: int = 0) -> Callable[[re.Match], str]:
-    """A replacement: group 1, then the name that group 2 counts out, and a dot."""
+    """Replacement: group 1, then the name whose index is group 2 (less ``offset``), and a dot."""
     return lambda match: f"{match[1]}{names[int(match[2]) - offset]}."
 
 
@@ -66,7 +66,7 @@ _SEGMENTRON: Rules = (
 
 
 def _enet_block(match: re.Match) -> str:
-    """``regular1_1`` to ``dilated3_7`` count from 1 in stages 1, 2 and 4, from 0 in stage 3; stage 5 has one block."""
+    """Our block of ``regular1_1`` …: numbers start at 1, in stage 3 at 0; stage 5 has one block."""
     stage, index = int(match[1]), int(match[2])
     if stage == 5:
         return "stage5."
@@ -74,7 +74,7 @@ def _enet_block(match: re.Match) -> str:
 
 
 def _second_conv(match: re.Match) -> str:
-    """Layers 0 to 2 of ``conv2`` are one convolution, its BatchNorm and PReLU; an asymmetric one has 3 to 5 too."""
+    """Layers 0 to 2 of ``conv2``: convolution, BatchNorm and PReLU; an asymmetric one has 3 to 5 too."""
     layer = int(match[2])
     return f"{match[1]}conv2.{layer // 3}.{('conv', 'bn', 'act')[layer % 3]}."
 

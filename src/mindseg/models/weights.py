@@ -1,10 +1,9 @@
-"""Weights that people already have: recognised by their parameter names and given the names of this project.
+"""Weights of public implementations under the parameter names of this project.
 
-Read are ``.pth``/``.pt`` (needs torch), ``.npz``, ``.safetensors`` and MindSpore's ``.ckpt``. Whatever is left over on
-either side of a conversion is an error, unless it is a whole part that the file or the network does not have.
+Readable are ``.pth``/``.pt`` (needs torch), ``.npz``, ``.safetensors`` and MindSpore's ``.ckpt``. The source is
+recognised by its parameter names. Whatever is left over on either side of a conversion is an error, unless it is a
+whole part that the file or the network does not have.
 """
-import contextlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,22 +16,23 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from mindseg.errors import UserError, first_line
+from mindseg.files import replacing
 from mindseg.models import create_model, model_options
 from mindseg.models.weight_sources import SOURCES, Source
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.", "_backbone.")
-# What training leaves in a checkpoint beside the network: optimizer state, counters, loss scale.
+# Training state in a checkpoint: optimizer, counters, loss scale.
 STATE = re.compile(r"(^|\.)(moments|moment1|moment2|accum|stat|num_batches_tracked)(\.|$)|"
                    r"^(learning_rate|momentum|weight_decay|beta[12]_power|epoch(_num)?|(global_)?step(_num)?|best_miou|"
                    r"config|eval_step|good_steps|scale_sense|loss_scale|\w*_iterator_step)$")
-# PyTorch's and older names of a layer's tensors, and what they are called here.
+# PyTorch's and older names of a layer's tensors, and our names of them.
 TENSORS = {"weight": ("weight", "gamma", "slope"), "bias": ("bias", "beta"), "running_mean": ("moving_mean",),
            "running_var": ("moving_variance",), "w": ("slope",)}
 # Layers whose shape depends on the number of classes.
 CLASSIFIERS = {"fast_scnn": r"^(classifier\.conv|aux_head\d\.conv2)\.", "enet": r"^(decoder\.fullconv|pred)\.",
                "bisenetv2": r"^(head|aux\w+)\.conv_out\.", "fcn8s": r"^(up)?score"}
-# Tensors that tell the number of classes, and the axis that does.
+# Tensors with one entry per class, and the axis of the classes.
 CLASS_AXIS = {"classifier.conv.weight": 0, "head.conv_out.weight": 0, "score_fr.weight": 0, "pred.weight": 0,
               "decoder.fullconv.weight": 1}
 # Parts of a network that can be loaded alone (``model.pretrained_part``), by prefix.
@@ -78,14 +78,17 @@ def convert_state_dict(name: str, state: Mapping[str, np.ndarray], **model_kwarg
 
 def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_classifier: bool = False,
             **model_kwargs: object) -> Conversion:
-    """As ``convert_state_dict``, with a report of what was not used and what is missing.
+    """Converts weights as ``convert_state_dict`` and reports what was not used and what is missing.
 
     Args:
-        name: Network.
-        state: State dict.
+        name: Network, see ``create_model``.
+        state: Parameter names and arrays of a PyTorch state dict or an older MindSpore checkpoint.
         part: ``all``, or the only part of the network that is filled: ``backbone``, ``encoder`` (``PARTS``).
         drop_classifier: Leaves out the layers whose shape depends on the classes, for another number of them.
-        **model_kwargs: Options of our network.
+        **model_kwargs: Options of our network; ``num_classes`` is read from the weights unless it is given.
+
+    Raises:
+        UserError: See ``convert_state_dict``.
     """
     state = clean_state(state)
     source = detect_source(name, state)
@@ -97,25 +100,30 @@ def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_
         network = create_model(name, int(classes), **model_kwargs)
     shapes = {p.name: tuple(p.shape) for p in network.get_parameters()}
     prefixes = _part_prefixes(name, part)
-    wanted = {key for key in shapes if key.startswith(prefixes) and key.startswith(source.part)
-              and not (drop_classifier and re.search(CLASSIFIERS.get(name, "(?!)"), key))}
-    params, unplaced = _place(renamed, shapes, wanted)
+    targets = {key for key in shapes if key.startswith(prefixes) and key.startswith(source.part)
+               and not (drop_classifier and re.search(CLASSIFIERS.get(name, "(?!)"), key))}
+    params, unplaced = _place(renamed, shapes, targets)
     _fold_biases(source, renamed, params, unplaced)
     _check_shapes(name, source, params, shapes)
     filled = {key.split(".")[0] for key in params}
-    for key in wanted - set(params):
+    for key in targets - set(params):
         counter = key.endswith(".step") and key.split(".")[0] in filled
         if counter or (source.zeros and re.search(source.zeros, key)):
             params[key] = np.zeros(shapes[key], np.int32 if counter else np.float32)
-    odd = [new for new in unplaced if new.startswith(prefixes)]
-    _check_leftovers(name, source, [key for key in shapes if key in wanted and key not in params],
-                     {new: renamed[new][0] for new in odd}, filled, {key.split(".")[0] for key in shapes})
+    missing = tuple(key for key in shapes if key not in params)
+    _check_leftovers(name, source, [key for key in missing if key in targets],
+                     {new: renamed[new][0] for new in unplaced if new.startswith(prefixes)}, filled,
+                     {key.split(".")[0] for key in shapes})
     return Conversion(source.title, {key: params[key] for key in shapes if key in params},
-                      tuple(renamed[new][0] for new in unplaced), tuple(key for key in shapes if key not in params))
+                      tuple(renamed[new][0] for new in unplaced), missing)
 
 
 def detect_source(name: str, state: Mapping[str, np.ndarray]) -> Source:
-    """Recognises whose weights a clean state dict (see ``clean_state``) holds.
+    """Recognises the public implementation that weights come from.
+
+    Args:
+        name: Network that gets the weights.
+        state: Names and arrays, see ``clean_state``.
 
     Raises:
         UserError: If the keys belong to no known implementation of this network.
@@ -152,11 +160,11 @@ def clean_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _check_options(name: str, source: Source, model_kwargs: Mapping[str, object]) -> None:
     defaults = model_options(name)
-    for key, wanted in source.options.items():
+    for key, value in source.options.items():
         given = model_kwargs.get(key, defaults[key])
-        if given != wanted:
-            raise UserError(f"these are weights of {source.title}: they need {name} with {key}={wanted}, not "
-                            f"{key}={given} (--set model.{key}={wanted})")
+        if given != value:
+            raise UserError(f"these are weights of {source.title}: they need {name} with {key}={value}, not "
+                            f"{key}={given} (--set model.{key}={value})")
 
 
 def _rename(source: Source, state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
@@ -184,15 +192,15 @@ def _part_prefixes(name: str, part: str) -> tuple[str, ...]:
 
 
 def _place(renamed: Mapping[str, tuple[str, np.ndarray]], shapes: Mapping[str, tuple[int, ...]],
-           wanted: set[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Our parameters that the file holds, and the new names that have no place."""
+           targets: set[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Our parameters among ``targets`` that the file holds, and the new names that have no place."""
     params, unplaced = {}, []
     for new, (_, value) in renamed.items():
         layer, _, tensor = new.rpartition(".")
         target = next((f"{layer}.{t}" for t in (tensor, *TENSORS.get(tensor, ())) if f"{layer}.{t}" in shapes), None)
         if target is None:
             unplaced.append(new)
-        elif target in wanted and tensor != "step":
+        elif target in targets and tensor != "step":
             params[target] = np.asarray(value, np.float32)
     return params, unplaced
 
@@ -328,7 +336,11 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def save_weights(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
-    """Writes parameters to a ``.ckpt`` under a temporary name and renames it.
+    """Writes parameters to a MindSpore checkpoint.
+
+    Args:
+        path: File to write, ends in ``.ckpt``.
+        params: Parameter names and arrays.
 
     Raises:
         UserError: If the name does not end in ``.ckpt`` or the folder cannot be written.
@@ -336,18 +348,12 @@ def save_weights(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
     path = Path(path)
     if path.suffix != ".ckpt":
         raise UserError(f"{path}: the output is a MindSpore checkpoint, its name must end in .ckpt")
-    tmp = path.with_name(f".{path.stem}.tmp.ckpt")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ms.save_checkpoint([{"name": key, "data": Tensor(value)} for key, value in params.items()], str(tmp),
-                           crc_check=True)
-        with open(tmp, "rb") as stream:
-            os.fsync(stream.fileno())
-        tmp.chmod(0o644)
-        os.replace(tmp, path)
-    except (OSError, RuntimeError, ValueError) as error:
-        with contextlib.suppress(OSError):  # the folder may be a file
-            tmp.unlink()
-        raise UserError(f"{path}: cannot be written ({first_line(error)}); free space or choose another "
-                        "folder") from None
+    content = [{"name": key, "data": Tensor(value)} for key, value in params.items()]
+    with replacing(path, sync=True) as temporary:
+        try:
+            ms.save_checkpoint(content, str(temporary), crc_check=True)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{path}: cannot be written ({first_line(error)}); free space or choose another folder"
+                            ) from None
+        temporary.chmod(0o644)
     return path
