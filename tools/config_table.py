@@ -16,7 +16,7 @@ HEAD = """# Configuration
 
 Written by `python tools/config_table.py` from `configs/_base_/defaults.yaml`; change that file, not this one.
 
-A configuration is a YAML file that says what differs from the files named under `_base_`:
+A configuration is a YAML file that sets what differs from the files listed under `_base_`:
 
 ```yaml
 _base_: [../_base_/defaults.yaml, ../_base_/cityscapes.yaml]
@@ -24,12 +24,12 @@ model: {name: bisenetv2}
 train: {global_batch: 32, steps: 160000}
 ```
 
-- Files are relative to the one that names them. Later files win over earlier ones, the file itself over its `_base_`,
-  `--set` over all. Sections merge key by key; a list or a mapping that is a value is replaced as a whole.
-- `--set section.key=value` can be repeated, for every verb that takes `--config`. The value is read as YAML: `null`,
-  `true`, `1e-3`, `[64, 96]`. Quote what the shell would touch.
-- Only the keys below exist. An unknown key, a key in the wrong section or a value of the wrong type ends the program
-  before it starts:
+- File names are relative to the file that lists them. Later files override earlier ones, the file itself overrides its
+  `_base_`, and `--set` overrides all. Sections merge key by key; a value that is a list or a mapping is replaced as a
+  whole.
+- `--set section.key=value` works with every verb that takes `--config`, and can be repeated. The value is read as YAML:
+  `null`, `true`, `1e-3`, `[64, 96]`. Quote characters that the shell would change.
+- Unknown keys are rejected with a suggestion, and so are values of the wrong type, before anything runs:
 
 <!-- test: run -->
 ```console
@@ -40,38 +40,40 @@ error: --set data.lr=0.01: unknown key 'data.lr'; did you mean 'optim.lr'?
 - The resolved configuration, with every key, is written to `config.yaml` of the run folder and stored in every
   checkpoint. It is a configuration itself: `--config RUN/config.yaml` repeats the run.
 
-Types: `int`, `float` (a whole number will do), `bool`, `str`, `dict`, `list[int]` and so on; `a/b/c` lists the only
-values; a trailing `?` allows `null`. `[h, w]` is height before width, in pixels. Recipes and their sources are listed
-in [configs/README.md](../configs/README.md), what the keys do in [recipes.md](recipes.md), [data.md](data.md),
-[evaluation.md](evaluation.md) and [deployment.md](deployment.md).
+Types: `int`, `float` (also a whole number), `bool`, `str`, `dict`, `list`, `list[int]`, `list[int, 2]` (exactly two
+numbers); `a/b/c` lists the choices; a trailing `?` allows `null`; `> 0` or `>= 0, < 1` limits every number of the
+value. Sizes are in pixels, height before width. [configs/README.md](../configs/README.md) lists the recipes and their
+sources; [recipes.md](recipes.md), [data.md](data.md), [evaluation.md](evaluation.md) and
+[deployment.md](deployment.md) explain the keys.
 """
 SECTIONS = {
-    "model": "The network. `null` takes the network's own default; an option of another network is an error.",
-    "data": "What is read, and how training samples are changed. See [data.md](data.md).",
+    "model": "The network. `null` takes the network's default; options of another network are errors.",
+    "data": "Data set, preprocessing and augmentation. See [data.md](data.md).",
     "loss": "The loss of the main output and of the auxiliary heads. See [recipes.md](recipes.md).",
-    "optim": "Optimizer, learning rate over the steps, precision of the gradients. See [recipes.md](recipes.md).",
+    "optim": "Optimizer, learning-rate schedule, gradients. See [recipes.md](recipes.md).",
     "train": "Batch, length, evaluation and checkpoints while training, half precision, several devices.",
-    "eval": "How a model is scored. See [evaluation.md](evaluation.md).",
+    "eval": "Inference and scoring. See [evaluation.md](evaluation.md).",
     "export": "The exported model. See [deployment.md](deployment.md).",
-    "runtime": "The machine. `DEVICE_TARGET` and `DEVICE_ID` in the environment win over the keys.",
+    "runtime": "The machine. The environment variables `DEVICE_TARGET` and `DEVICE_ID` override the keys.",
 }
 TAIL = """
 ## Rules between keys
 
-Checked when a configuration is loaded; the error names the keys and what to set.
+Checked when a configuration is loaded; the error names the keys and the value to set.
 
 - `model.num_classes` must be the data set's: 19 (`cityscapes`), 21 (`voc`), the length of `data.class_names` (`list`);
   one more with `data.void_class`.
-- `data.name: list` needs `data.class_names`. `data.ignore_id` must not be a class.
-- `loss.class_weights` has one number a class. `loss.label_stride` must divide `data.resize` or `data.crop_size`.
+- `data.name: list` needs `data.class_names`. `data.ignore_id` must not be a class id.
+- `loss.class_weights` has one number per class. `loss.label_stride` must divide `data.resize` or `data.crop_size`.
 - `eval.resize.center_crop` needs `eval.label_size: input`. `eval.stride` must not be larger than the window.
-- `train.global_batch` must be divisible by the number of devices, and a device's share by `train.device_batch`.
-- `export.height` and `export.width` come together, and are at least 32, as are both sides of `data.crop_size`.
+- `train.global_batch` must be divisible by the number of devices, and the samples of one device by
+  `train.device_batch`.
+- `export.height` and `export.width` are set together, and are at least 32.
 """
 
 
 def table(keys: dict[str, Key]) -> str:
-    """The keys of one section as a Markdown table."""
+    """Formats the keys of one section as a Markdown table."""
     lines = ["| key | default | type | meaning |", "|---|---|---|---|"]
     for name, key in keys.items():
         cells = (f"`{name}`", f"`{default_text(key.default)}`", f"`{key.type}`", key.text)
@@ -80,13 +82,13 @@ def table(keys: dict[str, Key]) -> str:
 
 
 def default_text(value: object) -> str:
-    """A value as it would be written into a configuration, on one line."""
+    """Formats a value as in a configuration, on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def page() -> str:
-    """The whole page."""
+    """Builds the whole page."""
     parts = [HEAD]
     for name, keys in load_schema().items():
         parts.append(f"\n## `{name}`\n\n{SECTIONS[name]}\n\n{table(keys)}\n")
