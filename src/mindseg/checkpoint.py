@@ -20,7 +20,7 @@ EXTRAS = ("epoch", "step", "best_miou", "eval_step", "config")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         epoch: Epochs finished.

@@ -113,7 +113,7 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What the class ids mean.
+    """Meaning of the class ids.
 
     Attributes:
         name: ``cityscapes``, ``voc`` or ``list``.
@@ -188,7 +188,7 @@ class Manifest:
 
         Args:
             fmt: ``onnx``, ``openvino``, ``mindir``, ``om`` or ``air``.
-            batch: Wanted batch size; ``None`` takes the first entry.
+            batch: Batch size; ``None`` takes the first entry.
 
         Raises:
             ManifestError: The manifest lists no such model.
@@ -197,8 +197,8 @@ class Manifest:
             if entry.format == fmt and (batch is None or entry.batch in (batch, -1)):
                 return entry
         listed = ", ".join(f"{entry.format} (batch {entry.batch})" for entry in self.models) or "none"
-        wanted = fmt if batch is None else f"{fmt} with batch {batch}"
-        raise ManifestError(f"{self.path}: lists no {wanted} model (listed: {listed}); export or convert one first")
+        asked = fmt if batch is None else f"{fmt} with batch {batch}"
+        raise ManifestError(f"{self.path}: lists no {asked} model (listed: {listed}); export or convert one first")
 
     def model_path(self, entry: ModelFile, check_hash: bool = True) -> Path:
         """Returns the model file's path after checking that it is there and is the one the manifest describes.

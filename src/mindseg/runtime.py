@@ -20,7 +20,7 @@ from mindseg.version import __version__
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process runs.
+    """Device and rank of this process.
 
     Attributes:
         device_target: CPU, Ascend or GPU.
@@ -103,7 +103,7 @@ def _device_id(configured: int) -> int:
 
 
 def _adopt_launcher(target: str) -> bool:
-    """Whether a launcher started this process as one of several.
+    """Recognises the launcher of a job; returns True if this process is one of several.
 
     msrun sets ``MS_*``. mpirun sets ``OMPI_COMM_WORLD_*``, which MindSpore's CPU back end does not understand, so they
     are translated, and rank 0 starts the scheduler process that msrun would have started. A rank table is left to
@@ -162,7 +162,7 @@ def set_seed(seed: int) -> None:
 
 
 def environment(runtime: Runtime) -> dict:
-    """What the run folder's ``env.json`` holds: versions, machine, commit."""
+    """Versions, machine and commit, for the run folder's ``env.json``."""
     import cv2
 
     def git(*words: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from mindseg.checkpoint import load_weights, read_checkpoint
+from mindseg.commands.arguments import add_config, create_parser
 from mindseg.config import CONFIGS, Config, load_config
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
 from mindseg.data.loader import Loader, create_loader
@@ -43,10 +44,9 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score a checkpoint or an exported model.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
+    """Reads the command line."""
+    parser = create_parser("Score a checkpoint or an exported model.", EXAMPLES)
+    add_config(parser)
     # ModelArts brings the checkpoint itself.
     fetched = any(word.startswith("--checkpoint_url") for word in sys.argv)
     model = parser.add_mutually_exclusive_group(required=not fetched)
@@ -67,6 +67,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Scores a checkpoint, a folder of checkpoints or an exported model."""
     args = parse_args()
     overrides = protocol_overrides(args.protocol) if args.protocol else []
     overrides += args.set + ([f"eval.mode={args.mode}"] if args.mode else [])
@@ -127,7 +128,7 @@ def protocol_overrides(name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a call of eval.py asks for.
+    """Options of one evaluation.
 
     Attributes:
         config: Configuration file, as typed.
@@ -176,7 +177,7 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
 
 
 def read_beside(pairs: tuple[str, ...]) -> list[tuple[str, float]]:
-    """mIoU of each ``name=eval.json``.
+    """Mean IoU of each ``name=eval.json``.
 
     Raises:
         UserError: Not of that form, or the file is missing or holds no mIoU.

@@ -1,5 +1,4 @@
 """Scores results: ``python postprocess.py --manifest DIR/deploy.yaml --result RESULTDIR --dataset ROOT``."""
-import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mindseg.commands.arguments import add_dataset, create_parser
 from mindseg.commands.preprocess import find_samples
 from mindseg.data.datasets import Sample, cityscapes_encoding, train_id_lut
 from mindseg.data.decode import check_sizes, decode_label, decode_label_values
@@ -29,13 +29,10 @@ _SUFFIXES = (".png", ".bin", ".npy", ".txt")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Score inference results against the data set's labels.",
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", required=True, help="deploy.yaml of the exported model, or its folder")
+    """Scores the results of the runner or of another inference program."""
+    parser = create_parser("Score inference results against the data set's labels.", EXAMPLES)
+    add_dataset(parser)
     parser.add_argument("--result", required=True, metavar="RESULTDIR", help="folder of the results")
-    parser.add_argument("--dataset", required=True, metavar="ROOT", help="folder of the data set the manifest names")
-    parser.add_argument("--split", default="val", help="split to take (default: val)")
-    parser.add_argument("--list", help="file of image,label lines to take instead of a split")
     parser.add_argument("--sort_log", help="score only the images named in this file; their order does not matter")
     parser.add_argument("--save_masks", choices=("color", "labelIds"), help="also write masks, into RESULTDIR/masks")
     parser.add_argument("--output", help="folder for eval.json and masks (default: RESULTDIR)")
@@ -156,8 +153,8 @@ def interpret(values: np.ndarray, manifest: Manifest, name: str) -> np.ndarray:
         unit = "values" if typed else "bytes"
         raise DataError(f"{name}: {values.size} {unit} are neither class ids nor logits of {classes} classes for a "
                         f"model of {height}x{width}; is it the result of another model or batch size?")
-    wanted = "logits" if manifest.output.type == "logits" else "ids"
-    kind, dtype = next((item for item in found if item[0] == wanted), found[0])
+    expected = "logits" if manifest.output.type == "logits" else "ids"
+    kind, dtype = next((item for item in found if item[0] == expected), found[0])
     values = values.reshape(-1) if typed else np.frombuffer(values, dtype)
     if kind == "logits":
         return values.reshape(classes, height, width).astype(np.float32)

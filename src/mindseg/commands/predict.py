@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mindseg.commands.arguments import add_config, create_parser
 from mindseg.config import SCHEMA_FILE, load_config
 from mindseg.data.datasets import IMAGE_SUFFIXES, DatasetInfo
 from mindseg.data.decode import decode_image
@@ -27,6 +28,9 @@ from mindseg.inference.video import FrameSink, frames, video_facts
 from mindseg.logs import log, setup_logging
 from mindseg.runtime import setup_runtime
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+KINDS = ("overlay", "mask", "ids", "labelIds", "side")
+SOME_FAILED = 3                # exit status when some inputs could not be read, as the runner's
 EXAMPLES = """examples:
   python predict.py --ckpt_path best.ckpt --input street.jpg --output out
   python predict.py --config C --ckpt_path best.ckpt --input drive.mp4 --output out --save side
@@ -37,14 +41,12 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Segment pictures, folders and videos.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Reads the command line."""
+    parser = create_parser("Segment pictures, folders and videos.", EXAMPLES)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--ckpt_path", help="checkpoint")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
-    parser.add_argument("--config", help="configuration of the checkpoint: a YAML file or a name such as "
-                        "fast_scnn_camvid (default: the one that the checkpoint carries)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
+    add_config(parser, required=False, note=" (default: the configuration that the checkpoint carries)")
     parser.add_argument("--mode", metavar="MODE", help="whole, slide, ms, flip, msflip or slide_msflip (eval.mode)")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
     parser.add_argument("--input", required=True, help="image, video, folder or quoted glob")
@@ -57,6 +59,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
+    """Segments images and videos; returns 3 if some could not be read."""
     args = parse_args()
     if args.manifest and (args.mode or args.set or args.config):
         raise UserError("--manifest: an exported model brings its own settings; leave --config, --set and --mode out")
@@ -79,26 +82,22 @@ def main() -> int:
         raise UserError(f"{args.output}: cannot write there ({error.strerror}); choose another --output") from None
 
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-KINDS = ("overlay", "mask", "ids", "labelIds", "side")
-SOME_FAILED = 3                # exit status when some inputs could not be read, as the runner's
-
-
 @dataclass
 class Tally:
-    """What was done: pictures and frames, failures by name, and where the time went."""
+    """Counts of one call: images and frames, failures by name, seconds in the model."""
     images: int = 0
     failed: list[dict] = field(default_factory=list)
     model_seconds: float = 0.0
 
     def fail(self, name: str, error: str) -> None:
+        """Counts and logs an image or frame that could not be read."""
         log.warning("%s", error)
         self.failed.append({"file": name, "error": error})
 
 
 @dataclass(frozen=True)
 class Output:
-    """What to write for each picture, and where.
+    """Results to write for each image.
 
     Attributes:
         folder: Output folder.

@@ -1,5 +1,4 @@
 """Writes model inputs: ``python preprocess.py --manifest DIR/deploy.yaml --dataset ROOT --output BINDIR``."""
-import argparse
 import math
 import shutil
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mindseg.commands.arguments import add_dataset, create_parser
 from mindseg.data.datasets import Sample, list_samples, read_lines
 from mindseg.errors import DataError, UserError
 from mindseg.files import write_bytes, write_text
@@ -20,13 +20,10 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write one .bin per image, and files.txt, for runner or ais_bench.",
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", required=True, help="deploy.yaml of the exported model, or its folder")
-    parser.add_argument("--dataset", required=True, metavar="ROOT", help="folder of the data set the manifest names")
+    """Writes the input files of the runner."""
+    parser = create_parser("Write one .bin per image, and files.txt, for runner or ais_bench.", EXAMPLES)
+    add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="BINDIR", help="folder for the bins, made if need be")
-    parser.add_argument("--split", default="val", help="split to take (default: val)")
-    parser.add_argument("--list", help="file of image,label lines to take instead of a split")
     parser.add_argument("--link_images", action="store_true", help="only link the images; the runner will decode them")
     args = parser.parse_args()
     manifest = load_manifest(args.manifest)
@@ -63,14 +60,14 @@ def find_samples(manifest: Manifest, root: str | Path, split: str = "val", list_
     if names_file is None:
         return samples
     by_name = {sample.name: sample for sample in samples}
-    wanted = []
+    chosen = []
     for number, line in read_lines(Path(names_file)):
         stem = Path(line.split(",")[0]).name
         name = next((n for n in (stem, Path(stem).stem.removesuffix("_leftImg8bit")) if n in by_name), None)
         if name is None:
             raise DataError(f"{names_file}:{number}: sample '{stem}' is not in {root}; check --dataset and --split")
-        wanted.append(by_name[name])
-    return wanted
+        chosen.append(by_name[name])
+    return chosen
 
 
 def preprocess(manifest: Manifest, samples: Sequence[Sample], output: Path) -> None:

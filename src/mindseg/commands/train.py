@@ -12,6 +12,7 @@ from mindspore import nn
 
 from mindseg.checkpoint import periodic_checkpoints
 from mindseg.comm import broadcast_object
+from mindseg.commands.arguments import add_config, create_parser
 from mindseg.config import Config, dump_config, find_config, load_config
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
@@ -42,10 +43,9 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a segmentation network.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
+    """Reads the command line."""
+    parser = create_parser("Train a segmentation network.", EXAMPLES)
+    add_config(parser)
     parser.add_argument("--pretrained", metavar="CKPT", help="start from these weights")
     parser.add_argument("--resume", metavar="RUN_DIR|CKPT|auto",
                         help="continue a run; auto: the newest of this config, or a new one if there is none")
@@ -54,6 +54,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Trains a network, or each stage of ``train.stages``."""
     args = parse_args()
     if args.run_eval:
         args.set.append("train.run_eval=true")
@@ -85,7 +86,7 @@ def stages(cfg: Config, args: argparse.Namespace, run_dir: Path, runtime: Runtim
 
 
 def find_resumed(cfg: Config, args: argparse.Namespace, runtime: Runtime) -> Path | None:
-    """The run folder or the checkpoint in it that ``--resume`` names; None: a new run is wanted.
+    """The run folder or the checkpoint in it that ``--resume`` names; None: start a new run.
 
     Rank 0 looks; hosts without a common disk need nothing of the run.
     """
@@ -123,7 +124,7 @@ def resume_command(run_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class Batches:
-    """How the global batch is divided: ``device`` samples a step on each device, in ``accumulation`` equal parts."""
+    """Division of the global batch: ``device`` samples a step on each device, in ``accumulation`` equal parts."""
     device: int
     accumulation: int
 

@@ -1,4 +1,4 @@
-"""What Cityscapes' benchmark reports beside the mIoU of the classes: categories and instance-weighted scores."""
+"""Further scores of the Cityscapes benchmark: IoU of categories and instance-weighted IoU."""
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -28,7 +28,7 @@ class Example:
 
 @dataclass
 class Result:
-    """What an evaluation found: scores (``ConfusionMatrix.compute()``, ``images``, ``seconds``) and examples."""
+    """The result of an evaluation: scores (``ConfusionMatrix.compute()``, ``images``, ``seconds``) and examples."""
     scores: dict
     worst: list[Example]
     best: list[Example]
@@ -120,7 +120,7 @@ def _sized(image: np.ndarray, resize: EvalResize, label: np.ndarray) -> np.ndarr
 
 
 def image_miou(counts: np.ndarray) -> float:
-    """mIoU of one image over the classes that its label holds; NaN-free: an image without labels scores 0."""
+    """Mean IoU of one image over the classes that its label holds; NaN-free: an image without labels scores 0."""
     hit, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
     labelled = counts.sum(1) > 0
     return float((hit[labelled] / union[labelled]).mean()) if labelled.any() else 0.0

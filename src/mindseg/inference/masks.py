@@ -1,4 +1,4 @@
-"""Predictions as files: coloured masks, label ids under the benchmarks' names, and archives to hand in."""
+"""Predictions as files: coloured masks, label ids under the benchmarks' names, and submission archives."""
 import tarfile
 import zipfile
 from collections.abc import Sequence

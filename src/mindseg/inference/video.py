@@ -56,7 +56,7 @@ def frames(path: Path) -> Iterator[np.ndarray | None]:
 
 
 class FrameSink:
-    """Where one kind of picture of a video goes: an mp4, or for class ids, which no lossy video can hold, a folder.
+    """Writer of one kind of result of a video: an mp4, or a folder of PNGs for class ids, which no lossy video holds.
 
     Args:
         target: Path of the result without kind and suffix.
@@ -86,7 +86,7 @@ class FrameSink:
         self.owed = []
 
     def again(self, number: int) -> None:
-        """Shows the frame before once more, in the place of a broken one; the first good one if there is none."""
+        """Repeats the previous frame in the place of a broken one, or the first good one if there is none."""
         if self.last is None:
             self.owed.append(number)
         else:
