@@ -163,7 +163,9 @@ def parse(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
     Fails if a flag is unknown, a value is not allowed or something is missing.
     """
     name = "evaluate" if script == "eval.py" else Path(script).stem.replace("-", "_")
-    module = importlib.import_module(f"tools.{name}" if script.startswith("tools/") else f"mindseg.commands.{name}")
+    home = Path(script).parent
+    monkeypatch.syspath_prepend(ROOT / home)     # Python finds what stands beside a script
+    module = importlib.import_module(f"{home}.{name}" if home.name else f"mindseg.commands.{name}")
     original = argparse.ArgumentParser.parse_args
 
     def stop(self, args=None, namespace=None):
