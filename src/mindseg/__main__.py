@@ -16,7 +16,7 @@ COMMANDS = {
     "publish": "write a small checkpoint of parameters and configuration",
     "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",
 }
-_MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
+MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
 USAGE = "usage: mindseg COMMAND [options]\n\n{}\n\nmindseg COMMAND --help shows the options of a command."
 
 
@@ -38,7 +38,7 @@ def main() -> int | None:
     if name not in COMMANDS:
         raise UserError(f"mindseg has no command '{words[0]}'; it knows {', '.join(COMMANDS)}")
     sys.argv = [f"mindseg {name}", *words[1:]]      # what argparse and the log name as the program
-    return import_module(f"mindseg.commands.{_MODULES.get(name, name.replace('-', '_'))}").main()
+    return import_module(f"mindseg.commands.{MODULES.get(name, name.replace('-', '_'))}").main()
 
 
 def run() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 import mindspore as ms
 
-from mindseg.__main__ import COMMANDS
+from mindseg.__main__ import COMMANDS, MODULES
 from mindseg.config import Config, load_config, load_schema, parse_override
 from mindseg.logs import log
 from mindseg.modelarts import MODELARTS_FLAGS
@@ -412,8 +412,8 @@ def this_process(cfg_runtime: Config) -> Runtime:
 
 def command_module(script: str) -> types.ModuleType:
     """The module behind ``train.py``, ``tools/x.py`` or the ``mindseg`` command ``check-dataset``."""
-    name = {"eval": "evaluate"}.get(Path(script).stem, Path(script).stem.replace("-", "_"))
-    return importlib.import_module(f"tools.{name}" if script.startswith("tools/") else f"mindseg.commands.{name}")
+    name, home = Path(script).stem.replace("-", "_"), Path(script).parent.name
+    return importlib.import_module(f"{home}.{name}" if home else f"mindseg.commands.{MODULES.get(name, name)}")
 
 
 def run_python(script: str, words: list[str]) -> str:

@@ -162,6 +162,7 @@ def parse(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
 
     Fails if a flag is unknown, a value is not allowed or something is missing.
     """
+    monkeypatch.syspath_prepend(ROOT / Path(script).parent)     # Python finds what stands beside a script
     module = command_module(script)
     original = argparse.ArgumentParser.parse_args
 
