@@ -8,8 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mindseg.commands.preprocess import find_samples
-from mindseg.data.datasets import Sample, cityscapes_encoding, train_id_lut
+from mindseg.data.datasets import cityscapes_encoding
 from mindseg.data.decode import check_sizes, decode_label, decode_label_values
+from mindseg.data.labels import train_id_lut
+from mindseg.data.samples import Sample
 from mindseg.errors import DataError, first_line
 from mindseg.files import read_bytes, write_json
 from mindseg.inference.masks import MaskWriter

@@ -16,7 +16,8 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindseg.checkpoint import load_network
-from mindseg.data.datasets import UNMAPPED, DatasetInfo, dataset_info
+from mindseg.data.datasets import DatasetInfo, dataset_info
+from mindseg.data.labels import UNMAPPED
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
 from mindseg.deploy.onnx_simplify import simplify

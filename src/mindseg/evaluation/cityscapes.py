@@ -5,7 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mindseg.data.datasets import CITYSCAPES, Sample
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.data.samples import Sample
 from mindseg.errors import DataError
 from mindseg.metrics import InstanceCounts
 

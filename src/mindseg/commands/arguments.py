@@ -1,0 +1,45 @@
+"""Parts that the command lines share."""
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from mindseg.config import Config, load_config
+from mindseg.data.datasets import check_classes
+
+
+def make_parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """Makes a parser whose help keeps the line breaks.
+
+    Args:
+        description: First paragraph of the help.
+        examples: Last paragraph of the help.
+    """
+    return argparse.ArgumentParser(description=description, epilog=examples,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds ``--config`` and ``--set``.
+
+    Args:
+        parser: Parser of the command.
+        required: The command cannot do without a configuration.
+    """
+    parser.add_argument("--config", required=required, metavar="YAML", help="configuration, see configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                        help="overrides a configuration key; repeatable")
+
+
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Loads a configuration and checks that network and data set have the same number of classes.
+
+    Args:
+        path: YAML file.
+        overrides: ``section.key=value`` texts of ``--set``.
+
+    Raises:
+        ConfigError: Something in it is wrong.
+    """
+    cfg = load_config(path, overrides)
+    check_classes(cfg, str(path))
+    return cfg
