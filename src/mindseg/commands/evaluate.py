@@ -263,7 +263,7 @@ def _all_masks(folder: Path, request: Request, size: int) -> list[Path]:
 
 
 def _instances(cfg: Config, loader: Loader) -> Callable[[str], np.ndarray] | None:
-    if not cfg.eval.instance_iou or loader.info.name != "cityscapes":
+    if not cfg.eval.instance_iou or not loader.info.instance_sizes:
         return None
     try:
         return instance_reader(list_samples(cfg.data, "eval"))

@@ -55,6 +55,8 @@ class DatasetInfo:
     instance_sizes: Mapping[str, float] = field(default_factory=dict)
     submission: Submission = Submission()
 
+    two_encodings = False       # label files may hold official ids or train ids
+
     @property
     def label_map(self) -> dict[int, int] | None:
         """Train id of each legal label value; ``None`` for a benchmark, whose name tells it."""
@@ -72,7 +74,7 @@ class DatasetInfo:
             values: Label values of some files, read until such a value is seen.
             file_name: Name of one of the files, which decides if none is seen.
         """
-        if self.train_to_id is None:
+        if not self.two_encodings:
             return self.label_lut()
         luts = {"labelIds": self.label_lut(), "labelTrainIds": train_id_lut(len(self.classes))}
         if label_file in luts:
@@ -107,7 +109,8 @@ class DatasetInfo:
 
 
 class _Cityscapes(DatasetInfo):
-    """Cityscapes, with labels as official ids and as train ids."""
+    """Cityscapes."""
+    two_encodings = True
     label_map = None
 
     def find_samples(self, root: Path, split: str, label_file: str, problems: list[str]) -> list[Sample]:
