@@ -22,10 +22,12 @@ import numpy as np
 from PIL import Image
 
 from mindseg.config import load_config
-from mindseg.data.datasets import CITYSCAPES, Sample
+from mindseg.data.datasets import CITYSCAPES
 from mindseg.data.loader import Loader, train_transform
-from mindseg.data.mindrecord import CODECS, Packing, as_bytes, build_records
-from mindseg.data.pipeline import FolderSource, LoaderOptions, RecordSource
+from mindseg.data.mindrecord import CODECS, Packing, build_records
+from mindseg.data.pipeline import LoaderOptions
+from mindseg.data.samples import Sample
+from mindseg.data.sources import FolderSource, RecordSource, as_bytes
 from mindseg.data.transforms import TrainTransform
 from mindseg.errors import run_main
 

@@ -363,14 +363,6 @@ def check_rules(cfg: Config, origin: str) -> None:
         ConfigError: A rule is broken; the message names the keys and the remedy.
     """
     d = cfg.data
-    expected = {"cityscapes": 19, "voc": 21}.get(d.name) or (d.class_names and len(d.class_names))
-    if d.name == "list" and not d.class_names:
-        raise ConfigError(f"{origin}: data.name = list needs data.class_names, in the order of the label values")
-    expected += d.void_class
-    if cfg.model.num_classes != expected:
-        void = " (void included)" if d.void_class else ""
-        raise ConfigError(f"{origin}: model.num_classes = {cfg.model.num_classes}, but data.name = {d.name} has "
-                          f"{expected} classes{void}; set model.num_classes={expected}")
     if 0 <= d.ignore_id < cfg.model.num_classes:
         raise ConfigError(f"{origin}: data.ignore_id = {d.ignore_id} is a class id; use 255")
     weights = cfg.loss.class_weights

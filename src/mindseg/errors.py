@@ -15,10 +15,15 @@ class DataError(UserError):
     """A data set, an image or a label file is wrong."""
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text that says something; MindSpore's run over many."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    return lines[0] if lines else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """Line of an exception's text that says most; MindSpore's messages run over many, and one may begin with [ERROR].
+
+    Args:
+        error: The exception.
+    """
+    lines = [line.strip(" -\t") for line in str(error).splitlines() if line.strip(" -\t")]
+    marked = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
+    return (marked or lines or [type(error).__name__])[0][:300]
 
 
 def run_main(main: Callable[[], int | None]) -> None:

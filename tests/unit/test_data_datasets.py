@@ -1,19 +1,16 @@
-"""What is found on disk, what is refused, and the tables that the official definitions fix."""
+"""Samples found on disk, wrong descriptions and classes, and the tables that the official definitions fix."""
+import re
+
 import numpy as np
 import pytest
 from cityscapesscripts.helpers import labels as official
 
-from mindseg.data.datasets import (
-    CITYSCAPES,
-    IGNORE,
-    UNMAPPED,
-    VOC,
-    cityscapes_encoding,
-    dataset_info,
-    list_samples,
-    voc_palette,
-)
-from mindseg.errors import DataError
+from mindseg.commands.arguments import read_config
+from mindseg.config import load_config, load_schema
+from mindseg.data.datasets import CITYSCAPES, DATASETS, VOC, dataset_info, list_samples, voc_palette
+from mindseg.data.labels import IGNORE, UNMAPPED, train_id_lut
+from mindseg.data.loader import create_loader
+from mindseg.errors import ConfigError, DataError
 from tests.support.data import make_camvid, make_cityscapes, random_image, write_image, write_palette
 
 
@@ -56,7 +53,7 @@ def test_list_info_from_configuration():
 
 
 @pytest.mark.parametrize(("data", "words"), [
-    ({"name": "ade"}, "no such data set"),
+    ({"name": "ade"}, "must be one of cityscapes, voc, list"),
     ({"name": "list", "class_names": []}, "class_names"),
     ({"name": "list", "class_names": ["a", "b"], "palette": [[0, 0, 0]]}, "palette"),
     ({"name": "list", "class_names": ["a", "b"], "palette": [[0, 0, 0], [0, 0, 256]]}, "palette"),
@@ -198,7 +195,33 @@ def test_encoding_is_told_by_values():
     def files(*values):
         return [np.array([v], np.uint8) for v in values]
 
-    assert cityscapes_encoding(files([7, 8], [0, 33])) == "labelIds"
-    assert cityscapes_encoding(files([7, 8], [3, 255]), "x_labelIds.png") == "labelTrainIds"
-    assert cityscapes_encoding(files([7, 8]), "x_gtFine_labelTrainIds.png") == "labelTrainIds"
-    assert cityscapes_encoding(files([7, 8]), "x_gtFine_labelIds.png") == "labelIds"
+    ids, train_ids = CITYSCAPES.label_lut(), train_id_lut(19)
+    for values, name, expected in ((files([7, 8], [0, 33]), "", ids),
+                                   (files([7, 8], [3, 255]), "x_labelIds.png", train_ids),
+                                   (files([7, 8]), "x_gtFine_labelTrainIds.png", train_ids),
+                                   (files([7, 8]), "x_gtFine_labelIds.png", ids)):
+        assert np.array_equal(CITYSCAPES.choose_lut("auto", values, name), expected)
+    assert np.array_equal(CITYSCAPES.choose_lut("labelTrainIds", files([0, 33]), ""), train_ids)
+    assert np.array_equal(CITYSCAPES.choose_lut("labelIds", files([255]), ""), ids)
+    assert np.array_equal(VOC.choose_lut("auto", files([19, 33]), ""), VOC.label_lut())
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("model: {num_classes: 7}", ["model.num_classes = 7", "19", "set model.num_classes=19"]),
+    ("data: {void_class: true}", ["19, but", "20 classes (void included)", "model.num_classes=20"]),
+    ("data: {name: list}", ["data.class_names"]),
+    ("data: {name: list, class_names: [a, b]}", ["data.name = list has 2 classes", "set model.num_classes=2"]),
+])
+def test_class_count_is_checked_by_commands_and_by_the_loader(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        read_config(tmp_path / "bad.yaml")
+    for word in ["bad.yaml: ", *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=re.escape(words[0])):
+        create_loader(load_config(tmp_path / "bad.yaml"), "train")
+
+
+def test_every_data_set_is_a_legal_value_of_the_key():
+    assert load_schema()["data"]["name"].type.split("/") == list(DATASETS)

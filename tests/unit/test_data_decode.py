@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from mindseg.data import jpeg
-from mindseg.data.datasets import CITYSCAPES, VOC, label_lut, train_id_lut
-from mindseg.data.decode import decode_image, decode_image_rows, decode_label, encode_label, has_unmapped
+from mindseg.data.datasets import CITYSCAPES, VOC
+from mindseg.data.decode import decode_image, decode_image_rows, decode_label, encode_label
+from mindseg.data.labels import has_unmapped, label_lut, train_id_lut
 from mindseg.errors import DataError
 from tests.support.data import random_image, random_label, write_palette
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from mindseg.data import jpeg
-from mindseg.data.datasets import CITYSCAPES, IGNORE, VOC, list_samples
+from mindseg.data.datasets import CITYSCAPES, VOC, list_samples
+from mindseg.data.labels import IGNORE
 from mindseg.data.loader import create_loader
 from mindseg.data.mindrecord import Packing, build_records
-from mindseg.data.pipeline import FolderSource, Pipeline, choose_lut
+from mindseg.data.pipeline import Pipeline
+from mindseg.data.sources import FolderSource, choose_lut
 from mindseg.data.transforms import TrainTransform
 from mindseg.errors import DataError
 from tests.support.data import (

@@ -14,7 +14,8 @@ import pytest
 import mindspore.dataset as ds
 
 from mindseg.data.datasets import dataset_info, list_samples
-from mindseg.data.mindrecord import Packing, build_records, open_records
+from mindseg.data.mindrecord import Packing, build_records
+from mindseg.data.sources import RecordSource
 from mindseg.errors import DataError
 from tests.support.data import BASE, collect, config, make_camvid, make_cityscapes, train_loader
 
@@ -102,7 +103,7 @@ def test_output_already_there(tmp_path, rng):
     assert {p.name: p.read_bytes() for p in (tmp_path / "o").iterdir()} == before
     pack(tmp_path / "d", out, overwrite=True)
     assert left_behind(tmp_path / "o") == ["x", "x.db", "x.json", "x9", "x9.db", "x9.json"]
-    assert open_records(out)[1] == open_records(other)[1] == 4
+    assert len(RecordSource(out)) == len(RecordSource(other)) == 4
 
 
 def test_a_broken_sample_ends_the_build_and_leaves_nothing(tmp_path, rng):
@@ -135,7 +136,7 @@ def test_overwriting_with_a_broken_sample_keeps_the_old_set(tmp_path, rng):
     (lambda f: f.with_name(f.name + ".db").write_bytes(b"garbage" * 99), "not a whole MindRecord"),
     (lambda f: shutil.copy(f.with_name("b.db"), f.with_name(f.name + ".db")), "x"),
     (lambda f: f.with_name(f.name + ".json").write_text("{", encoding="utf-8"), "not a description"),
-    (lambda f: f.with_name(f.name + ".json").write_text('{"names": ["a"]}', encoding="utf-8"), "speaks of 1 samples"),
+    (lambda f: f.with_name(f.name + ".json").write_text('{"names": ["a"]}', encoding="utf-8"), "describes 1 samples"),
 ])
 def test_unreadable_records(tmp_path, rng, damage, words):
     make_camvid(tmp_path / "d", rng, 40)
@@ -157,7 +158,7 @@ def test_foreign_record_without_label_column(tmp_path):
     writer.write_raw_data([{"file_name": "a", "data": b"123"}])
     writer.commit()
     with pytest.raises(DataError, match="columns file_name, data, label"):
-        open_records(tmp_path / "x")
+        RecordSource(tmp_path / "x")
 
 
 def test_missing_shard(tmp_path, rng):
@@ -165,7 +166,7 @@ def test_missing_shard(tmp_path, rng):
     pack(tmp_path / "d", tmp_path / "x", num_shards=2)
     (tmp_path / "x1").unlink()
     with pytest.raises(DataError, match="not a whole MindRecord"):
-        open_records(tmp_path / "x")
+        RecordSource(tmp_path / "x")
 
 
 def test_command_line(tmp_path, rng, run_cli):
@@ -204,7 +205,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(tmp_path, rng, num
         assert left_behind(out) == []
     assert all(name.startswith(".x.building-") for name in left_behind(out))
     with pytest.raises(DataError, match="no such MindRecord"):
-        open_records(out / "x")
+        RecordSource(out / "x")
 
 
 @pytest.mark.slow

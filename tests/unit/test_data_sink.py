@@ -14,7 +14,7 @@ from mindseg.commands import train as training
 from mindseg.config import load_config
 from mindseg.data import sink
 from mindseg.data.loader import Loader
-from mindseg.data.sink import SinkLoader, sinking
+from mindseg.data.sink import SinkLoader
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import DataError
 from mindseg.runtime import Runtime
@@ -111,17 +111,17 @@ def read(loader, epochs, seen):
 def test_the_same_batches_in_the_same_order(tmp_path, rng, device, epochs, start_step):
     make_camvid(tmp_path, rng, 10)      # three batches of four an epoch
     wanted = rows_of(train_loader("camvid", tmp_path), epochs, start_step)
-    with sinking(train_loader("camvid", tmp_path), 3 * epochs) as loader:
+    with SinkLoader(train_loader("camvid", tmp_path), 3 * epochs) as loader:
         assert rows_of(loader, epochs, start_step) == wanted
     assert device[0].calls == ["stop_send", "release"]
 
 
 def test_a_run_may_end_before_its_data(tmp_path, rng, device):
     make_camvid(tmp_path, rng, 10)
-    with sinking(train_loader("camvid", tmp_path), 3000) as loader:
+    with SinkLoader(train_loader("camvid", tmp_path), 3000) as loader:
         assert next(iter(loader.epoch(0)))["image"].shape == (4, 32, 48, 3)
     assert device[0].calls == ["stop_send", "release"]
-    with sinking(train_loader("camvid", tmp_path), 3):
+    with SinkLoader(train_loader("camvid", tmp_path), 3):
         pass        # nor does it need to begin
     assert len(device) == 1
 
@@ -133,7 +133,7 @@ def test_a_broken_sample_is_reported_when_its_turn_comes(tmp_path, rng, device, 
     broken = names[4 * batch]
     (tmp_path / "train" / f"{broken}.png").write_bytes(b"not an image")
     seen = []
-    with sinking(train_loader("camvid", tmp_path), 6) as loader, pytest.raises(DataError, match=f"{broken}.png"):
+    with SinkLoader(train_loader("camvid", tmp_path), 6) as loader, pytest.raises(DataError, match=f"{broken}.png"):
         read(loader, 2, seen)
     assert len(seen) == names.index(broken) // 4        # it may have had a turn before that one
 
@@ -150,7 +150,7 @@ def test_a_reader_that_stops_is_not_waited_for_without_end(tmp_path, rng, device
     monkeypatch.setattr(plain, "epoch", stuck)
     monkeypatch.setattr(sink, "_TIMEOUT_S", 0.5)
     seen = []
-    with sinking(plain, 90) as loader, \
+    with SinkLoader(plain, 90) as loader, \
             pytest.raises(DataError, match=r"no batch arrived.*train\.dataset_sink_mode=false"):
         read(loader, 30, seen)
     assert len(seen) == 20
@@ -175,7 +175,7 @@ def test_a_training_ends_with_the_same_weights(tmp_path, rng, device, accumulati
     make_camvid(tmp_path, rng, 10)
     five_classes = f"data.label_map={ {value: min(value, 4) for value in range(12)} }"
     plain = trained(tmp_path / "plain", train_loader("camvid", tmp_path, five_classes), accumulation)
-    with sinking(train_loader("camvid", tmp_path, five_classes), 6) as loader:
+    with SinkLoader(train_loader("camvid", tmp_path, five_classes), 6) as loader:
         sunk = trained(tmp_path / "sunk", loader, accumulation)
     for one, other in zip(plain, sunk, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,6 +1,7 @@
 """check_dataset, class_weights and build_trainaug, run as a user runs them, against counts made by hand."""
 import math
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -9,9 +10,11 @@ import scipy.io
 from PIL import Image
 
 from mindseg.commands import build_trainaug, check_dataset
-from mindseg.data.dataset_stats import class_weights, collect_stats, count_classes
-from mindseg.data.datasets import CITYSCAPES, VOC, list_samples, train_id_lut
-from mindseg.data.pipeline import FolderSource, open_source
+from mindseg.commands import class_weights as class_weights_command
+from mindseg.data.dataset_stats import DatasetStats, class_weights
+from mindseg.data.datasets import CITYSCAPES, VOC, list_samples
+from mindseg.data.labels import train_id_lut
+from mindseg.data.sources import FolderSource, open_source
 from mindseg.errors import DataError
 from tests.support.data import (
     BASE,
@@ -136,7 +139,7 @@ def test_summary_equals_counting_by_hand(tmp_path, rng):
     make_cityscapes(tmp_path, rng, 4)
     data = {"name": "cityscapes", "root": str(tmp_path)}
     samples = list_samples(data, "train")
-    found = collect_stats(FolderSource(samples), CITYSCAPES.label_lut())
+    found = DatasetStats(FolderSource(samples), CITYSCAPES.label_lut())
     labels = np.stack([cv2.imread(str(s.label), -1) for s in samples])
     images = np.stack([cv2.imread(str(s.image)) for s in samples]).astype(float)[..., ::-1]
     assert np.array_equal(found.values, np.bincount(labels.ravel(), minlength=256))
@@ -179,19 +182,21 @@ def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"class_weights: [{', '.join(expected)}]"
     cfg = config("camvid", tmp_path, f"data.mindrecord={tmp_path / 'x.mindrecord'}")
-    counted, _ = count_classes(open_source(cfg.data, "train"), train_id_lut(11, 11), 11)
-    assert np.array_equal(counted, pixels)
+    counted = DatasetStats(open_source(cfg.data, "train"), train_id_lut(11, 11), images=False)
+    assert np.array_equal(counted.class_pixels[:11], pixels)
+    for c in range(11):
+        assert counted.image_pixels[c] == sum((label < 11).sum() for label in labels if (label == c).any())
     found, errors = check_dataset.check_split(cfg, "train", 5)
     assert (found.samples, errors) == (6, [])
     assert np.array_equal(found.values[:11], pixels)
 
 
-def test_weights_refuse_a_bad_label(tmp_path, rng):
+def test_weights_refuse_a_bad_label(tmp_path, rng, monkeypatch):
     make_camvid(tmp_path, rng, 2)
     write_image(tmp_path / "trainannot" / "f001.png", np.full((48, 64), 50, np.uint8))
-    source = FolderSource(list_samples({"name": "list", "root": str(tmp_path)}, "train"))
+    monkeypatch.setattr(sys, "argv", ["class-weights", "--config", str(CAMVID), "--set", f"data.root={tmp_path}"])
     with pytest.raises(DataError, match=r"f001.*label value 50 on 100 %"):
-        count_classes(source, train_id_lut(11, 11), 11)
+        class_weights_command.main()
 
 
 def make_voc_and_sbd(folder, rng):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mindseg.config import load_config
-from mindseg.data.datasets import CITYSCAPES, IGNORE, train_id_lut
+from mindseg.data.datasets import CITYSCAPES
+from mindseg.data.labels import IGNORE, train_id_lut
 from mindseg.data.loader import train_transform
 from mindseg.data.transforms import (
     PHOTOMETRIC,
@@ -100,7 +101,7 @@ def test_crop_equals_scaling_everything_first():
     image, label = ramp(64, 96)
     rng = np.random.default_rng(3)
     window = ScaleCrop((48, 64), (2.0, 2.0)).draw(label, LUT, rng)
-    ours = cv2.resize(window.cut(image), (64, 48), interpolation=cv2.INTER_LINEAR)
+    ours = cv2.resize(window.crop(image), (64, 48), interpolation=cv2.INTER_LINEAR)
     whole = cv2.resize(image, (192, 128), interpolation=cv2.INTER_LINEAR)
     theirs = whole[2 * window.top:2 * window.top + 48, 2 * window.left:2 * window.left + 64]
     assert window.size == (48, 64)

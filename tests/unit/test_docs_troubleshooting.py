@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from mindseg.checkpoint import Progress, load_weights
+from mindseg.commands.arguments import read_config
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
-from mindseg.data.datasets import list_samples, train_id_lut
+from mindseg.data.datasets import list_samples
 from mindseg.data.decode import decode_label
+from mindseg.data.labels import train_id_lut
 from mindseg.engine.trainer import Trainer
 from mindseg.errors import UserError
 from mindseg.metrics import ConfusionMatrix, format_table
@@ -49,11 +51,11 @@ def colour_label(tmp_path):
 
 
 def list_without_names(tmp_path):
-    load_config(SCHEMA, ["data.name=list"])
+    read_config(SCHEMA, ["data.name=list"])
 
 
 def three_classes(tmp_path):
-    load_config(CAMVID, ["data.class_names=[background, road, car]"])
+    read_config(CAMVID, ["data.class_names=[background, road, car]"])
 
 
 def empty_list(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.errors import DataError
-from mindseg.evaluation.cityscapes import CATEGORIES, instance_counts, instance_reader
+from mindseg.evaluation.cityscapes import instance_counts, instance_reader
 from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou, format_table
 
 LABEL = np.array([[0, 0, 1, 1],
@@ -166,7 +166,7 @@ def test_equals_cityscapesscripts(tmp_path, structured):
     official.args.quiet, official.args.JSONOutput = True, False
     expected = official.evaluateImgLists(preds, truths, official.args)
 
-    scores = matrix.compute() | category_iou(matrix.matrix, CATEGORIES) | counts.compute(matrix.matrix)
+    scores = matrix.compute() | category_iou(matrix.matrix, CITYSCAPES.categories) | counts.compute(matrix.matrix)
     for name, iou, iiou in zip(CITYSCAPES.classes, scores["iou"], scores["iiou"], strict=True):
         assert iou == pytest.approx(expected["classScores"][name], abs=1e-9, nan_ok=True), name
         assert iiou == pytest.approx(expected["classInstScores"][name], abs=1e-9, nan_ok=True), name

@@ -1,13 +1,18 @@
-"""Arguments that several commands share."""
+"""Parts that the command lines share."""
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from mindseg.config import Config, load_config
+from mindseg.data.datasets import check_classes
 
 
 def create_parser(description: str, examples: str) -> argparse.ArgumentParser:
-    """A parser that prints the examples as they are.
+    """Makes a parser whose help keeps the line breaks.
 
     Args:
-        description: First lines of ``--help``.
-        examples: Last lines of ``--help``.
+        description: First paragraph of the help.
+        examples: Last paragraph of the help.
     """
     return argparse.ArgumentParser(description=description, epilog=examples,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -17,20 +22,36 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True, note: str
     """Adds ``--config`` and ``--set``.
 
     Args:
-        parser: Receives the arguments.
-        required: ``--config`` must be given.
+        parser: Parser of the command.
+        required: The command cannot do without a configuration.
         note: Text behind the help of ``--config``.
     """
-    parser.add_argument("--config", required=required,
-                        help=f"YAML file, or a name of configs/ such as fast_scnn_camvid{note}")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
+    parser.add_argument("--config", required=required, metavar="YAML",
+                        help=f"file, or a name of configs/ such as fast_scnn_camvid{note}")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                        help="overrides a configuration key; repeatable")
+
+
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Loads a configuration and checks that network and data set have the same number of classes.
+
+    Args:
+        path: YAML file.
+        overrides: ``section.key=value`` texts of ``--set``.
+
+    Raises:
+        ConfigError: Something in it is wrong.
+    """
+    cfg = load_config(path, overrides)
+    check_classes(cfg, str(path))
+    return cfg
 
 
 def add_dataset(parser: argparse.ArgumentParser, split: str = "val") -> None:
     """Adds ``--manifest``, ``--dataset``, ``--split`` and ``--list``.
 
     Args:
-        parser: Receives the arguments.
+        parser: Parser of the command.
         split: Default of ``--split``.
     """
     parser.add_argument("--manifest", required=True, help="deploy.yaml of the exported model, or its folder")

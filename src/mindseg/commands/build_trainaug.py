@@ -2,17 +2,19 @@
 
 Writes SBD's `.mat` labels as palette PNGs and a list of `image,label` lines. On the full sets these are 10,582 images.
 """
-import argparse
 import os
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import Image
 from tqdm import tqdm
 
-from mindseg.data.datasets import VOC, read_lines, voc_palette
+from mindseg.commands.arguments import create_parser
+from mindseg.data.datasets import VOC, voc_palette
+from mindseg.data.samples import read_lines
+from mindseg.drawing import save_palette_png
 from mindseg.errors import DataError
+from mindseg.files import write_text
 
 EXAMPLES = """examples:
   mindseg build-trainaug --voc data/VOCdevkit/VOC2012 --sbd data/benchmark_RELEASE
@@ -22,13 +24,16 @@ then train with
 
 
 def read_ids(list_file: Path) -> set[str]:
-    """Image ids of a list. Line ends and blanks never belong to an id: else a list with CRLF, or without a last line
-    end, would match nothing, and validation images would slip into training."""
+    """Reads the image ids of a list.
+
+    Line ends and blanks never belong to an id: else a list with CRLF, or without a last line end, would match nothing,
+    and validation images would slip into training.
+    """
     return {line.split()[0] for _, line in read_lines(list_file)}
 
 
 def sbd_folder(sbd: Path) -> Path:
-    """The folder with cls/, img/ and the lists, which the archive puts two levels down."""
+    """Finds the folder with cls/, img/ and the lists, which the archive puts two levels down."""
     for folder in (sbd, sbd / "dataset", sbd / "benchmark_RELEASE" / "dataset"):
         if (folder / "cls").is_dir():
             return folder
@@ -37,7 +42,7 @@ def sbd_folder(sbd: Path) -> Path:
 
 
 def read_mat(path: Path) -> np.ndarray:
-    """The class labels of one SBD file, uint8 (H, W)."""
+    """Reads the class labels of one SBD file, uint8 (H, W)."""
     try:
         label = scipy.io.loadmat(str(path))["GTcls"]["Segmentation"][0, 0]
     except FileNotFoundError:
@@ -50,17 +55,8 @@ def read_mat(path: Path) -> np.ndarray:
     return label.astype(np.uint8)
 
 
-def write_label(label: np.ndarray, path: Path) -> None:
-    """Writes a palette PNG under a temporary name and renames it."""
-    picture = Image.fromarray(label, "P")
-    picture.putpalette([value for colour in voc_palette(256) for value in colour])
-    tmp = path.with_suffix(".tmp")
-    picture.save(tmp, "PNG")
-    os.replace(tmp, path)
-
-
 def find_image(name: str, voc: Path, sbd: Path) -> Path:
-    """The photograph of an id, from VOC or, failing that, from SBD."""
+    """Finds the photograph of an id in the folders of VOC or, failing that, of SBD."""
     for path in (voc / "JPEGImages" / f"{name}.jpg", sbd / "img" / f"{name}.jpg"):
         if path.is_file():
             return path
@@ -69,6 +65,12 @@ def find_image(name: str, voc: Path, sbd: Path) -> Path:
 
 def build(voc: Path, sbd: Path, output: Path, label_dir: Path) -> tuple[int, int, int]:
     """Writes labels and list.
+
+    Args:
+        voc: VOC2012 folder.
+        sbd: SBD folder with cls/.
+        output: List file.
+        label_dir: Folder of the new labels.
 
     Returns:
         Number of samples from VOC train, from SBD, and of SBD ids left out because VOC's val holds them.
@@ -89,19 +91,15 @@ def build(voc: Path, sbd: Path, output: Path, label_dir: Path) -> tuple[int, int
         pairs[name] = find_image(name, voc, sbd), label
     for name in tqdm(new, desc="labels", unit="image"):
         pairs[name] = find_image(name, voc, sbd), label_dir / f"{name}.png"
-        write_label(read_mat(sbd / "cls" / f"{name}.mat"), pairs[name][1])
+        save_palette_png(pairs[name][1], read_mat(sbd / "cls" / f"{name}.mat"), voc_palette(256))
     lines = [",".join(Path(os.path.relpath(path, voc)).as_posix() for path in pairs[name]) for name in sorted(pairs)]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    tmp = output.with_name(output.name + ".tmp")
-    tmp.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(tmp, output)
+    write_text(output, "".join(f"{line}\n" for line in lines))
     return len(train), len(new), len(extra & val)
 
 
 def main() -> None:
     """Builds the split."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__, EXAMPLES)
     parser.add_argument("--voc", required=True, type=Path, help="VOC2012 folder, with JPEGImages/ and ImageSets/")
     parser.add_argument("--sbd", required=True, type=Path, help="unpacked SBD archive (benchmark_RELEASE)")
     parser.add_argument("--output", type=Path, help="list (default: VOC/ImageSets/Segmentation/trainaug.txt)")
@@ -111,9 +109,9 @@ def main() -> None:
     output = args.output or args.voc / "ImageSets" / "Segmentation" / "trainaug.txt"
     if output.exists() and not args.overwrite:
         raise DataError(f"{output}: exists already; choose another --output or give --overwrite")
+    label_dir = args.label_dir or args.voc / "SegmentationClassAug"
     try:
-        from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output,
-                                             args.label_dir or args.voc / "SegmentationClassAug")
+        from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output, label_dir)
     except OSError as error:
         raise DataError(f"{error.filename or output}: {error.strerror or error}") from None
     print(f"{output}: {from_voc + from_sbd} samples, {from_voc} of VOC train and {from_sbd} of SBD; "

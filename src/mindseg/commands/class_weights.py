@@ -1,11 +1,11 @@
 """Computes class weights for `loss.class_weights` from the labels of the training split."""
-import argparse
 from dataclasses import replace
 
-from mindseg.config import load_config
-from mindseg.data.dataset_stats import class_weights, count_classes
+from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.data.dataset_stats import DatasetStats, class_weights
 from mindseg.data.datasets import dataset_info, list_samples
-from mindseg.data.pipeline import FolderSource, RecordSource, choose_lut
+from mindseg.data.sources import FolderSource, RecordSource, choose_lut
+from mindseg.errors import DataError
 
 EXAMPLES = """examples:
   mindseg class-weights --config configs/enet/enet_cityscapes.yaml --set data.root=data/cityscapes
@@ -17,23 +17,23 @@ Weights help rare classes and may cost the common ones; try them with a lower le
 
 def main() -> None:
     """Counts and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="configuration; its data section is read")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="overrides a configuration key")
+    parser = create_parser(__doc__, EXAMPLES)
+    add_config(parser)
     parser.add_argument("--method", choices=["enet", "median", "inverse"], default="enet",
                         help="enet: 1/ln(c + share); median: median frequency; inverse: 1/share (default: enet)")
     parser.add_argument("--c", type=float, default=1.02, help="constant of enet (default: 1.02)")
     args = parser.parse_args()
-    cfg = load_config(args.config, args.set)
+    cfg = read_config(args.config, args.set)
     info = dataset_info(cfg.data)
     if cfg.data.mindrecord:
         source = RecordSource(cfg.data.mindrecord)
     else:
         # The label stands in for the image, which is a hundred times larger and not needed.
         source = FolderSource([replace(s, image=s.label or s.image) for s in list_samples(cfg.data, "train")])
-    lut = choose_lut(info, source, cfg.data.label_file)
-    pixels, image_pixels = count_classes(source, lut, len(info.classes))
+    stats = DatasetStats(source, choose_lut(info, source, cfg.data.label_file), images=False)
+    if stats.errors:
+        raise DataError(stats.errors[0])
+    pixels, image_pixels = (counts[:len(info.classes)] for counts in (stats.class_pixels, stats.image_pixels))
     weights = class_weights(pixels, image_pixels, args.method, args.c)
     for name, count, weight in zip(info.classes, pixels, weights, strict=True):
         note = "" if count else "   absent"

@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 
 from mindseg.checkpoint import load_weights, read_checkpoint
-from mindseg.commands.arguments import add_config, create_parser
-from mindseg.config import CONFIGS, Config, load_config
+from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.config import CONFIGS, Config
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
 from mindseg.data.loader import Loader, create_loader
 from mindseg.errors import ConfigError, DataError, UserError
@@ -71,7 +71,7 @@ def main() -> None:
     args = parse_args()
     overrides = protocol_overrides(args.protocol) if args.protocol else []
     overrides += args.set + ([f"eval.mode={args.mode}"] if args.mode else [])
-    cfg = load_config(args.config, overrides)
+    cfg = read_config(args.config, overrides)
     runtime = setup_runtime(cfg.runtime)
     setup_logging(rank=runtime.rank)
     output = output_folder(args, cfg)
@@ -264,7 +264,7 @@ def _all_masks(folder: Path, request: Request, size: int) -> list[Path]:
 
 
 def _instances(cfg: Config, loader: Loader) -> Callable[[str], np.ndarray] | None:
-    if not cfg.eval.instance_iou or loader.info.name != "cityscapes":
+    if not cfg.eval.instance_iou or not loader.info.instance_sizes:
         return None
     try:
         return instance_reader(list_samples(cfg.data, "eval"))

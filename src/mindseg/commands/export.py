@@ -1,7 +1,7 @@
 """Exports a checkpoint: ``python export.py --config C --ckpt_path X --file_format MINDIR ONNX --output DIR``."""
 import argparse
 
-from mindseg.config import load_config
+from mindseg.commands.arguments import read_config
 from mindseg.deploy.exporter import FORMATS, export
 from mindseg.runtime import setup_runtime
 
@@ -27,6 +27,6 @@ def main() -> None:
                         help="uint8 class ids (default, export.output_type) or float32 logits")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
     args = parser.parse_args()
-    cfg = load_config(args.config, args.set)
+    cfg = read_config(args.config, args.set)
     setup_runtime(cfg.runtime)
     export(cfg, args.ckpt_path, args.file_format, args.output, args.output_type)

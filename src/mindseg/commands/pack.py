@@ -2,10 +2,10 @@
 import argparse
 from pathlib import Path
 
-from mindseg.config import load_config
-from mindseg.data.datasets import dataset_info, list_samples
+from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.data.datasets import DATASETS, dataset_info, list_samples
 from mindseg.data.mindrecord import CODECS, Packing, build_records
-from mindseg.data.pipeline import FolderSource, choose_lut
+from mindseg.data.sources import FolderSource, choose_lut
 from mindseg.version import __version__
 
 EXAMPLES = """examples:
@@ -16,11 +16,10 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=["cityscapes", "voc"], help="kind of data set; --config knows all kinds")
-    parser.add_argument("--config", help="configuration whose data section describes the data set")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="overrides a configuration key")
+    parser = create_parser(__doc__, EXAMPLES)
+    add_config(parser, required=False)
+    parser.add_argument("--dataset", choices=[name for name, info in DATASETS.items() if info.classes],
+                        help="kind of data set, instead of --config")
     parser.add_argument("--root", help="folder of the data set")
     parser.add_argument("--split", default="train", help="split to pack (default: train)")
     parser.add_argument("--list", help="text file of image,label pairs (VOC: or image ids) instead of the split")
@@ -46,30 +45,31 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Lists, packs and verifies."""
     args = parse_args()
-    data = dict(load_config(args.config, args.set).data) if args.config else {"name": args.dataset}
+    data = dict(read_config(args.config, args.set).data) if args.config else {"name": args.dataset}
     data["root"] = args.root or data.get("root")
     if args.list:
         data.update(train_list=args.list, train_split=args.split)
     samples = list_samples(data, "train" if args.list else args.split)
     info = dataset_info(data)
     lut = choose_lut(info, FolderSource(samples), data.get("label_file", "auto"))
+    about = {"split": args.split, "list": args.list, "root": str(data["root"]), "project_version": __version__}
     if args.codec == "jpeg":
         print("note: jpeg is lossy; images differ from the source by a few grey levels, labels are exact")
+        about["quality"] = args.quality
     packing = Packing(args.codec, args.fast_labels, args.num_shards, args.seed if args.shuffle else None, args.quality,
                       args.overwrite)
-    about = {"split": args.split, "list": args.list, "root": str(data["root"]), "quality": args.quality,
-             "project_version": __version__}
-    if args.codec != "jpeg":
-        del about["quality"]
-    result = build_records(samples, Path(args.output), info, lut, packing, about)
-    print_summary(result, args.output)
+    print_summary(build_records(samples, Path(args.output), info, lut, packing, about), args.output)
 
 
 def print_summary(result: dict, output: str) -> None:
-    """Prints what was packed: sizes and pixels per class."""
+    """Prints sizes and pixels per class.
+
+    Args:
+        result: Description of the set.
+        output: Its file.
+    """
     sizes = ", ".join(f"{count} of {size}" for size, count in list(result["sizes"].items())[:3])
     print(f"{output}: {result['samples']} samples ({sizes}), {result['num_shards']} shard(s), codec {result['codec']}")
-    total = max(1, sum(result["class_pixels"]) + result["ignored_pixels"])
-    for name, pixels in zip((*result["classes"], "ignored"), (*result["class_pixels"], result["ignored_pixels"]),
-                            strict=True):
-        print(f"  {name:<16} {100 * pixels / total:7.3f} %")
+    counts = [*result["class_pixels"], result["ignored_pixels"]]
+    for name, pixels in zip([*result["classes"], "ignored"], counts, strict=True):
+        print(f"  {name:<16} {100 * pixels / max(1, sum(counts)):7.3f} %")

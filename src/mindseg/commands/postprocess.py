@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from mindseg.commands.arguments import add_dataset, create_parser
 from mindseg.commands.preprocess import find_samples
-from mindseg.data.datasets import Sample, cityscapes_encoding, train_id_lut
 from mindseg.data.decode import check_sizes, decode_label, decode_label_values
+from mindseg.data.samples import Sample
 from mindseg.errors import DataError, first_line
 from mindseg.files import read_bytes, write_json
 from mindseg.inference.masks import MaskWriter
@@ -182,10 +182,10 @@ def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.nd
     """
     if samples and samples[0].label is None:
         raise DataError(f"{samples[0].image}: has no label; such a split can be predicted, not scored")
-    table = _label_lut(manifest, samples)
+    lut = _label_lut(manifest, samples)
     matrix = ConfusionMatrix(manifest.num_classes, manifest.dataset.ignore_id)
     for sample in tqdm(samples, desc="postprocess", unit="image", disable=None):
-        label = decode_label(read_bytes(sample.label), str(sample.label), table)
+        label = decode_label(read_bytes(sample.label), str(sample.label), lut)
         ids = predict(sample, label.shape)
         check_sizes(ids.shape, label.shape, sample.name)
         matrix.update(ids, label)
@@ -196,10 +196,7 @@ def score(manifest: Manifest, predict: Callable[[Sample, tuple[int, int]], np.nd
 
 def _label_lut(manifest: Manifest, samples: Sequence[Sample]) -> np.ndarray:
     info = manifest.dataset_info()
-    if info.name != "cityscapes":
-        return info.label_lut()
-    encoding = cityscapes_encoding(_probe(samples), str(samples[0].label))
-    return info.label_lut() if encoding == "labelIds" else train_id_lut(len(info.classes))
+    return info.choose_lut("auto", _probe(samples), str(samples[0].label) if samples else "")
 
 
 def _probe(samples: Sequence[Sample]) -> Iterator[np.ndarray]:

@@ -13,10 +13,11 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mindseg.commands.arguments import add_config, create_parser
+from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.config import SCHEMA_FILE, load_config
-from mindseg.data.datasets import IMAGE_SUFFIXES, DatasetInfo
+from mindseg.data.datasets import DatasetInfo
 from mindseg.data.decode import decode_image
+from mindseg.data.samples import IMAGE_SUFFIXES
 from mindseg.drawing import legend, overlay, save_palette_png, save_png, to_label_ids
 from mindseg.errors import DataError, UserError
 from mindseg.files import read_bytes, write_json
@@ -72,7 +73,7 @@ def main() -> int:
         predictor = open_exported(args.manifest, args.file_format.lower())
     else:
         overrides = args.set + ([f"eval.mode={args.mode}"] if args.mode else [])
-        cfg = load_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
+        cfg = read_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
         setup_runtime(cfg.runtime)
         predictor = open_checkpoint(args.ckpt_path, cfg, whole_image=True)
     output = Output(Path(args.output), tuple(dict.fromkeys(args.save)), args.alpha, args.submission)

@@ -8,7 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mindseg.commands.arguments import add_dataset, create_parser
-from mindseg.data.datasets import Sample, list_samples, read_lines
+from mindseg.data.datasets import list_samples
+from mindseg.data.samples import Sample, read_lines
 from mindseg.errors import DataError, UserError
 from mindseg.files import write_bytes, write_text
 from mindseg.manifest import Manifest, load_manifest

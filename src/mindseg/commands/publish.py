@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint
-from mindseg.config import load_config
+from mindseg.commands.arguments import read_config
 from mindseg.errors import UserError
 from mindseg.files import file_sha256, write_text
 
@@ -68,7 +68,7 @@ def publish(config: str, ckpt_path: str, output: Path) -> Path:
     Raises:
         UserError: The checkpoint does not fit the configuration, or was not made by a run of this project.
     """
-    cfg = load_config(config)
+    cfg = read_config(config)
     network = load_network(cfg, ckpt_path)
     _, extras = read_checkpoint(ckpt_path)
     if "epoch" not in extras:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mindseg.commands.postprocess import score
 from mindseg.commands.preprocess import find_samples
-from mindseg.data.datasets import Sample
+from mindseg.data.samples import Sample
 from mindseg.deploy.quantize import quantize
 from mindseg.errors import UserError
 from mindseg.files import write_json

@@ -12,11 +12,11 @@ from mindspore import nn
 
 from mindseg.checkpoint import periodic_checkpoints
 from mindseg.comm import broadcast_object
-from mindseg.commands.arguments import add_config, create_parser
-from mindseg.config import Config, dump_config, find_config, load_config
+from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.config import Config, dump_config, find_config
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
-from mindseg.data.sink import sinking
+from mindseg.data.sink import SinkLoader
 from mindseg.engine.amp import apply_amp
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.pretrained import load_pretrained
@@ -58,7 +58,7 @@ def main() -> None:
     args = parse_args()
     if args.run_eval:
         args.set.append("train.run_eval=true")
-    cfg = load_config(args.config, args.set)
+    cfg = read_config(args.config, args.set)
     runtime = setup_runtime(cfg.runtime)
     resumed = find_resumed(cfg, args, runtime)
     run_dir = run_folder(cfg, resumed) if resumed else create_run_dir(cfg, args.config, runtime)
@@ -82,7 +82,7 @@ def stages(cfg: Config, args: argparse.Namespace, run_dir: Path, runtime: Runtim
     folder = find_config(args.config).parent
     if runtime.is_main:
         dump_config(cfg, run_dir / "config.yaml")
-    return [(load_config(folder / name, args.set), run_dir / f"stage{i}") for i, name in enumerate(cfg.train.stages, 1)]
+    return [(read_config(folder / name, args.set), run_dir / f"stage{i}") for i, name in enumerate(cfg.train.stages, 1)]
 
 
 def find_resumed(cfg: Config, args: argparse.Namespace, runtime: Runtime) -> Path | None:
@@ -199,7 +199,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     if cfg.train.dataset_sink_mode and not sink:
         log.info("train.dataset_sink_mode: MindSpore has no queue on %s, each step gets its batch from the host",
                  runtime.device_target)
-    with sinking(train_set, steps) if sink else nullcontext(train_set) as loader:
+    with SinkLoader(train_set, steps) if sink else nullcontext(train_set) as loader:
         trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
         if continued:
             trainer.restore(last)

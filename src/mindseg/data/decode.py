@@ -1,4 +1,4 @@
-"""From the bytes of an image or label file to pixels, refusing everything training could not use."""
+"""Decoding of image and label files; refuses everything that training could not use."""
 import io
 import struct
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mindseg.data import jpeg
-from mindseg.data.datasets import UNMAPPED
+from mindseg.data.labels import describe_unmapped, has_unmapped
 from mindseg.errors import DataError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -20,11 +20,11 @@ def decode_image(data: np.ndarray, name: str) -> np.ndarray:
     """Decodes a photograph.
 
     Args:
-        data: uint8 vector, the bytes of a PNG, JPEG or WebP file.
-        name: The file or sample, for error messages.
+        data: Bytes of a PNG, JPEG or WebP file, uint8 (N,).
+        name: File or sample, for error messages.
 
     Returns:
-        uint8 array (H, W, 3) in BGR order.
+        uint8 (H, W, 3) in BGR order.
 
     Raises:
         DataError: Empty, damaged or cut off, 16-bit, grey, or with alpha.
@@ -40,10 +40,16 @@ def decode_image(data: np.ndarray, name: str) -> np.ndarray:
 
 
 def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """As :func:`decode_image`, but gives some rows, and decodes only those where the file allows it.
+    """Decodes some rows of a photograph, and only those where the file allows it; otherwise as :func:`decode_image`.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+        name: File or sample, for error messages.
+        top: First row.
+        bottom: Row after the last one.
 
     Returns:
-        uint8 array of rows ``top`` to ``bottom - 1`` in BGR order, and the (height, width) of the whole image.
+        The rows, uint8 (bottom - top, W, 3) in BGR order, and the (height, width) of the whole image.
     """
     _png_kind(data, name)
     cut = jpeg.cut_rows(data, top, bottom)
@@ -58,49 +64,35 @@ def decode_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:
     """Decodes a label map and translates it to train ids.
 
     Args:
-        data: uint8 vector, the bytes of a grey or palette PNG; of the latter the indices count, not the colours.
-        name: The file or sample, for error messages.
-        lut: label LUT, uint8 (256,): train ids, ``UNMAPPED`` where a value must not occur.
+        data: Bytes of a grey or palette PNG, uint8 (N,); of a palette image the indices count, not the colours.
+        name: File or sample, for error messages.
+        lut: Label LUT, uint8 (256,).
 
     Returns:
-        uint8 array (H, W) of train ids, 255 = ignored.
+        Train ids, uint8 (H, W), 255 = ignored.
 
     Raises:
-        DataError: Empty, damaged, colour, 16-bit, or it holds a value that is no label (value and share are named).
+        DataError: Empty, damaged, colour, 16-bit, or a value is no label (value and share are named).
     """
     return cv2.LUT(decode_checked_label(data, name, lut), lut)
 
 
 def decode_checked_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:
-    """As :func:`decode_label`, but gives the values as stored: translating a crop of them is cheaper."""
+    """Decodes as :func:`decode_label`, but returns the values as stored: translating a crop of them is cheaper."""
     values = decode_label_values(data, name)
     if has_unmapped(values, lut):
-        raise DataError(f"{name}: {describe_bad_values(np.bincount(values.ravel(), minlength=256), lut)}")
+        raise DataError(f"{name}: {describe_unmapped(np.bincount(values.ravel(), minlength=256), lut)}")
     return values
 
 
-def has_unmapped(values: np.ndarray, lut: np.ndarray) -> bool:
-    """Whether any value has no train id in ``lut``."""
-    bad = np.flatnonzero(lut == UNMAPPED)
-    if not bad.size:
-        return False
-    first = int(bad[0])
-    # Nearly every LUT allows 0..first-1 and perhaps 255; one maximum over the pixels then settles it.
-    if np.array_equal(bad, np.arange(first, 256)):
-        return int(values.max()) >= first
-    if np.array_equal(bad, np.arange(first, 255)):
-        return int((values + np.uint8(1)).max()) > first       # 255 wraps to 0
-    return bool(cv2.compare(cv2.LUT(values, lut), UNMAPPED, cv2.CMP_EQ).any())
-
-
 def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
-    """Decodes a label map to the values as stored: uint8 (H, W). Raises as :func:`decode_label`."""
+    """Decodes a label map to the values as stored, uint8 (H, W), without checking them."""
     kind, bits = _png_kind(data, name)
     if kind == "palette":
-        # OpenCV turns palette indices into colours; Pillow keeps them, but does not check the pixels' checksum.
+        # OpenCV turns palette indices into colours; Pillow keeps them, but checks the pixels' checksum only if asked.
         raw = data.tobytes()
         try:
-            _check_png_checksums(raw)
+            Image.open(io.BytesIO(raw)).verify()
             return np.array(Image.open(io.BytesIO(raw)), dtype=np.uint8)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{name}: label is damaged or cut off ({error}); restore the file") from None
@@ -119,63 +111,17 @@ def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def describe_bad_values(counts: np.ndarray, lut: np.ndarray) -> str:
-    """Words for label values that have no train id: the worst value, its share of the pixels, the legal ones.
-
-    Args:
-        counts: Pixels per value 0..255.
-        lut: The label LUT.
-    """
-    bad = np.flatnonzero((lut == UNMAPPED) & (counts > 0))
-    worst = bad[np.argmax(counts[bad])]
-    share = 100.0 * counts[worst] / counts.sum()
-    others = f" and {len(bad) - 1} more such values" if len(bad) > 1 else ""
-    legal = [int(v) for v in np.flatnonzero(lut != UNMAPPED)]
-    return (f"label value {worst} on {share:.3g} % of the pixels{others} is no class; "
-            f"allowed are {_ranges(legal)}: correct the label, the class list or data.ignore_id")
-
-
-def _ranges(values: list[int]) -> str:
-    parts, start = [], None
-    for i, value in enumerate(values):
-        start = value if start is None else start
-        if i + 1 == len(values) or values[i + 1] != value + 1:
-            parts.append(f"{start}" if start == value else f"{start}..{value}")
-            start = None
-    return ", ".join(parts)
-
-
 def _png_kind(data: np.ndarray, name: str) -> tuple[str, int]:
     """Colour type and bit depth of a PNG, ``("", 0)`` for other formats; refuses empty and cut-off files."""
     if data.size == 0:
         raise DataError(f"{name}: the file is empty or unreadable; restore it")
-    raw = data[:32].tobytes()
     # Not every OpenCV refuses a file that ends early: some return the rows they got and leave the rest grey.
-    if raw.startswith(_PNG):
-        whole = len(raw) == 32 and data[-4096:].tobytes().rfind(b"IEND") >= 0
-    elif raw.startswith(b"\xff\xd8"):
-        whole = jpeg.is_whole(data)
-    else:
+    if data[:8].tobytes() == _PNG:
+        if data.size >= 32 and b"IEND" in data[-4096:].tobytes():
+            return _KINDS.get(int(data[25]), "unknown"), int(data[24])
+    elif data[:2].tobytes() != b"\xff\xd8" or jpeg.is_whole(data):
         return "", 0
-    if not whole:
-        raise DataError(f"{name}: the file is cut off ({data.size} bytes); restore it")
-    if not raw.startswith(_PNG):
-        return "", 0
-    bits, colour = struct.unpack("BB", raw[24:26])
-    return _KINDS.get(colour, "unknown"), bits
-
-
-def _check_png_checksums(raw: bytes) -> None:
-    """Raises ``ValueError`` unless every chunk up to the end mark is whole and matches its CRC (PNG, section 5.3)."""
-    at, kind = len(_PNG), b""
-    while kind != b"IEND":
-        if at + 12 > len(raw):
-            raise ValueError("the end mark is missing")
-        length = int.from_bytes(raw[at:at + 4], "big")
-        kind, content = raw[at + 4:at + 8], raw[at + 4:at + 8 + length]
-        if zlib.crc32(content) != int.from_bytes(raw[at + 8 + length:at + 12 + length], "big"):
-            raise ValueError(f"checksum of {kind.decode('ascii', 'replace')} at byte {at}")
-        at += 12 + length
+    raise DataError(f"{name}: the file is cut off ({data.size} bytes); restore it")
 
 
 def _imdecode(data: np.ndarray, name: str, what: str) -> np.ndarray:
@@ -194,7 +140,7 @@ def encode_label(values: np.ndarray) -> bytes:
     Filters help photographs, not runs of equal ids: such a file decodes three times faster than the usual one.
 
     Args:
-        values: uint8 (H, W).
+        values: Label values, uint8 (H, W).
     """
     height, width = values.shape
     rows = np.zeros((height, width + 1), np.uint8)      # each row is preceded by the number of its filter, 0

@@ -1,4 +1,4 @@
-"""Tells a whole JPEG from one that is cut off, and cuts rows out of one, both without decoding it.
+"""Checks on JPEG files and rows cut out of them, both without decoding.
 
 A restart marker makes the decoder forget what came before (ITU-T T.81, F.2.1.3.1). With one after every row of blocks,
 any run of such rows is a JPEG of its own under the same header. MindRecords built here hold such files, and a training
@@ -19,7 +19,7 @@ _END = np.array([0xFF, 0xD9], np.uint8)
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things lie in the file: ``height_at`` the frame's height, ``body_at`` the first row of blocks."""
+    """Image size, height of a row of blocks, and positions in the file of the height and of the first row."""
     size: tuple[int, int]
     row_height: int
     height_at: int
@@ -27,17 +27,14 @@ class _Layout:
 
 
 def is_whole(data: np.ndarray) -> bool:
-    """Whether the end mark of a JPEG stands somewhere behind the header of its first scan.
+    """Tests whether ``data``, the bytes of a JPEG, has an end mark behind the header of its first scan.
 
     Further up it can be a thumbnail's, a JPEG of its own in the EXIF segment; behind it anything may follow. The C++
     runner has the same rule (``ascend310_infer/src/preprocess.cc``).
-
-    Args:
-        data: uint8 vector, starting with the start mark.
     """
     for kind, _, end in _segments(data):
         if kind == 0xDA:
-            return data[end:].tobytes().rfind(_END.tobytes()) >= 0
+            return _END.tobytes() in data[end:].tobytes()
     return False
 
 
@@ -61,7 +58,7 @@ def _segments(data: np.ndarray) -> Iterator[tuple[int, int, int]]:
 
 
 def restart_interval(width: int) -> int:
-    """Blocks between two restart markers so that there is one for each row; for OpenCV's 2x2 chroma subsampling."""
+    """Blocks between two restart markers, one a row, in an image of ``width`` with OpenCV's 2x2 chroma subsampling."""
     return math.ceil(width / (2 * _BLOCK))
 
 
@@ -69,9 +66,9 @@ def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, 
     """Cuts some rows out of a JPEG.
 
     Args:
-        data: uint8 vector, a file of any format.
-        top: First row that is wanted.
-        bottom: The row after the last one.
+        data: Bytes of a file of any format, uint8 (N,).
+        top: First row.
+        bottom: Row after the last one.
 
     Returns:
         A JPEG that decodes to exactly the pixels of these rows and a few above and below, the row of the image that it
@@ -102,26 +99,19 @@ def _read_layout(data: np.ndarray) -> _Layout | None:
     """Reads the header; ``None`` if rows of blocks cannot be told apart by restart markers."""
     if data[:2].tobytes() != b"\xff\xd8":
         return None
-    interval, frame = 0, None
+    interval, frame, height_at = 0, b"", 0
     for kind, begin, end in _segments(data):
         segment = data[begin:end].tobytes()
         if kind in _OTHER_FRAMES:
             return None
-        if kind in _SEQUENTIAL and len(segment) >= 15:
-            frame = begin + 1, segment
-        elif kind == 0xDD and len(segment) == 2:
-            interval = int.from_bytes(segment, "big")
-        elif kind == 0xDA:
-            return _layout(frame, interval, segment, end) if frame and interval and segment else None
+        if kind in _SEQUENTIAL:
+            frame, height_at = segment, begin + 1
+        elif kind == 0xDD:
+            interval = int.from_bytes(segment[:2], "big")
+        elif kind == 0xDA and segment[:1] == b"\3" and len(frame) >= 15:      # all three channels in one scan
+            height, width, channels = struct.unpack(">HHB", frame[1:6])
+            across, down = (max(frame[i] >> shift & 15 for i in (7, 10, 13)) for shift in (4, 0))
+            if (channels == 3 and height and width and across and down
+                    and interval == math.ceil(width / (_BLOCK * across))):
+                return _Layout((height, width), _BLOCK * down, height_at, end)
     return None
-
-
-def _layout(frame: tuple[int, bytes], interval: int, scan: bytes, body_at: int) -> _Layout | None:
-    height_at, segment = frame
-    height, width, channels = struct.unpack(">HHB", segment[1:6])
-    if channels != 3 or scan[0] != 3:       # all three in one scan, or there is more than one pass
-        return None
-    across, down = (max(segment[i] >> shift & 15 for i in (7, 10, 13)) for shift in (4, 0))
-    if not (height and width and across and down) or interval != math.ceil(width / (_BLOCK * across)):
-        return None
-    return _Layout((height, width), _BLOCK * down, height_at, body_at)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mindseg.data import datasets
-from mindseg.data.datasets import DatasetInfo
+from mindseg.data.datasets import DatasetInfo, check_classes, dataset_info
 from mindseg.data.decode import check_sizes, decode_checked_label, decode_image, decode_image_rows
-from mindseg.data.pipeline import FolderSource, LoaderOptions, Pipeline, RecordSource, choose_lut, open_source
+from mindseg.data.pipeline import LoaderOptions, Pipeline
+from mindseg.data.sources import Source, choose_lut, open_source
 from mindseg.data.transforms import PHOTOMETRIC, CropResize, ScaleCrop, TrainTransform, Window, color_jitter
 from mindseg.errors import DataError
 
-_LOG = logging.getLogger("mindseg.data")      # below the logger of the run, whose log files must show it
+_LOG = logging.getLogger("mindseg.data")      # below the project's logger, whose files show it too
 _LOOKAHEAD = 4         # batches before the end of an epoch at which the next one is started, so that there is no gap
 _ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
 _REPLACE_TRIES = 20
@@ -31,15 +31,17 @@ Batch = dict[str, object]
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Decodes, checks and augments one sample, in a thread. It must not know the loader, which holds the pipelines
-    that hold it: see ``mindseg.data.pipeline``."""
-    source: FolderSource | RecordSource
+    """Decodes, checks and augments one sample, in a thread.
+
+    It must not hold the loader, which holds the pipelines that hold it: see ``mindseg.data.pipeline``.
+    """
+    source: Source
     lut: np.ndarray
     transform: TrainTransform | None
     options: LoaderOptions
 
     def __call__(self, name: str, sample_index: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
-        epoch, number, index = (int(v) for v in sample_index)
+        epoch, repeat, index = (int(v) for v in sample_index)
         image_name, label_name = self.source.describe(index, name)
         values = decode_checked_label(label, label_name, self.lut)
         if self.transform is None:
@@ -48,35 +50,34 @@ class _Decoder:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.options.rgb else pixels
             return name, pixels, cv2.LUT(values, self.lut)
 
-        def pixels_of(window: Window) -> np.ndarray:
+        def decode_window(window: Window) -> np.ndarray:
             rows, size = decode_image_rows(data, image_name, window.top, window.top + window.height)
             check_sizes(size, values.shape, image_name)
             return rows[:, window.left:window.left + window.width]
 
-        seed = (self.options.seed, _AUGMENT, epoch, number, zlib.crc32(name.encode()))
-        return name, *self.transform(pixels_of, values, np.random.default_rng(seed))
+        seed = (self.options.seed, _AUGMENT, epoch, repeat, zlib.crc32(name.encode()))
+        return name, *self.transform(decode_window, values, np.random.default_rng(seed))
 
 
 class Loader:
     """Batches of one split; made by :func:`create_loader`.
 
+    Args:
+        source: Encoded samples.
+        info: Data set.
+        lut: Label LUT, uint8 (256,).
+        transform: Training transform; ``None``: evaluation, images and labels stay as they are.
+        options: Options.
+
     Attributes:
-        info: The data set.
+        info: Data set.
         num_samples: Samples of the split, over all ranks.
         steps_per_epoch: Training: batches in an epoch, equal on all ranks. Evaluation: samples this rank sees.
-        skipped: Why samples were left out (``data.on_error=skip``), by their index.
+        skipped: Errors of the samples that were left out (``data.on_error=skip``), by their number.
     """
 
-    def __init__(self, source: FolderSource | RecordSource, info: DatasetInfo, lut: np.ndarray,
-                 transform: TrainTransform | None, options: LoaderOptions) -> None:
-        """
-        Args:
-            source: Where the bytes come from.
-            info: The data set.
-            lut: Label LUT, uint8 (256,).
-            transform: The training transform; ``None``: evaluation, images and labels stay as they are.
-            options: How to run.
-        """
+    def __init__(self, source: Source, info: DatasetInfo, lut: np.ndarray, transform: TrainTransform | None,
+                 options: LoaderOptions) -> None:
         self.source, self.info, self.transform, self.options = source, info, transform, options
         self._decode = _Decoder(source, lut, transform, options)
         self.num_samples = len(source)
@@ -123,10 +124,8 @@ class Loader:
         indices = np.arange(self.options.rank, self.num_samples, self.options.size)
         if not indices.size:
             return
-        sample_indices = np.zeros((indices.size, 3), np.int64)
-        sample_indices[:, 2] = indices
         group: list[Row] = []
-        for row in itertools.chain.from_iterable(self._pipeline(sample_indices)):
+        for row in itertools.chain.from_iterable(self._pipeline(indices)):
             good = self._checked(*row)
             if good is None:
                 continue
@@ -139,10 +138,18 @@ class Loader:
         self._report_skipped("evaluation")
 
     def sample_indices(self, epoch: int, start_step: int = 0) -> np.ndarray:
-        """This rank's samples of an epoch, in order: int64 rows of (epoch, pass, sample index)."""
+        """This rank's samples of an epoch, in order.
+
+        Args:
+            epoch: Number of the epoch.
+            start_step: Batches to leave out at the start.
+
+        Returns:
+            int64 (N, 3): epoch, pass over the data, and number of the sample in the source.
+        """
         options, total = self.options, self.steps_per_epoch * self.options.batch_size * self.options.size
         passes = math.ceil(total / self.num_samples)
-        # What the last global batch lacks is taken from the start of one more pass.
+        # One more pass fills the last global batch.
         order = np.concatenate([np.random.default_rng((options.seed, _ORDER, epoch, p)).permutation(self.num_samples)
                                 for p in range(passes)])[:total]
         numbers = np.arange(total) // self.num_samples
@@ -184,7 +191,7 @@ class Loader:
                          where, len(self.skipped), self.num_samples)
 
     def _replacement(self, sample_index: np.ndarray) -> Row:
-        """Another sample, drawn from nothing but the seed and the indices of the broken one."""
+        """Draws another sample, from nothing but the seed and the index of the broken one."""
         rng = np.random.default_rng((self.options.seed, _REPLACE, *(int(v) for v in sample_index)))
         for attempt in range(1, _REPLACE_TRIES + 1):
             other = [sample_index[0], sample_index[1] + attempt * 1_000_000, rng.integers(self.num_samples)]
@@ -196,33 +203,37 @@ class Loader:
 
 
 def _stack(rows: list[Row]) -> Batch:
-    return {"image": np.stack([image for _, image, _ in rows]), "label": np.stack([label for _, _, label in rows]),
-            "names": [name for name, _, _ in rows]}
+    names, images, labels = zip(*rows, strict=True)
+    return {"image": np.stack(images), "label": np.stack(labels), "names": list(names)}
 
 
 def train_transform(data: Mapping, lut: np.ndarray) -> TrainTransform:
-    """Builds the training transform from a configuration's ``data`` section and a label LUT."""
-    pair = tuple
+    """Builds the training transform.
+
+    Args:
+        data: Section ``data`` of a configuration.
+        lut: Label LUT, uint8 (256,).
+    """
     if data["resize"]:
-        geometry = CropResize(pair(data["resize"]), pair(data["crop_ratio"]) if data["crop_ratio"] else None,
-                              data["crop_prob"])
+        ratio = tuple(data["crop_ratio"]) if data["crop_ratio"] else None
+        geometry = CropResize(tuple(data["resize"]), ratio, data["crop_prob"])
     else:
-        geometry = ScaleCrop(pair(data["crop_size"]), pair(data["scale_range"]), data["scale_base"],
+        geometry = ScaleCrop(tuple(data["crop_size"]), tuple(data["scale_range"]), data["scale_base"],
                              data["scale_side"], data["scale_step"], data["cat_max_ratio"])
     jitters = [PHOTOMETRIC] if data["photometric"] else []
     if data["color_jitter"]:
         jitters.append(color_jitter(data["color_jitter"]))
     rgb = data["color_order"] == "RGB"
     mean = [min(255, max(0, round(m * 255 / data["value_range"]))) for m in data["mean"]]
-    return TrainTransform(geometry, lut, pair(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
-                          pair(jitters), rgb)
+    return TrainTransform(geometry, lut, tuple(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
+                          tuple(jitters), rgb)
 
 
 def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:
     """Makes the loader of the training or the evaluation split.
 
     Args:
-        cfg: The configuration; its ``data`` and ``runtime.seed`` are read.
+        cfg: Configuration.
         split: ``train`` (shuffled, augmented, padded to whole batches) or ``eval`` (each image once, as it is).
         rank: This process, 0..size-1.
         size: Number of processes.
@@ -232,13 +243,14 @@ def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_
         The loader: ``epoch(e, start_step)`` for training, ``samples()`` for evaluation.
 
     Raises:
+        ConfigError: The network has not as many classes as the data set.
         DataError: The split cannot be found or read.
     """
     if split not in ("train", "eval"):
         raise ValueError(f"split must be 'train' or 'eval', not '{split}'")
+    check_classes(cfg)
     data, train = cfg["data"], split == "train"
-    info = datasets.dataset_info(data)
-    source = open_source(data, split)
+    info, source = dataset_info(data), open_source(data, split)
     if batch_size is None:
         batch_size = max(1, cfg["train"]["global_batch"] // size) if train else cfg["eval"]["batch_size"]
     options = LoaderOptions(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], data["num_workers"],

@@ -1,11 +1,10 @@
 """Data sinking: MindSpore's queue carries batches to the device while it still works on those before.
 
-Where the platform has a queue (Ascend, GPU). Order, augmentation, resuming and messages are the loader's.
+Only Ascend and GPU have such a queue. Order, augmentation, resuming and messages are the loader's.
 """
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -16,18 +15,18 @@ from mindseg.data.loader import Batch, Loader
 from mindseg.errors import DataError
 
 PLATFORMS = ("Ascend", "GPU")
-_TIMEOUT_S = 1800       # a pipeline that died without a word is not waited for any longer
+_TIMEOUT_S = 1800       # then the reader is taken for dead
 
 
 class _Stream:
-    """The batches of a run by their number, as MindSpore's reader thread asks for them.
+    """Batches of a run by their number, for MindSpore's reader thread.
 
     The queue carries arrays only, and an exception in the reader would end the process before its batch's turn. So the
-    names, or the exception, of each batch come out of ``words``; behind an exception the arrays repeat.
+    names, or the exception, of each batch come out of ``names``; behind an exception the arrays repeat.
     """
 
     def __init__(self, batches: Iterator[Batch], count: int) -> None:
-        self.words: queue.SimpleQueue = queue.SimpleQueue()
+        self.names: queue.SimpleQueue = queue.SimpleQueue()
         self.sinking = False        # until then MindSpore may start over: it reads the first batches to learn shapes
         self._batches, self._count = batches, count
         self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -54,19 +53,19 @@ class _Stream:
         except Exception as error:
             if not self._made:
                 raise
-            self.words.put(error)
+            self.names.put(error)
             self._made[self._newest] = self._made[self._newest - 1]
         else:
             self._made[self._newest] = batch["image"], batch["label"]
-            self.words.put(batch["names"])
+            self.names.put(batch["names"])
 
 
 class SinkLoader:
-    """A training loader whose batches are on the device already; made by :func:`sinking`.
+    """Training loader whose batches are on the device already; a context, which stops the reader when it ends.
 
     Args:
-        loader: Where the batches come from.
-        total: Steps of the whole run.
+        loader: Training loader.
+        total: Steps of the whole run, counted from its first epoch.
     """
 
     def __init__(self, loader: Loader, total: int) -> None:
@@ -75,7 +74,11 @@ class SinkLoader:
         self._stream: _Stream | None = None
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict]:
-        """As :meth:`Loader.epoch`, with device tensors for arrays; epochs must follow each other.
+        """Batches of one epoch as in :meth:`Loader.epoch`, with device tensors for arrays.
+
+        Args:
+            epoch: Number of the epoch; each call gives the next one.
+            start_step: Batches to leave out at the start.
 
         Raises:
             DataError: A sample is broken, or no batch arrived for half an hour.
@@ -84,18 +87,20 @@ class SinkLoader:
             self._open(epoch, start_step)
         for _ in range(start_step, self.steps_per_epoch):
             try:
-                word = self._stream.words.get(timeout=_TIMEOUT_S)
+                names = self._stream.names.get(timeout=_TIMEOUT_S)
             except queue.Empty:
                 self._stream = None     # closing it would wait for the reader
                 raise DataError(f"no batch arrived in {_TIMEOUT_S // 60} minutes; set train.dataset_sink_mode=false to "
                                 "see whether reading or the device's queue stopped") from None
-            if isinstance(word, Exception):
-                raise word
+            if isinstance(names, Exception):
+                raise names
             image, label = self._next()
-            yield {"image": image, "label": label, "names": word}
+            yield {"image": image, "label": label, "names": names}
 
-    def close(self) -> None:
-        """Stops the reader and gives the queue back."""
+    def __enter__(self) -> "SinkLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._stream is not None:
             transfer = self._rows.__transfer_dataset__      # where ms.data_sink leaves it
             transfer.stop_send()
@@ -118,18 +123,3 @@ class SinkLoader:
             ds.config.set_prefetch_size(before)
         stream.sinking = True
         self._stream = stream
-
-
-@contextmanager
-def sinking(loader: Loader, total: int) -> Iterator[SinkLoader]:
-    """The loader with its batches brought to the device ahead, until the block ends.
-
-    Args:
-        loader: Training loader.
-        total: Steps of the whole run, counted from its first epoch.
-    """
-    sink = SinkLoader(loader, total)
-    try:
-        yield sink
-    finally:
-        sink.close()

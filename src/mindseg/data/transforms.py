@@ -9,26 +9,27 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-IGNORE = 255
+from mindseg.data.labels import IGNORE
+
 _CROP_TRIES = 10
 _STRIDE = 8            # the class shares of a crop are counted on every 8th row and column: 64 times cheaper
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a source image, and the (height, width) it is resized to."""
+    """Part of a source image in pixels, and the (height, width) it is resized to."""
     top: int
     left: int
     height: int
     width: int
     size: tuple[int, int]
 
-    def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """The part of ``pixels``, as a view."""
+    def crop(self, pixels: np.ndarray) -> np.ndarray:
+        """The window of ``pixels``, (H, W) or (H, W, 3), as a view."""
         return pixels[self.top:self.top + self.height, self.left:self.left + self.width]
 
     def enlarges(self) -> bool:
-        """Whether the result has more pixels than the part."""
+        """Tests whether the resized window has more pixels than the window."""
         return self.size[0] * self.size[1] > self.height * self.width
 
 
@@ -43,7 +44,7 @@ class ScaleCrop:
         size: Height and width of a crop.
         scale_range: Lowest and highest scale.
         scale_base: Length in pixels that the scale multiplies; ``None``: the image's own size.
-        scale_side: ``short`` or ``long``, the side that ``scale_base`` speaks of.
+        scale_side: Side that becomes ``scale_base`` long, ``short`` or ``long``.
         scale_step: 0 for continuous scales, else the distance between them.
         cat_max_ratio: A crop in which one class has more than this share is redrawn, at most 10 times (1: never).
     """
@@ -55,7 +56,7 @@ class ScaleCrop:
     cat_max_ratio: float = 1.0
 
     def draw_scale(self, height: int, width: int, rng: np.random.Generator) -> float:
-        """Draws the factor from source pixels to scaled pixels."""
+        """Draws the scale of a source image of ``height`` x ``width`` pixels with the generator ``rng``."""
         low, high = self.scale_range
         if self.scale_step > 0:
             steps = math.floor((high - low) / self.scale_step + 1e-6)
@@ -68,10 +69,16 @@ class ScaleCrop:
         return scale * self.scale_base / side
 
     def draw(self, label: np.ndarray, lut: np.ndarray, rng: np.random.Generator) -> Window:
-        """Draws the source window and the size it is resized to."""
+        """Draws the source window and the size it is resized to.
+
+        Args:
+            label: Label values, uint8 (H, W).
+            lut: Label LUT, uint8 (256,).
+            rng: Generator of the sample.
+        """
         height, width = label.shape
         scale = self.draw_scale(height, width, rng)
-        # Size of the result that shows image, and of the source window it is taken from.
+        # Size of the scaled image's part of the crop (the rest is padding), and of the source window it is taken from.
         inner = [min(c, max(1, round(s * scale))) for c, s in zip(self.size, (height, width), strict=True)]
         window = [s if i < c else min(s, max(1, round(c / scale)))
                   for c, i, s in zip(self.size, inner, (height, width), strict=True)]
@@ -96,11 +103,11 @@ class ScaleCrop:
 
 @dataclass(frozen=True)
 class CropResize:
-    """With probability ``crop_prob`` crops to 1/r of the image (r uniform in ``crop_ratio``), then resizes to ``size``.
+    """Random crop to 1/r of the image, then resizing to ``size``.
 
     Attributes:
         size: Height and width of the result; the aspect ratio is not kept.
-        crop_ratio: Lowest and highest r, both >= 1; ``None``: never crop.
+        crop_ratio: Lowest and highest r, both >= 1, between which it is uniform; ``None``: never crop.
         crop_prob: Probability of the crop.
     """
     size: tuple[int, int]
@@ -108,7 +115,7 @@ class CropResize:
     crop_prob: float = 1.0
 
     def draw(self, label: np.ndarray, lut: np.ndarray, rng: np.random.Generator) -> Window:
-        """Draws the source window; ``lut`` plays no part."""
+        """Draws the source window as in :meth:`ScaleCrop.draw`; ``lut`` is not needed."""
         if self.crop_ratio is None or rng.random() >= self.crop_prob:
             return Window(0, 0, *label.shape, self.size)
         ratio = float(rng.uniform(*self.crop_ratio))
@@ -119,13 +126,15 @@ class CropResize:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Photometric distortion of a uint8 BGR image, in the order of SSD (Liu et al. 2016): brightness, contrast first
-    or last at random, saturation, hue; each with probability ``prob``.
+    """Photometric distortion of a uint8 BGR image, in the order of SSD (Liu et al. 2016).
+
+    Brightness comes first, then saturation and hue; contrast comes before or after these two, at random.
 
     Attributes:
-        brightness: A number d adds U(-d, d); a pair multiplies by U(low, high). Likewise:
-        contrast, saturation: A pair of factors.
-        hue: Degrees/2 (OpenCV's unit, 0..179): adds U(-hue, hue).
+        brightness: A number d adds U(-d, d), a pair multiplies by U(low, high).
+        contrast: Lowest and highest factor.
+        saturation: Lowest and highest factor.
+        hue: Largest shift either way, in OpenCV's unit of two degrees.
         prob: Probability of each of the four.
     """
     brightness: float | tuple[float, float] = 0.0
@@ -135,6 +144,7 @@ class ColorJitter:
     prob: float = 0.5
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Distorts ``image``, uint8 (H, W, 3), with numbers drawn from ``rng``."""
         # Every number is drawn whether it is used or not, so that one switch does not shift the others' randomness.
         use = rng.random(4) < self.prob
         brightness, contrast, saturation, hue = rng.random(4)
@@ -159,11 +169,11 @@ def _multiply(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _shift_hsv(image: np.ndarray, shift: int, stretch: float) -> np.ndarray:
-    """Adds ``shift`` to the hue (0..179, round the circle) and multiplies the saturation by ``stretch``."""
+    """Adds ``shift`` to the hue, modulo 180, and multiplies the saturation by ``stretch``."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     if shift:
-        circle = ((np.arange(256) + shift) % 180).astype(np.uint8)
-        cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), circle), hsv, 0)
+        shifted = ((np.arange(256) + shift) % 180).astype(np.uint8)
+        cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), shifted), hsv, 0)
     if stretch != 1:
         cv2.insertChannel(_multiply(cv2.extractChannel(hsv, 1), stretch), hsv, 1)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
@@ -174,7 +184,7 @@ PHOTOMETRIC = ColorJitter(brightness=32.0, contrast=(0.5, 1.5), saturation=(0.5,
 
 
 def color_jitter(values: Mapping) -> ColorJitter:
-    """Makes a :class:`ColorJitter` from configuration values; a pair is a list, ``0.4`` for a factor is [0.6, 1.4]."""
+    """Makes a distortion from ``data.color_jitter``; a pair is a list, ``0.4`` for a factor is [0.6, 1.4]."""
     def pair(value: float | Sequence[float]) -> tuple[float, float]:
         low, high = value if isinstance(value, (list, tuple)) else (1 - value, 1 + value)
         return float(low), float(high)
@@ -191,11 +201,11 @@ def _between(bounds: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """The whole training transform; see :func:`mindseg.data.loader.create_loader` for the configuration keys.
+    """Training transform: crop, resize, flip, colour distortion, blur and padding.
 
     Attributes:
-        geometry: ``ScaleCrop`` or ``CropResize``.
-        lut: Label LUT, uint8 (256,). It is applied to the crop, not to the whole label.
+        geometry: Crop and resize.
+        lut: Label LUT, uint8 (256,), applied to the crop, not to the whole label.
         fill: Colour of the padding, in BGR (usually the mean colour, so that padding is 0 after normalisation).
         flip_prob: Probability of a horizontal flip.
         blur_prob: Probability of a Gaussian blur with a sigma of U(0, 1) pixels.
@@ -215,9 +225,9 @@ class TrainTransform:
         """Transforms one sample.
 
         Args:
-            image: uint8 (H, W, 3), BGR, or a function that gives the part of it in a window.
-            label: uint8 (H, W), label values that ``lut`` knows.
-            rng: The sample's own generator.
+            image: uint8 (H, W, 3) in BGR, or a function that decodes a window of it.
+            label: Label values that ``lut`` knows, uint8 (H, W).
+            rng: Generator of the sample.
 
         Returns:
             uint8 image (h, w, 3) in RGB or BGR and uint8 label (h, w) of train ids with 255 = ignored, both
@@ -225,8 +235,8 @@ class TrainTransform:
         """
         window = self.geometry.draw(label, self.lut, rng)
         flip, blur, sigma = rng.random() < self.flip_prob, rng.random() < self.blur_prob, float(rng.random())
-        image, label = image(window) if callable(image) else window.cut(image), window.cut(label)
-        # What is done pixel by pixel is done on the smaller side of the resize.
+        image, label = image(window) if callable(image) else window.crop(image), window.crop(label)
+        # Colours are changed where there are fewer pixels: before enlarging, or after reducing.
         if window.enlarges():
             image, label = self._recolour(image, label, rng)
             image, label = resize(image, label, window.size)
@@ -251,14 +261,14 @@ class TrainTransform:
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur with a standard deviation of ``sigma`` pixels; below 0.2 the kernel is a single pixel."""
+    """Blurs ``image`` with a standard deviation of ``sigma`` pixels; below 0.2 the kernel is a single pixel."""
     if sigma < 0.2:
         return image
     return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
 def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes to ``size`` = (height, width): the image bilinearly, the label to the nearest pixel.
+    """Resizes to ``size`` = (height, width): ``image`` bilinearly, ``label`` to the nearest pixel.
 
     ``INTER_NEAREST`` would take the pixel to the upper left of the centre and shift labels against images.
     """
@@ -270,7 +280,7 @@ def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple
 
 def pad(image: np.ndarray, label: np.ndarray, size: tuple[int, int],
         fill: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Pads at the bottom and right to ``size`` = (height, width), the image with ``fill``, the label with 255."""
+    """Pads at the bottom and right to ``size`` = (height, width), ``image`` with ``fill``, ``label`` with 255."""
     if label.shape == size:
         return image, label
     margins = (0, size[0] - label.shape[0], 0, size[1] - label.shape[1])
@@ -279,12 +289,12 @@ def pad(image: np.ndarray, label: np.ndarray, size: tuple[int, int],
 
 
 def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], value_range: float = 255.0) -> np.ndarray:
-    """``(x * value_range / 255 - mean) / std``, the NumPy twin of what the training graph does on the device.
+    """Normalises an image as the training graph does on the device: ``(x * value_range / 255 - mean) / std``.
 
     Args:
         image: uint8 (H, W, 3).
         mean: Three numbers in the image's channel order, on the scale 0..``value_range``.
-        std: Likewise.
+        std: Three numbers on the same scale.
         value_range: 255 or 1.
 
     Returns:

@@ -16,7 +16,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindseg.checkpoint import load_network
-from mindseg.data.datasets import UNMAPPED, DatasetInfo, dataset_info
+from mindseg.data.datasets import dataset_info
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
 from mindseg.deploy.onnx_simplify import simplify
@@ -146,7 +146,7 @@ def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | N
     else:
         output = OutputSpec(name=OUTPUT_NAME, type=kind, dtype="float32", shape=(n, classes, height, width))
     dataset = DatasetSpec(name=info.name, classes=tuple(info.classes), palette=tuple(tuple(c) for c in info.palette),
-                          ignore_id=info.ignore_id, label_ids=info.train_to_id, label_map=_label_map(info))
+                          ignore_id=info.ignore_id, label_ids=info.train_to_id, label_map=info.label_map)
     model = {key: value for key, value in cfg.model.items() if value is not None and key != "pretrained_part"}
     versions = {"project": __version__, "mindspore": ms.__version__, "onnx": onnx.__version__}
     return Manifest(model=model, input=spec, output=output, dataset=dataset, source=source, versions=versions,
@@ -179,13 +179,6 @@ def _resize_rule(cfg: dict, model_size: tuple[int, int]) -> dict[str, Any]:
         size = size[0] if isinstance(size, list) and len(size) == 1 else size
         return {"rule": rule, "size": size, "pad": True}
     return {"rule": "exact", "size": list(model_size), "pad": False}
-
-
-def _label_map(info: DatasetInfo) -> dict[int, int] | None:
-    """A list data set's own label values; the other data sets are known by name."""
-    if info.name != "list":
-        return None
-    return {value: int(train_id) for value, train_id in enumerate(info.label_lut()) if train_id != UNMAPPED}
 
 
 def _split_formats(formats: Sequence[str]) -> tuple[list[str], str]:

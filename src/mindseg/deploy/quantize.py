@@ -20,7 +20,7 @@ from onnxruntime.quantization import (
 )
 from tqdm import tqdm
 
-from mindseg.data.datasets import Sample
+from mindseg.data.samples import Sample
 from mindseg.deploy import onnx_graph
 from mindseg.errors import UserError, first_line
 from mindseg.files import file_sha256, write_bytes

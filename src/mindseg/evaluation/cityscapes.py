@@ -5,23 +5,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mindseg.data.datasets import CITYSCAPES, Sample
+from mindseg.data.datasets import CITYSCAPES, DatasetInfo
+from mindseg.data.samples import Sample
 from mindseg.errors import DataError
 from mindseg.metrics import InstanceCounts
 
-# Train ids by category, https://github.com/mcordts/cityscapesScripts (helpers/labels.py).
-CATEGORIES = {"flat": (0, 1), "construction": (2, 3, 4), "object": (5, 6, 7), "nature": (8, 9), "sky": (10,),
-              "human": (11, 12), "vehicle": (13, 14, 15, 16, 17, 18)}
-# Mean pixels of an instance over the training set, a constant of evalPixelLevelSemanticLabeling.py.
-_SIZES = {"person": 3462.4756337644, "rider": 3930.4788056518, "car": 12794.0202738185, "truck": 27855.1264367816,
-          "bus": 35732.1511111111, "train": 67583.7075812274, "motorcycle": 6298.7200839748,
-          "bicycle": 4672.3249222261}
 
-
-def instance_counts() -> InstanceCounts:
-    """New counts for Cityscapes' iIoU."""
-    sizes = {CITYSCAPES.classes.index(name): size for name, size in _SIZES.items()}
-    return InstanceCounts(CITYSCAPES.train_to_id, sizes, CATEGORIES)
+def instance_counts(info: DatasetInfo = CITYSCAPES) -> InstanceCounts:
+    """New counts for the iIoU of a data set with instance sizes."""
+    sizes = {info.classes.index(name): size for name, size in info.instance_sizes.items()}
+    return InstanceCounts(info.train_to_id, sizes, info.categories)
 
 
 def instance_reader(samples: Sequence[Sample]) -> Callable[[str], np.ndarray] | None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from mindseg.comm import all_reduce_sum
 from mindseg.data.loader import Loader
 from mindseg.errors import UserError
-from mindseg.evaluation.cityscapes import CATEGORIES, instance_counts
+from mindseg.evaluation.cityscapes import instance_counts
 from mindseg.inference.predictor import Predictor
 from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou
 from mindseg.resize import EvalResize
@@ -74,7 +74,8 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
         UserError: Not one labelled pixel was seen.
     """
     info, resize = predictor.info, predictor.resize
-    matrix, counts = ConfusionMatrix(len(info.classes), info.ignore_id), instance_counts()
+    matrix = ConfusionMatrix(len(info.classes), info.ignore_id)
+    counts = instance_counts(info) if instances is not None else None
     extremes, mean_loss = _Extremes((num_examples + 1) // 2), RunningMean()
     started, inside = time.perf_counter(), 0.0
     with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
@@ -98,8 +99,8 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
     if not matrix.matrix.any():
         raise UserError("no labelled pixel was seen in the evaluation; check data.root and data.eval_split")
     scores = matrix.compute()
-    if info.name == "cityscapes":
-        scores |= category_iou(matrix.matrix, CATEGORIES)
+    if info.categories:
+        scores |= category_iou(matrix.matrix, info.categories)
     if instances is not None:
         counts.reduce()
         scores |= counts.compute(matrix.matrix)

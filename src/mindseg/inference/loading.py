@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mindseg.config import Config, load_config, parse_config
-from mindseg.data.datasets import DatasetInfo, dataset_info
+from mindseg.data.datasets import DatasetInfo, check_classes, dataset_info
 from mindseg.data.decode import decode_image
 from mindseg.drawing import overlay, save_png
 from mindseg.errors import DataError, UserError
@@ -173,6 +173,7 @@ def open_checkpoint(path: str | Path, cfg: Config | None = None, whole_image: bo
     from mindseg.models import build_network
 
     cfg = cfg or checkpoint_config(path)
+    check_classes(cfg)
     arrays, _ = read_checkpoint(path)
     net = build_network(cfg)
     load_weights(net, arrays, str(path))

@@ -12,7 +12,6 @@ from mindseg.errors import UserError
 from mindseg.files import replacing
 
 KINDS = ("color", "labelIds")
-_VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"    # the development kit's name for own training data
 
 
 class MaskWriter:
@@ -43,11 +42,10 @@ class MaskWriter:
 
     def write(self, name: str, ids: np.ndarray) -> None:
         """Writes the mask of one image: uint8 train ids (H, W)."""
-        if self.kind == "labelIds" and self.info.name != "voc":
-            path = self.folder / f"{name}_labelIds.png"
+        path = self.folder / f"{name}{self.info.submission.suffix if self.kind == 'labelIds' else '.png'}"
+        if self.kind == "labelIds" and not self.info.submission.palette:
             save_png(path, to_label_ids(ids, self.info.train_to_id))
         else:
-            path = self.folder / f"{name}.png"
             save_palette_png(path, ids, self.info.palette)
         self.files.append(path)
         if self.notes:
@@ -66,16 +64,16 @@ def write_submission(files: Sequence[Path], info: DatasetInfo, output: Path) -> 
     Returns:
         The archive, ``submission.zip`` or ``submission.tgz``.
     """
-    path = output / ("submission.tgz" if info.name == "voc" else "submission.zip")
+    path = output / info.submission.archive
     with replacing(path) as temporary:
-        if info.name == "voc":
+        if path.suffix == ".tgz":
             with tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
                 for file in sorted(files):
-                    archive.add(file, f"{_VOC_FOLDER}/{file.name}", filter=_without_owner)
+                    archive.add(file, info.submission.folder + file.name, filter=_without_owner)
         else:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:     # PNG is compressed already
                 for file in sorted(files):
-                    archive.write(file, file.name)
+                    archive.write(file, info.submission.folder + file.name)
     return path
 
 

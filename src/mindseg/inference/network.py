@@ -12,7 +12,8 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from mindseg.config import Config
-from mindseg.data.datasets import IGNORE, DatasetInfo
+from mindseg.data.datasets import DatasetInfo
+from mindseg.data.labels import IGNORE
 from mindseg.models.normalize import Normalize
 from mindseg.resize import argmax_resized, create_resize, resized_slices, scale_size
 

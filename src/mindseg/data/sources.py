@@ -1,0 +1,185 @@
+"""Sources of encoded samples: folders of files, and MindRecord files with the columns file_name, data, label."""
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import mindspore.dataset as ds
+
+from mindseg.data.datasets import DatasetInfo, list_samples
+from mindseg.data.decode import decode_label_values
+from mindseg.data.samples import Sample
+from mindseg.errors import DataError, first_line
+from mindseg.files import read_bytes
+
+COLUMNS = ["file_name", "data", "label"]
+_PROBES = 16      # labels that are read to tell label ids from train ids
+
+
+class FolderSource:
+    """Files of labelled samples, in the order of their names.
+
+    Args:
+        samples: Samples in any order.
+
+    Raises:
+        DataError: A sample has no label.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            if sample.label is None:
+                raise DataError(f"{sample.image}: has no label; such a split can be predicted, not trained or scored")
+        self.samples = sorted(samples, key=lambda sample: sample.name)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def rows(self, indices: Sequence[int]) -> ds.Dataset:
+        """MindSpore dataset of the samples with these numbers, in this order."""
+        def read() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+            for sample in (self.samples[i] for i in indices):
+                yield sample.name, _read_bytes(sample.image), _read_bytes(sample.label)
+
+        return ds.GeneratorDataset(read, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+
+    def describe(self, index: int, name: str) -> tuple[str, str]:
+        """Names of image and label of a sample for error messages.
+
+        Args:
+            index: Number of the sample.
+            name: Name of the sample.
+        """
+        return str(self.samples[index].image), str(self.samples[index].label)
+
+
+class RecordSource:
+    """Samples of a MindRecord set, in the order of their names.
+
+    Args:
+        path: The file, or the name that was given when several shards (``path0``, ``path1``, …) were written.
+
+    Raises:
+        DataError: Missing, unreadable, half written, or without the three columns.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.file, self.count = _open_records(self.path)
+        names = _stored_names(sidecar_path(self.path), self.file, self.count)
+        # Numbers of the rows in the order of the names: shards and --shuffle make no difference.
+        self.places = np.arange(self.count) if names is None else np.argsort(names, kind="stable")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, indices: Sequence[int]) -> ds.Dataset:
+        """MindSpore dataset of the samples with these numbers, in this order."""
+        # MindDataset takes no more indices than it has rows.
+        pieces = np.array_split(self.places[list(indices)], math.ceil(len(indices) / self.count))
+        parts = [ds.MindDataset(str(self.file), columns_list=COLUMNS, sampler=ds.SubsetSampler(piece.tolist()),
+                                num_parallel_workers=1) for piece in pieces]
+        return parts[0] if len(parts) == 1 else parts[0].concat(parts[1:])
+
+    def describe(self, index: int, name: str) -> tuple[str, str]:
+        """Names of image and label of a sample for error messages, see :meth:`FolderSource.describe`."""
+        return f"{self.path}: image of sample {index} '{name}'", f"{self.path}: label of sample {index} '{name}'"
+
+
+Source = FolderSource | RecordSource
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    """Reads a file's bytes, none if it cannot be read.
+
+    The decoder reports that when its turn comes, whereas an exception here would end the pipeline at once.
+    """
+    try:
+        return read_bytes(path)
+    except DataError:
+        return np.zeros(0, np.uint8)
+
+
+def as_bytes(column: np.ndarray) -> np.ndarray:
+    """A MindRecord's ``bytes`` column as uint8 (N,): it arrives as an S string, whose ``.item()`` drops trailing zeros.
+
+    Args:
+        column: Array from an iterator with ``output_numpy=True``.
+    """
+    return np.frombuffer(column, np.uint8) if column.dtype.kind == "S" else column
+
+
+def sidecar_path(path: Path) -> Path:
+    """JSON description beside a MindRecord file."""
+    return path.with_name(path.name + ".json")
+
+
+def _open_records(path: Path) -> tuple[Path, int]:
+    """Checks header, columns, first and last row; returns the first shard's file and the number of samples."""
+    file = next((p for p in (path, *(path.with_name(path.name + "0" * k) for k in (1, 2, 3))) if p.is_file()), None)
+    if file is None:
+        raise DataError(f"{path}: no such MindRecord file; build it with mindseg pack")
+    if not file.with_name(file.name + ".db").is_file():
+        raise DataError(f"{file}: its index {file.name}.db is missing; copy both files, or build them again")
+    try:
+        count = ds.MindDataset(str(file), num_parallel_workers=1).get_dataset_size()
+        if count:
+            ends = ds.MindDataset(str(file), columns_list=COLUMNS, num_parallel_workers=1,
+                                  sampler=ds.SubsetSampler([0, count - 1]))
+            for _ in ends.create_dict_iterator(num_epochs=1, output_numpy=True):
+                pass
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{file}: not a whole MindRecord with the columns {', '.join(COLUMNS)} "
+                        f"({first_line(error)}); build it again with --overwrite") from None
+    if count == 0:
+        raise DataError(f"{file}: the MindRecord holds no samples; build it again")
+    return file, count
+
+
+def _stored_names(sidecar: Path, file: Path, count: int) -> list[str] | None:
+    """Names of the samples in stored order, or ``None`` if there is no description."""
+    if not sidecar.is_file():
+        return None
+    try:
+        names = json.loads(sidecar.read_text(encoding="utf-8"))["names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{sidecar}: not a description of {file.name}; remove it or build the file again") from None
+    if len(names) != count:
+        raise DataError(f"{sidecar}: describes {len(names)} samples, {file} holds {count}; remove it or build the "
+                        "file again")
+    return names
+
+
+def open_source(data: Mapping, split: str) -> Source:
+    """Opens the MindRecord set or the folders of a configuration's data set.
+
+    Args:
+        data: Section ``data`` of a configuration.
+        split: Role ``train`` or ``eval``, or the name of a split.
+
+    Raises:
+        DataError: Not found or not readable.
+    """
+    record = {"train": data["mindrecord"], "eval": data["eval_mindrecord"]}.get(split)
+    return RecordSource(record) if record else FolderSource(list_samples(data, split))
+
+
+def choose_lut(info: DatasetInfo, source: Source, label_file: str = "auto") -> np.ndarray:
+    """Chooses the label LUT, uint8 (256,), of the labels in a source.
+
+    Args:
+        info: Data set.
+        source: Labels, of which a few are read if they may be label ids or train ids.
+        label_file: ``data.label_file``.
+    """
+    def values() -> Iterator[np.ndarray]:
+        for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int)):
+            row = next(iter(source.rows([int(index)]).create_dict_iterator(num_epochs=1, output_numpy=True)))
+            try:
+                yield decode_label_values(as_bytes(row["label"]), "")
+            except DataError:
+                continue        # reported when it is used
+
+    return info.choose_lut(label_file, values(), source.describe(0, "")[1])
