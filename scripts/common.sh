@@ -34,14 +34,14 @@ split_arguments() {
 # shellcheck disable=SC2089,SC2090 # the quotes are for the reader of the variable
 remember_command() {
   local name word
-  SEGMENTATION_COMMAND=""
+  MINDSEG_COMMAND=""
   for name in DEVICE_TARGET DEVICE_IDS NODE_NUM NODE_RANK MASTER_ADDR MASTER_PORT; do
-    [[ -z "${!name:-}" ]] || SEGMENTATION_COMMAND+="$name=${!name} "
+    [[ -z "${!name:-}" ]] || MINDSEG_COMMAND+="$name=${!name} "
   done
   for word in bash "$0" "$@"; do
-    SEGMENTATION_COMMAND+="'${word//\'/\'\\\'\'}' "
+    MINDSEG_COMMAND+="'${word//\'/\'\\\'\'}' "
   done
-  export SEGMENTATION_COMMAND
+  export MINDSEG_COMMAND
 }
 
 require_file() {

@@ -10,7 +10,7 @@ from mindseg.data.decode import decode_image
 from mindseg.drawing import overlay
 from mindseg.errors import DataError, UserError
 from mindseg.files import file_sha256, read_bytes
-from mindseg.inference.loading import Segmentation, Segmenter, find_checkpoint
+from mindseg.inference.loading import Segmentation, Segmenter, best_checkpoint
 from mindseg.manifest import ModelFile, save_manifest
 from tests.support import ROOT
 from tests.support.data import random_image, write_image
@@ -89,8 +89,8 @@ def test_a_run_folder_gives_its_best_checkpoint(tmp_path):
         mindseg.load(tmp_path)
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / "ckpt" / name).touch()
-        assert find_checkpoint(tmp_path) == tmp_path / "ckpt" / name
-    assert find_checkpoint(tmp_path / "ckpt") == tmp_path / "ckpt" / "best.ckpt"
+        assert best_checkpoint(tmp_path) == tmp_path / "ckpt" / name
+    assert best_checkpoint(tmp_path / "ckpt") == tmp_path / "ckpt" / "best.ckpt"
 
 
 def test_a_checkpoint_without_configuration_says_so(tmp_path):

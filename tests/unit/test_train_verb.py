@@ -120,7 +120,12 @@ def test_modelarts_copies_for_a_resumed_checkpoint_too(call, earlier, monkeypatc
     assert seen == ["s3://data", str(run)]
 
 
+def test_the_installed_command_is_repeated_as_it_was_typed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["mindseg train", "--config", "enet camvid.yaml", "--pretrained", "x.ckpt"])
+    assert train.resume_command(tmp_path) == f"mindseg train --config 'enet camvid.yaml' --resume {tmp_path}"
+
+
 def test_a_wrapper_leaves_its_own_command(call, monkeypatch):
-    monkeypatch.setenv("SEGMENTATION_COMMAND", "DEVICE_IDS=4,5 'bash' 'run.sh' 'a b.yaml' '2' '--resume' 'old' 'Grün' ")
+    monkeypatch.setenv("MINDSEG_COMMAND", "DEVICE_IDS=4,5 'bash' 'run.sh' 'a b.yaml' '2' '--resume' 'old' 'Grün' ")
     ((_, folder, _, command),) = call(PLAIN)
     assert command == f"DEVICE_IDS=4,5 bash run.sh 'a b.yaml' 2 'Grün' --resume {folder}"

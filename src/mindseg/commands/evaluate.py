@@ -98,9 +98,6 @@ def output_folder(args: argparse.Namespace, cfg: Config) -> Path:
     return folder.parent if folder.name == "ckpt" else folder
 
 
-
-
-
 def protocol_overrides(name: str) -> list[str]:
     """The overrides that a protocol stands for, to be given to ``load_config`` before the user's own.
 

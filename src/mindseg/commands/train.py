@@ -115,8 +115,9 @@ def run_folder(cfg: Config, resumed: Path) -> Path:
 
 
 def resume_command(run_dir: Path) -> str:
-    """This command with ``--resume``; a wrapper script leaves its own in ``SEGMENTATION_COMMAND``."""
-    words = shlex.split(os.environ.get("SEGMENTATION_COMMAND", "")) or ["python", *sys.argv]
+    """This command with ``--resume``; a wrapper script leaves its own in ``MINDSEG_COMMAND``."""
+    program = sys.argv[0].split() if sys.argv[0].startswith("mindseg ") else ["python", sys.argv[0]]
+    words = shlex.split(os.environ.get("MINDSEG_COMMAND", "")) or [*program, *sys.argv[1:]]
     kept = [word for i, word in enumerate(words)
             if not word.startswith(("--resume", "--pretrained")) and words[i - 1] not in ("--resume", "--pretrained")]
     return shlex.join([*kept, "--resume", str(run_dir)])

@@ -119,12 +119,12 @@ def load(path: str | Path, device: str = "auto", config: str | Path | None = Non
     if path.suffix in (".yaml", ".yml") or (path / MANIFEST_NAME).is_file():
         return Segmenter(_load_exported(path, device))
     if path.is_dir():
-        path = find_checkpoint(path)
+        path = best_checkpoint(path)
     _use_device(device, path)
     return Segmenter(open_checkpoint(path, load_config(config) if config else None, whole_image=True))
 
 
-def find_checkpoint(run_dir: Path) -> Path:
+def best_checkpoint(run_dir: Path) -> Path:
     """The checkpoint of a run folder: the best one, or the last one if the run was never evaluated.
 
     Raises:
