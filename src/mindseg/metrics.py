@@ -10,12 +10,12 @@ from mindseg.errors import DataError
 class ConfusionMatrix:
     """Pixel counts by (truth, prediction), summed over any number of images.
 
-    IoU of a class is TP / (TP + FP + FN). A class is absent, and left out of the mean, only if TP + FP + FN = 0:
-    one that is predicted but never labelled counts as 0, as in cityscapesScripts' evalPixelLevelSemanticLabeling.
+    The IoU of a class is TP / (TP + FP + FN). A class is absent, and not part of the mean, only if TP + FP + FN = 0;
+    a class that is predicted but never labelled counts as 0, as in evalPixelLevelSemanticLabeling of cityscapesScripts.
 
     Args:
-        num_classes: Classes that are scored, at most 255.
-        ignore: Label value whose pixels are left out, 0 to 255.
+        num_classes: Number of classes, at most 255.
+        ignore: Label value of ignored pixels, 0..255.
     """
 
     def __init__(self, num_classes: int, ignore: int = 255) -> None:
@@ -31,7 +31,7 @@ class ConfusionMatrix:
             label: Label ids of the same shape, values in [0, num_classes) or ``ignore``.
 
         Returns:
-            The (num_classes, num_classes) counts of just this call, int64.
+            (num_classes, num_classes) int64, the counts of this call alone.
 
         Raises:
             DataError: Shapes differ, or a value is out of range.
@@ -55,16 +55,17 @@ class ConfusionMatrix:
         return counts
 
     def reduce(self) -> None:
-        """Sums the matrix over all ranks, in place. Does nothing on a single device."""
+        """Sums the matrix over all ranks, in place."""
         self.matrix = all_reduce_sum(self.matrix)
 
     def compute(self) -> dict:
-        """Scores of everything added so far.
+        """Computes the scores of everything added so far.
 
         Returns:
-            ``miou`` (float, mean over present classes, 0..1; NaN if none is present), ``iou`` (list of float, NaN for
-            an absent class), ``pixel_accuracy`` (float), ``class_accuracy`` (list of float), ``fwiou`` (float,
-            frequency-weighted IoU), ``present`` (int, classes with TP + FP + FN > 0) and ``confusion`` (list of lists).
+            Scores from 0 to 1: ``miou`` (float, mean over the present classes, NaN if there is none), ``iou`` (list of
+            float, NaN for an absent class), ``pixel_accuracy`` (float), ``class_accuracy`` (list of float) and
+            ``fwiou`` (float, frequency-weighted IoU); and ``present`` (int, number of classes with TP + FP + FN > 0)
+            and ``confusion`` (list of lists of int).
         """
         matrix = self.matrix.astype(np.float64)
         hit, truth, guess = np.diag(matrix), matrix.sum(1), matrix.sum(0)
@@ -86,15 +87,15 @@ class ConfusionMatrix:
 
 
 class InstanceCounts:
-    """True positives and misses weighted by instance size, for Cityscapes' iIoU (cordts2016, section 4.2).
+    """True positives and misses weighted by instance size, for the iIoU of Cityscapes (arXiv 1604.01685, section 4.2).
 
-    Every labelled instance weighs as much as an instance of its class's mean size, so that near cars do not hide far
-    ones. Counts are kept in units of 2**-30 pixel: sums of whole numbers do not depend on the order of images or ranks.
+    Every labelled instance has the weight of an instance of mean size, so large objects do not hide small ones. Counts
+    have the unit 2**-30 pixel, because sums of whole numbers do not depend on the order of images or ranks.
 
     Args:
         official: Official label id of each class, by train id.
-        sizes: Mean size in pixels of an instance, for the train ids of the classes that have instances.
-        groups: Train ids of each category.
+        sizes: Mean size of an instance in pixels, by train id, for the classes that have instances.
+        groups: Train ids of each category, by its name.
     """
 
     UNIT = 2.0**30
@@ -114,8 +115,9 @@ class InstanceCounts:
         """Adds one image.
 
         Args:
-            pred: Predicted train ids (H, W), uint8.
-            instances: Official instance ids (H, W), ``label id * 1000 + number``; values up to 1000 are no instances.
+            pred: Predicted train ids, (H, W) uint8.
+            instances: Official instance ids, (H, W) integer: label id * 1000 + number; values up to 1000 are no
+                instances.
 
         Raises:
             DataError: The sizes differ.
@@ -131,24 +133,24 @@ class InstanceCounts:
         for value in np.flatnonzero(sizes):
             index, size = int(self.class_of[value // 1000]), int(sizes[value])
             if index not in self.sizes:
-                continue  # caravans and trailers have instances, but are not scored
+                continue  # caravans and trailers have instances but no class of the benchmark
             weight = self.sizes[index] / size * self.UNIT
             for kind, hit in enumerate(hits):
                 self.counts[kind, index] += (round(hit[value] * weight), round((size - hit[value]) * weight))
 
     def reduce(self) -> None:
-        """Sums the counts over all ranks, in place. Does nothing on a single device."""
+        """Sums the counts over all ranks, in place."""
         self.counts = all_reduce_sum(self.counts)
 
     def compute(self, confusion: np.ndarray) -> dict:
-        """iIoU of the classes and categories that have instances; false positives count as pixels.
+        """Computes the iIoU of the classes and categories that have instances; false positives count as pixels.
 
         Args:
             confusion: :attr:`ConfusionMatrix.matrix` of the same images.
 
         Returns:
-            ``iiou`` (list of float a class, NaN without instances), ``miiou``, ``category_iiou`` (dict), and
-            ``mean_category_iiou``.
+            ``iiou`` (list of float by train id, NaN without instances), ``miiou`` (float), ``category_iiou`` (dict of
+            float by category) and ``mean_category_iiou`` (float), all from 0 to 1.
         """
         wrong = confusion.sum(0) - np.diag(confusion)
         iiou = [self._ratio(self.counts[0, i], wrong[i]) if i in self.sizes else float("nan")
@@ -167,7 +169,7 @@ class InstanceCounts:
 
 
 class RunningMean:
-    """A mean over pixels, summed in units of 2**-20 so that it does not depend on the order of images or ranks."""
+    """Mean over pixels, summed in units of 2**-20 so that it does not depend on the order of images or ranks."""
 
     UNIT = 2.0**20
 
@@ -175,27 +177,32 @@ class RunningMean:
         self.sums = np.zeros(2, np.int64)
 
     def update(self, total: float, count: int) -> None:
-        """Adds the sum (0 or more) over ``count`` pixels."""
+        """Adds values.
+
+        Args:
+            total: Sum of the values, at least 0.
+            count: Number of the values.
+        """
         self.sums += (round(total * self.UNIT), count)
 
     def reduce(self) -> None:
-        """Sums over all ranks, in place. Does nothing on a single device."""
+        """Sums over all ranks, in place."""
         self.sums = all_reduce_sum(self.sums)
 
     def compute(self) -> float:
-        """The mean; NaN if nothing was added."""
+        """Computes the mean, NaN if nothing was added."""
         return float(self.sums[0] / self.UNIT / self.sums[1]) if self.sums[1] else float("nan")
 
 
 def category_iou(confusion: np.ndarray, groups: dict[str, tuple[int, ...]]) -> dict:
-    """IoU of groups of classes, mistakes within a group forgiven, as in cityscapesScripts.
+    """Computes the IoU of categories as in cityscapesScripts; confusions within a category count as correct.
 
     Args:
         confusion: (num_classes, num_classes) pixel counts by (truth, prediction).
-        groups: Class ids of each category.
+        groups: Class ids of each category, by its name.
 
     Returns:
-        ``category_iou`` (dict of float, NaN for an absent category) and ``mean_category_iou``.
+        ``category_iou`` (dict of float by category, NaN for an absent one) and ``mean_category_iou`` (float).
     """
     scores = {}
     for name, ids in groups.items():
@@ -214,11 +221,14 @@ _SUMMARY = {"mean_category_iou": "category IoU", "miiou": "iIoU", "mean_category
 
 
 def format_table(scores: dict, classes: tuple[str, ...]) -> str:
-    """The per-class table that every program prints.
+    """Formats the scores as the table per class that every program prints.
 
     Args:
-        scores: Result of :meth:`ConfusionMatrix.compute`.
-        classes: Class names.
+        scores: Result of :meth:`ConfusionMatrix.compute`, and of :meth:`InstanceCounts.compute` if there is one.
+        classes: Class names, by train id.
+
+    Returns:
+        The lines of the table, in percent.
     """
     width = max(len(name) for name in (*classes, "pixel accuracy"))
     rows = [f"{'class':<{width}}  IoU (%)  accuracy (%)"]
@@ -230,7 +240,7 @@ def format_table(scores: dict, classes: tuple[str, ...]) -> str:
     for key, name in _SUMMARY.items():
         if key in scores:
             rows.append(f"{name:<{width}}  {_percent(scores[key])}")
-    # The sign of a network that has learnt the common classes only; averages hide it.
+    # Averages hide that a network has learnt the common classes only.
     counts = np.asarray(scores["confusion"])
     missed = [name for name, truth, guess in zip(classes, counts.sum(1), counts.sum(0), strict=True)
               if truth and not guess]

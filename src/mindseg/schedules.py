@@ -1,6 +1,6 @@
 """Learning-rate schedules: one float32 value for every optimizer step.
 
-A curve is a function of the position t on it, 0 <= t < 1 (or, for the step and exponential ones, of the epoch).
+A curve is a function of the position t, 0 <= t < 1 from its start to its end, or of the epoch.
 """
 import numpy as np
 
@@ -9,33 +9,59 @@ from mindseg.errors import ConfigError
 
 
 def poly(t: np.ndarray, lr: float, power: float, min_lr: float) -> np.ndarray:
-    """(lr - min_lr) * (1 - t)**power + min_lr, as DeepLab (arXiv 1606.00915) and mmsegmentation's ``PolyLR``."""
+    """Computes (lr - min_lr) * (1 - t)**power + min_lr, as in DeepLab (arXiv 1606.00915) and mmsegmentation's PolyLR.
+
+    Args:
+        t: (steps,) positions, 0..1.
+        lr: Learning rate at t = 0.
+        power: Exponent.
+        min_lr: Learning rate at t = 1.
+    """
     return (lr - min_lr) * (1.0 - t) ** power + min_lr
 
 
 def cosine(t: np.ndarray, lr: float, min_lr: float) -> np.ndarray:
-    """Half a cosine from lr to min_lr (SGDR, arXiv 1608.03983, without restarts)."""
+    """Computes half a cosine from lr to min_lr, as in SGDR (arXiv 1608.03983) without restarts.
+
+    Args:
+        t: (steps,) positions, 0..1.
+        lr: Learning rate at t = 0.
+        min_lr: Learning rate at t = 1.
+    """
     return min_lr + 0.5 * (lr - min_lr) * (1.0 + np.cos(np.pi * t))
 
 
 def step(epoch: np.ndarray, lr: float, milestones: list[int], gamma: float) -> np.ndarray:
-    """lr times gamma for every milestone (an epoch) that has been reached."""
+    """Multiplies the learning rate by gamma at every milestone.
+
+    Args:
+        epoch: (steps,) epochs, with fractions.
+        lr: Learning rate at the start.
+        milestones: Epochs in rising order.
+        gamma: Factor.
+    """
     return lr * gamma ** np.searchsorted(np.asarray(milestones), epoch, side="right")
 
 
 def exponential(epoch: np.ndarray, lr: float, gamma: float) -> np.ndarray:
-    """lr * gamma**epoch; the epoch may be a fraction."""
+    """Computes lr * gamma**epoch.
+
+    Args:
+        epoch: (steps,) epochs, with fractions.
+        lr: Learning rate at the start.
+        gamma: Factor of one epoch.
+    """
     return lr * gamma ** epoch
 
 
 def warm_up(rates: np.ndarray, steps: int, factor: float, rule: str = "linear") -> np.ndarray:
-    """Scales the first ``steps`` rates from ``factor`` up to 1.
+    """Multiplies the learning rates of the first steps by a factor that rises to 1.
 
     Args:
-        rates: Learning rate of every step.
-        steps: Length of the warm-up.
-        factor: Where it starts, 0 < factor <= 1 (linear: also 0).
-        rule: ``linear``: a straight line; ``exponential``: factor**(1 - i/steps), as CoinCheung/BiSeNet.
+        rates: (total steps,) learning rate of every step.
+        steps: Steps of warm-up.
+        factor: Factor of the first step, 0 < factor <= 1 (``linear``: also 0).
+        rule: ``linear``, or ``exponential``: factor**(1 - i/steps) for step i, as in CoinCheung/BiSeNet.
     """
     count = min(steps, len(rates))
     done = np.arange(count) / max(steps, 1)
@@ -45,7 +71,7 @@ def warm_up(rates: np.ndarray, steps: int, factor: float, rule: str = "linear") 
 
 
 def create_schedule(cfg_optim: Config, steps: int, steps_per_epoch: int) -> np.ndarray:
-    """The learning rate of every step by the configuration.
+    """Computes the learning rate of every step from the configuration.
 
     Args:
         cfg_optim: Section ``optim``.
@@ -56,7 +82,7 @@ def create_schedule(cfg_optim: Config, steps: int, steps_per_epoch: int) -> np.n
         (steps,) float32.
 
     Raises:
-        ConfigError: The run goes on beyond the end of its curve (``schedule_start``, ``schedule_epochs``).
+        ConfigError: The run is longer than its curve (``schedule_start``, ``schedule_epochs``).
     """
     o = cfg_optim
     first = o.schedule_start * steps_per_epoch

@@ -50,7 +50,7 @@ def main() -> None:
     synchronised = synchronise_batch_norm(net, sync_bn, "CPU", runtime.size, part)
     step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), create_optimizer(OPTIM, net, steps, steps),
                      Normalize([128.0] * 3, [64.0] * 3),
-                     StepOptions(size=runtime.size, accumulation=accumulation, share_statistics=not synchronised))
+                     StepOptions(size=runtime.size, accumulation=accumulation, average_statistics=not synchronised))
     rng, losses, stops = np.random.default_rng(11), [], []
     for i in range(steps):
         image = rng.integers(0, 256, (BATCH, 16, 16, 3)).astype(np.uint8)

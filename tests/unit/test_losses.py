@@ -41,7 +41,7 @@ def test_cross_entropy_is_the_weighted_mean_over_valid_pixels(weights):
     w = np.ones(len(ids)) if weights is None else np.array(weights)[ids]
     loss = CrossEntropyLoss(IGNORE, weights)
     assert run(loss, logits, label) == pytest.approx((pixel_cross_entropy(rows, ids) * w).sum() / w.sum(), rel=1e-5)
-    assert float(loss.weight(ms.Tensor(label)).asnumpy()) == pytest.approx(w.sum(), rel=1e-6)
+    assert float(loss.weight_sum(ms.Tensor(label)).asnumpy()) == pytest.approx(w.sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -126,7 +126,7 @@ def test_sigmoid_loss_with_class_weights_weighs_each_pixel_by_its_class():
         divisor += weights[true]
     loss = BCELoss(IGNORE, weights.tolist())
     assert run(loss, logits, label) == pytest.approx(total / divisor, rel=1e-5)
-    assert float(loss.weight(ms.Tensor(label)).asnumpy()) == pytest.approx(divisor, rel=1e-6)
+    assert float(loss.weight_sum(ms.Tensor(label)).asnumpy()) == pytest.approx(divisor, rel=1e-6)
 
 
 def test_sigmoid_loss_stays_finite_for_large_logits():
@@ -152,7 +152,7 @@ def test_a_crop_without_valid_pixels_gives_zero_and_zero_gradients(kind):
     value, gradient = ms.value_and_grad(loss)(ms.Tensor(logits), ms.Tensor(label))
     assert float(value.asnumpy()) == 0.0
     assert not gradient.asnumpy().any()
-    assert float(loss.weight(ms.Tensor(label)).asnumpy()) == 0.0
+    assert float(loss.weight_sum(ms.Tensor(label)).asnumpy()) == 0.0
 
 
 @pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
@@ -170,7 +170,7 @@ def test_weighted_means_of_parts_are_the_mean_of_the_whole(kind):
     logits, label = make_batch(10)
     label[0, :5] = IGNORE       # so that the parts have different numbers of valid pixels
     loss = kind(IGNORE, [1.0, 2.0, 1.0, 0.5, 1.0])
-    parts = [(run(loss, logits[i:i + 1], label[i:i + 1]), float(loss.weight(ms.Tensor(label[i:i + 1])).asnumpy()))
+    parts = [(run(loss, logits[i:i + 1], label[i:i + 1]), float(loss.weight_sum(ms.Tensor(label[i:i + 1])).asnumpy()))
              for i in range(2)]
     whole = sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
     assert run(loss, logits, label) == pytest.approx(whole, rel=1e-6)
@@ -204,7 +204,7 @@ def test_label_stride_compares_the_centres_of_the_cells():
     loss = create_loss(config(label_stride=8), IGNORE)
     expected = pixel_cross_entropy(*flat(logits, small)).mean()
     assert float(loss((ms.Tensor(logits),), ms.Tensor(label)).asnumpy()) == pytest.approx(expected, rel=1e-5)
-    assert float(loss.weight(ms.Tensor(label)).asnumpy()) == (small != IGNORE).sum()
+    assert float(loss.weight_sum(ms.Tensor(label)).asnumpy()) == (small != IGNORE).sum()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cross_entropy", CrossEntropyLoss), ("ohem", OhemLoss),

@@ -88,7 +88,7 @@ def test_every_parameter_is_in_exactly_one_group(decay_norm_bias, factors):
 
 
 def test_a_pattern_without_a_parameter_is_an_error():
-    with pytest.raises(ConfigError, match="'backbone' fits no parameter"):
+    with pytest.raises(ConfigError, match="'backbone' matches no parameter"):
         create_optimizer(config(lr_factors={"backbone": 0.1}), Net(), STEPS, 3)
 
 

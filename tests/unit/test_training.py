@@ -139,7 +139,7 @@ def built(*overrides, size=1):
     (["train.ema_decay=0.99"], "ema_decay", 0.99), (["optim.drop_overflow=true"], "drop_overflow", True),
     (["optim.loss_scale=256"], "loss_scale", 256.0), (["optim.loss_scale=dynamic"], "loss_scale", 65536.0),
     (["optim.loss_scale=dynamic"], "dynamic_scale", True), ([], "dynamic_scale", False),
-    ([], "share_statistics", True)])
+    ([], "average_statistics", True)])
 def test_every_switch_arrives_at_the_step(parts, overrides, attribute, value):
     built(*overrides)
     assert getattr(parts["options"], attribute) == value
@@ -148,7 +148,7 @@ def test_every_switch_arrives_at_the_step(parts, overrides, attribute, value):
 def test_frozen_statistics_arrive_at_the_step(parts):
     built("train.frozen_bn=true")
     assert parts["net"][0].norm.use_batch_statistics is False
-    assert not parts["options"].share_statistics
+    assert not parts["options"].average_statistics
     built()
     assert parts["net"][0].norm.use_batch_statistics is not False
 
@@ -156,9 +156,9 @@ def test_frozen_statistics_arrive_at_the_step(parts):
 def test_synchronised_statistics_need_no_sharing(parts):
     built("train.sync_bn=always", size=2)
     assert parts["options"].size == 2
-    assert not parts["options"].share_statistics
+    assert not parts["options"].average_statistics
     built("train.sync_bn=never", size=2)
-    assert parts["options"].share_statistics
+    assert parts["options"].average_statistics
 
 
 def test_bfloat16_is_refused_on_the_cpu(parts):

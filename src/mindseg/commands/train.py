@@ -238,7 +238,7 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
     options = StepOptions(size=runtime.size, accumulation=batches.accumulation, clip_norm=o.clip_norm,
                           loss_scale=2.0**16 if dynamic else float(o.loss_scale), dynamic_scale=dynamic,
                           drop_overflow=o.drop_overflow, ema_decay=t.ema_decay,
-                          share_statistics=not synchronised and not t.frozen_bn)
+                          average_statistics=not synchronised and not t.frozen_bn)
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
     optimizer = create_optimizer(o, net, steps, steps_per_epoch)
     return TrainStep(net, create_loss(cfg.loss, ignore_id), optimizer, normalize, options)

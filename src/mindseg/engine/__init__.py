@@ -1,1 +1,1 @@
-"""Engine: the training step, the loop around it, checkpoints and what a run leaves behind."""
+"""Training: the step, the loop around it, and the files of a run."""

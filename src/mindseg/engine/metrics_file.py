@@ -1,4 +1,4 @@
-"""The numbers of a training run: ``metrics.csv`` and TensorBoard's event file."""
+"""Files with the numbers of a training run: ``metrics.csv`` and TensorBoard's event file."""
 import csv
 from pathlib import Path
 
@@ -10,12 +10,12 @@ COLUMNS = ("phase", "epoch", "step", "total_steps", "loss", "lr", "data_ms", "st
 
 
 class MetricsFile:
-    """``metrics.csv``: one line for every log line. A resumed run goes on in it.
+    """``metrics.csv``, with one row per log line; a resumed run appends to it.
 
     Args:
-        path: The file.
-        step: Step that the run starts from; rows of later steps are of a part that was lost, and are removed.
-        eval_step: The same for evaluations.
+        path: File to write.
+        step: Step at which the run starts; rows of later steps, written before an interruption, are removed.
+        eval_step: Step of the last evaluation; rows of later evaluations are removed.
     """
 
     def __init__(self, path: Path, step: int = 0, eval_step: int = -1) -> None:
@@ -24,7 +24,7 @@ class MetricsFile:
         if path.exists():
             limits = {"train": step, "eval": eval_step}
             with open(path, newline="", encoding="utf-8") as stream:
-                # A row that was cut off while it was written has no numbers, or columns missing.
+                # A row whose writing was interrupted lacks numbers or columns.
                 rows = [row for row in csv.DictReader(stream) if None not in row.values()
                         and row["step"].isdigit() and int(row["step"]) <= limits.get(row["phase"], -1)]
         with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
@@ -33,17 +33,29 @@ class MetricsFile:
             writer.writerows(rows)
 
     def add(self, **values) -> None:
-        """Appends one row; columns that are not given stay empty."""
+        """Appends one row.
+
+        Args:
+            **values: Values by column; other columns stay empty.
+        """
         values = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
         with open(self.path, "a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, COLUMNS, restval="").writerow(values)
 
     def close(self) -> None:
-        """Nothing is kept open between rows."""
+        """Does nothing, as the file is closed after every row."""
 
 
 class EventFile:
-    """TensorBoard's event file with the numbers of ``metrics.csv``; what it held after ``step`` is hidden."""
+    """TensorBoard's event file with the numbers of ``metrics.csv``.
+
+    Args:
+        folder: Folder of the event files.
+        step: Step at which the run starts; TensorBoard hides numbers of later steps from before.
+
+    Raises:
+        UserError: The package tensorboardX is not installed.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         try:
@@ -54,12 +66,18 @@ class EventFile:
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, phase: str, step: int, **values) -> None:
-        """Writes every number of a row as ``phase/name``."""
+        """Writes every float of a row as ``phase/name``.
+
+        Args:
+            phase: ``train`` or ``eval``.
+            step: Optimizer step.
+            **values: Values by name.
+        """
         for name, value in values.items():
             if isinstance(value, float):
                 self.writer.add_scalar(f"{phase}/{name}", value, step)
         self.writer.flush()
 
     def close(self) -> None:
-        """Writes what is left; ``flush`` alone leaves the last row to a thread."""
+        """Writes the last row, which ``flush`` leaves to a thread, and closes the file."""
         self.writer.close()

@@ -1,4 +1,4 @@
-"""Starting weights: those of a file, or a part of them."""
+"""Initial weights from a file, or a part of them."""
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,16 @@ from mindseg.models.weights import convert, read_weights
 
 
 def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
-    """Starts a network from the weights of a file and logs what was loaded; step counter and optimizer stay new.
+    """Loads the weights of a file into a network and logs what was loaded.
 
     Args:
         net: Network of ``cfg.model``.
-        cfg: ``model.pretrained_part`` says which part is loaded: ``all``, ``backbone`` (everything whose shape does not
-            depend on the classes; for FCN-8s an ImageNet VGG16 with BatchNorm will do) or ``encoder``.
+        cfg: Resolved configuration; ``model.pretrained_part`` is ``all``, ``backbone`` (everything whose shape does not
+            depend on the number of classes; FCN-8s also takes an ImageNet VGG16 with BatchNorm) or ``encoder``.
         path: Checkpoint of this project, or any file that ``mindseg.models.weights`` reads.
 
     Raises:
-        UserError: The file is damaged, or does not hold what is asked for.
+        UserError: The file is damaged, or does not hold that part of the network.
     """
     m = cfg.model
     options = {k: v for k, v in m.items() if v is not None and k not in ("name", "pretrained_part")}
@@ -32,7 +32,7 @@ def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
         raise UserError(f"{path}: {error}") from None
     own = {p.name: p for p in net.get_parameters()}
     for name, value in found.params.items():
-        if not name.endswith(".step"):      # dropout counters start anew
+        if not name.endswith(".step"):      # dropout counters start at 0
             own[name].set_data(Tensor(value, own[name].dtype))
     log.info("%d of %d parameters loaded from %s (%s)", len(found.params), len(own), path, found.source)
     new = dict.fromkeys(name.split(".")[0] for name in found.missing)
@@ -41,7 +41,11 @@ def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
 
 
 def without_training_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leaves out what only our training knows; a moving average of the weights takes their place."""
+    """Removes counters of a training run, and replaces weights by their moving averages where there are any.
+
+    Args:
+        state: Arrays of a checkpoint, by parameter name.
+    """
     averages = {name.removeprefix("ema."): value for name, value in state.items() if name.startswith("ema.")}
     kept = {name: value for name, value in state.items()
             if not name.startswith("ema.") and name not in ("good_steps", "eval_step")}

@@ -1,18 +1,18 @@
-"""SIGTERM and SIGINT ask a run to stop after its current step; a second one stops it at once."""
+"""SIGTERM and SIGINT: the first signal asks a run to stop after its current step, a second one interrupts it."""
 import signal
 import threading
 from types import FrameType
 
 
 class StopRequested(Exception):
-    """Raised inside an evaluation to leave it; the run then saves its state and ends."""
+    """Request to leave an evaluation; the run then saves its state and exits."""
 
 
 class StopSignals:
-    """Remembers, while entered, that a signal came. Idle outside the main thread, where Python allows no handlers.
+    """Context manager that notes signals; outside the main thread, where Python allows no handlers, it does nothing.
 
     Attributes:
-        received: Name of the first signal, or "".
+        received: Name of the first signal, such as ``SIGTERM``, or "".
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raises StopRequested if a signal came."""
+        """Raises an exception if a signal came.
+
+        Raises:
+            StopRequested: A signal came.
+        """
         if self.received:
             raise StopRequested(self.received)
 

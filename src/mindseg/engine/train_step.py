@@ -15,17 +15,17 @@ SCALE_WINDOW = 1000     # good steps after which a dynamic loss scale doubles
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Switches of a training step.
+    """Options of a training step.
 
     Attributes:
-        size: Devices that share a step.
-        accumulation: Micro-batches of a step on each device.
+        size: Number of devices.
+        accumulation: Micro-batches per step on each device.
         clip_norm: Limit of the global gradient norm; 0: off.
-        loss_scale: The loss is multiplied by this before the backward pass, so that small float16 gradients survive.
-        dynamic_scale: Halve the scale after an overflow, and double it after 1000 steps without one.
-        drop_overflow: Leave out the update of a step whose gradients are not finite; implied by ``dynamic_scale``.
-        ema_decay: Keep a moving average of the weights, of this decay; 0: off.
-        share_statistics: Average BatchNorm's moving statistics over the devices (needless if it is synchronised).
+        loss_scale: Factor of the loss in the backward pass, which keeps small float16 gradients from becoming 0.
+        dynamic_scale: Halve the loss scale after an overflow, and double it after 1000 steps without one.
+        drop_overflow: Skip the update if the gradients are not finite; always on with ``dynamic_scale``.
+        ema_decay: Decay of a moving average of the weights; 0: no average.
+        average_statistics: Average BatchNorm's moving statistics over the devices; not needed if it is synchronised.
     """
     size: int = 1
     accumulation: int = 1
@@ -34,18 +34,18 @@ class StepOptions:
     dynamic_scale: bool = False
     drop_overflow: bool = False
     ema_decay: float = 0.0
-    share_statistics: bool = False
+    average_statistics: bool = False
 
 
 class TrainStep(nn.Cell):
-    """Network, loss and optimizer in one cell; on several devices all start with the weights of the first.
+    """Network, loss and optimizer in one cell; all devices start with the weights of rank 0.
 
     Args:
         net: Network; in training it returns a tuple of logits.
-        loss: ``loss(outputs, label)``, a mean, and ``loss.weight(label)``, what that mean divides by.
-        optimizer: Updates its ``parameters``.
-        normalize: From uint8 images to the network's input.
-        options: Switches.
+        loss: Loss of that tuple.
+        optimizer: Cell that updates its attribute ``parameters``, see :func:`mindseg.optim.create_optimizer`.
+        normalize: Cell from uint8 images to the network's input.
+        options: Options of the step.
     """
 
     def __init__(self, net: nn.Cell, loss: MultiHeadLoss, optimizer: nn.Cell, normalize: Normalize,
@@ -82,23 +82,23 @@ class TrainStep(nn.Cell):
         Args:
             image: uint8 (N, H, W, 3).
             label: uint8 (N, H, W) train ids.
-            stop: 1 if this device was asked to stop.
-            last: Whether this is the last micro-batch of the step.
+            stop: 1 if this device was asked to stop, else 0.
+            last: This is the last micro-batch of the step.
 
         Returns:
-            float32 (2,): the loss before the step over all devices and micro-batches, and a number above 0 if any
-            device was asked to stop. Without meaning if ``last`` is false.
+            (2,) float32: the loss before the update, over all devices and micro-batches, and a number above 0 if any
+            device was asked to stop. Meaningless if ``last`` is False.
         """
         label = ops.cast(label, mstype.int32)
-        # What this micro-batch counts. It is in the loss before the backward pass, where synchronised BatchNorm mixes
-        # the gradients of all devices. Relative to the number of pixels, so that float16 does not overflow.
-        share = self.loss.weight(label) / label.size if self.split else Tensor(1.0, mstype.float32)
-        loss, grads = self.loss_and_gradients(self.normalize(image), label, share)
+        # Weight of this micro-batch among all, per pixel so that float16 does not overflow. It multiplies the loss
+        # before the backward pass, where synchronised BatchNorm mixes the gradients of all devices.
+        weight = self.loss.weight_sum(label) / label.size if self.split else Tensor(1.0, mstype.float32)
+        loss, grads = self.loss_and_gradients(self.normalize(image), label, weight)
         if self.scaled:
             loss = loss / self.loss_scale
         stop = ops.cast(stop, mstype.float32)
         if self.split:
-            sums = ops.stack((loss, share, stop))
+            sums = ops.stack((loss, weight, stop))
             if self.options.accumulation > 1:
                 grads, sums = self._accumulate(grads, sums, last)
                 if not last:
@@ -109,8 +109,8 @@ class TrainStep(nn.Cell):
             loss, stop = sums[0] * factor, sums[2]
             grads = _scale_all(grads, factor / self.loss_scale if self.scaled else factor)
             if self.options.size > 1:
-                # After the scaling: MindSpore rewrites all_reduce(g) * f + decay * w as if f were 1 / size, and
-                # would scale the weight decay too.
+                # After the scaling, because MindSpore rewrites all_reduce(g) * f + decay * w as if f were 1 / size,
+                # and would scale the weight decay too.
                 grads = self.reduce(grads)
         elif self.scaled:
             grads = _scale_all(grads, 1.0 / self.loss_scale)
@@ -118,21 +118,21 @@ class TrainStep(nn.Cell):
         return ops.stack((loss, stop))
 
     def swap_averages(self) -> None:
-        """Exchanges the weights with their moving averages, for an evaluation, and back."""
+        """Exchanges the weights and their moving averages, if there are any; a second call restores them."""
         if self.options.ema_decay > 0:
             for param, average in zip(self.averaged, self.averages, strict=True):
                 values = param.asnumpy().copy(), average.asnumpy().copy()
                 param.set_data(Tensor(values[1]))
                 average.set_data(Tensor(values[0]))
 
-    def _forward(self, image: Tensor, label: Tensor, share: Tensor) -> Tensor:
+    def _forward(self, image: Tensor, label: Tensor, weight: Tensor) -> Tensor:
         loss = self.loss(self.net(image), label)
         if self.split:
-            loss = loss * share
+            loss = loss * weight
         return loss * self.loss_scale if self.scaled else loss
 
     def _accumulate(self, grads: tuple[Tensor, ...], sums: Tensor, last: bool) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Adds to the sums of the micro-batches before; returns the sums so far. The last one leaves zeros behind."""
+        """Adds a micro-batch to the sums of the step and returns them; the last one resets them to 0."""
         total = ()
         for i in range(len(grads)):
             total += (self.gradient_sums[i] + grads[i],)
@@ -150,8 +150,8 @@ class TrainStep(nn.Cell):
                 self._adapt_scale(finite)
         else:
             self._apply(grads)
-        if self.options.size > 1 and self.options.share_statistics:
-            self._share_statistics()
+        if self.options.size > 1 and self.options.average_statistics:
+            self._average_statistics()
 
     def _apply(self, grads: tuple[Tensor, ...]) -> None:
         if self.options.clip_norm > 0:
@@ -169,8 +169,8 @@ class TrainStep(nn.Cell):
         ops.assign(self.loss_scale, ops.where(double, scale * 2.0, scale))
         ops.assign(self.good_steps, ops.where(double, ops.zeros_like(good), good))
 
-    def _share_statistics(self) -> None:
-        """One all-reduce for all of them; they stay equal on all devices, so any device's checkpoint is everybody's."""
+    def _average_statistics(self) -> None:
+        """Averages all moving statistics in one all-reduce, so the checkpoint of any rank fits all ranks."""
         flat = ops.concat([p.reshape(-1) for p in self.statistics])
         flat = self.all_reduce(flat) / self.options.size
         start = 0
@@ -194,9 +194,12 @@ def _all_finite(grads: tuple[Tensor, ...]) -> Tensor:
 
 
 def state_parameters(step: TrainStep) -> list[Parameter]:
-    """Everything that a checkpoint must hold to continue: weights, statistics, counters and the optimizer's state.
+    """Lists the parameters that a checkpoint needs to resume: weights, statistics, counters, optimizer state.
 
     Learning rates and momentum follow from the configuration, and sums over micro-batches are 0 between steps.
+
+    Args:
+        step: Training step.
     """
     derived = ("learning_rate", "accumulated.")
     return [p for _, p in step.parameters_and_names() if p.name != "momentum" and not p.name.startswith(derived)]

@@ -1,4 +1,4 @@
-"""The training loop: compiled steps, log lines, evaluation, checkpoints, and going on where a run was cut off."""
+"""The training loop: steps, log lines, evaluation, checkpoints, and resuming an interrupted run."""
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -26,27 +26,34 @@ from mindseg.runtime import Runtime
 
 @dataclass(frozen=True)
 class Job:
-    """One training, divided into steps.
+    """Description of one training.
 
     Attributes:
         cfg: Resolved configuration.
         run_dir: Run folder.
-        runtime: Where this process runs.
-        rates: (steps,) learning rate of every optimizer step of the run.
-        accumulation: Micro-batches of a step.
-        command: What the user types to continue the run.
+        runtime: Device, rank and number of ranks of this process.
+        learning_rates: (steps,) float32, learning rate of every optimizer step of the run.
+        accumulation: Micro-batches per step.
+        command: Command line that resumes the run, for messages.
     """
     cfg: Config
     run_dir: Path
     runtime: Runtime
-    rates: np.ndarray
+    learning_rates: np.ndarray
     accumulation: int = 1
     command: str = ""
 
 
 @dataclass
-class _Window:
-    """What happened since the last log line."""
+class LogWindow:
+    """Measurements since the last log line.
+
+    Attributes:
+        started: Time at which the timed steps began, in seconds.
+        losses: Loss of every step.
+        data_s: Seconds spent waiting for batches.
+        untimed: Steps whose time does not count, because they compiled the graph.
+    """
     started: float
     losses: list[float] = field(default_factory=list)
     data_s: float = 0.0
@@ -54,14 +61,14 @@ class _Window:
 
 
 class Trainer:
-    """Runs one training from its first or any later step to its last.
+    """Training loop, from the first step or that of a checkpoint to the last.
 
     Args:
-        job: What to do.
-        step: Compiled training step.
+        job: Description of the training.
+        step: Training step.
         loader: Training batches.
-        evaluate: ``evaluate(check)`` returns scores (``miou``, ``pixel_accuracy``); it calls ``check`` after every
-            image, which may raise to leave it. None: no evaluation.
+        evaluate: Function that takes ``check``, a function to call after every image, which may raise an exception, and
+            returns a dict with ``miou`` and ``pixel_accuracy``, 0..1. None: no evaluation.
     """
 
     def __init__(self, job: Job, step: TrainStep, loader: Loader | SinkLoader,
@@ -77,21 +84,21 @@ class Trainer:
         self.compiled = False
         self.stopped = False
         self.signals = StopSignals()
-        self.records: list = []
+        self.writers: list = []
 
     @property
     def total(self) -> int:
-        """Optimizer steps of the whole run."""
-        return len(self.job.rates)
+        """Number of optimizer steps of the whole run."""
+        return len(self.job.learning_rates)
 
     def restore(self, path: Path | None) -> None:
-        """Continues from a checkpoint of this run: weights, optimizer state, counters, position.
+        """Loads a checkpoint of this run: weights, optimizer state, counters and position.
 
         Args:
-            path: Rank 0's checkpoint; other ranks get what it holds from rank 0, and need no file.
+            path: Checkpoint, for rank 0; other ranks receive the values from it and need no file.
 
         Raises:
-            UserError: The file is damaged, or of another network or optimizer. Names a checkpoint before it, if any.
+            UserError: The file is damaged, or of another network or optimizer. Names an earlier checkpoint, if any.
         """
         if self.job.runtime.is_main:
             self._read(path)
@@ -127,37 +134,37 @@ class Trainer:
         """Trains to the last step, or until a signal asks to stop.
 
         Returns:
-            Where the run ended; ``stopped`` tells which of the two happened.
+            Position at which the run ended; the attribute ``stopped`` is True if a signal ended it.
 
         Raises:
             UserError: The loss is not finite, or the run folder cannot be written.
         """
         try:
             if self.job.runtime.is_main:
-                self._open_records()
+                self._open_writers()
             with StopSignals() as self.signals:
-                self._after_step()      # what was due when the run was cut off
+                self._after_step()      # was due when the run was interrupted
                 while self.progress.step < self.total and not self.stopped:
                     self._train_epoch()
         except OSError as error:
             raise UserError(f"{self.job.run_dir}: cannot write there ({error.strerror}); free space, then continue "
                             f"with: {self.job.command}") from None
         finally:
-            for record in self.records:
-                record.close()
+            for writer in self.writers:
+                writer.close()
         return self.progress
 
-    def _open_records(self) -> None:
+    def _open_writers(self) -> None:
         run_dir, done = self.job.run_dir, self.progress
-        self.records = [MetricsFile(run_dir / "metrics.csv", done.step, done.eval_step)]
+        self.writers = [MetricsFile(run_dir / "metrics.csv", done.step, done.eval_step)]
         if self.cfg.train.tensorboard:
-            self.records.append(EventFile(run_dir / "tensorboard", done.step))
+            self.writers.append(EventFile(run_dir / "tensorboard", done.step))
 
     def _train_epoch(self) -> None:
-        """Trains to the end of the epoch that the run is in."""
+        """Trains to the end of the current epoch."""
         epoch, start = divmod(self.progress.step, self.loader.steps_per_epoch)
         started, first = time.perf_counter(), self.progress.step
-        window, fetched = _Window(started), started
+        window, fetched = LogWindow(started), started
         for batch in self.loader.epoch(epoch, start):
             window.data_s += time.perf_counter() - fetched
             window.losses.append(self._train_step(batch))
@@ -166,7 +173,7 @@ class Trainer:
             if finished or self.stopped or step == self.total or step % self.cfg.train.log_interval == 0:
                 window = self._log(window)
             if not self.compiled:
-                self._leave_out_compilation(window, time.perf_counter() - started)
+                self._exclude_compilation(window, time.perf_counter() - started)
             if finished:
                 seconds = time.perf_counter() - started
                 log.info("epoch %d finished in %.1f s, %.0f ms per step", self.progress.epoch, seconds,
@@ -185,7 +192,7 @@ class Trainer:
         for i in range(parts):
             part = slice(i * size, (i + 1) * size)
             result = self.step(_tensor(batch["image"][part]), _tensor(batch["label"][part]), stop, i + 1 == parts)
-        # Without a look at the result the device would run ahead and every time in the log would be wrong.
+        # Fetching the result waits for the device; otherwise all times in the log would be wrong.
         loss, stops = result.asnumpy()
         step = self.progress.step + 1
         self.progress = replace(self.progress, step=step, epoch=step // self.loader.steps_per_epoch)
@@ -195,7 +202,7 @@ class Trainer:
         return float(loss)
 
     def _after_step(self) -> None:
-        """Evaluates and saves if this step is one to do so."""
+        """Evaluates and saves a checkpoint, if either is due."""
         step, t = self.progress.step, self.cfg.train
         if self.evaluate is not None and self.progress.eval_step != step and self._evaluation_is_due():
             self._evaluate()
@@ -203,7 +210,7 @@ class Trainer:
                             or bool(t.save_interval_steps and step % t.save_interval_steps == 0))
         if (due or self.stopped) and self.progress != self.saved:
             self._save(f"step{step}" if due else "last")
-            if due and self._writes():
+            if due and self._writes_checkpoints():
                 name_last(self._checkpoint(f"step{step}"), t.keep_checkpoint_max)
             self.saved = self.progress
         if self.stopped:
@@ -219,38 +226,39 @@ class Trainer:
         return step == self.total or self._epoch_is_due(t.eval_interval, t.eval_start)
 
     def _epoch_is_due(self, interval: int, start: int) -> bool:
-        """Whether an epoch ends here that is ``start`` or a multiple of ``interval`` after it."""
+        """Tests for the end of an epoch that is ``start`` or a multiple of ``interval`` later."""
         epoch, rest = divmod(self.progress.step, self.loader.steps_per_epoch)
         return rest == 0 and epoch >= max(start, 1) and (epoch - start) % interval == 0
 
-    def _leave_out_compilation(self, window: _Window, seconds: float) -> None:
-        """The first step of a process compiles the graph: it would spoil the rate and the estimate of the others."""
+    def _exclude_compilation(self, window: LogWindow, seconds: float) -> None:
+        """Restarts the timing after the first step of a process, which compiles the graph."""
         log.info("first step after %.1f s, with the compilation of the graph", seconds)
         window.started, window.data_s, window.untimed = time.perf_counter(), 0.0, len(window.losses)
         self.step_seconds = 0.0
         self.compiled = True
 
-    def _log(self, window: _Window) -> _Window:
-        """Writes one log line and one row of metrics.csv; starts the next window."""
+    def _log(self, window: LogWindow) -> LogWindow:
+        """Writes one log line and one row of metrics.csv, and starts the next window."""
         now, count = time.perf_counter(), len(window.losses) - window.untimed
         step_s, step = (now - window.started) / count, self.progress.step
         self.step_seconds = step_s if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * step_s
         epoch = (step - 1) // self.loader.steps_per_epoch + 1
         row = {"epoch": epoch, "step": step, "total_steps": self.total, "loss": float(np.mean(window.losses)),
-               "lr": float(self.job.rates[step - 1]), "data_ms": 1000 * window.data_s / count, "step_ms": 1000 * step_s,
-               "images_per_s": self.cfg.train.global_batch / step_s, "eta_s": (self.total - step) * self.step_seconds}
+               "lr": float(self.job.learning_rates[step - 1]), "data_ms": 1000 * window.data_s / count,
+               "step_ms": 1000 * step_s, "images_per_s": self.cfg.train.global_batch / step_s,
+               "eta_s": (self.total - step) * self.step_seconds}
         log.info("epoch %d/%d step %d/%d loss %.4f lr %.6f data %.1f ms step %.1f ms %.1f images/s eta %s",
                  epoch, -(-self.total // self.loader.steps_per_epoch), step, self.total, row["loss"], row["lr"],
                  row["data_ms"], row["step_ms"], row["images_per_s"], timedelta(seconds=round(row["eta_s"])))
         self._record(phase="train", **row)
-        return _Window(time.perf_counter())
+        return LogWindow(time.perf_counter())
 
     def _record(self, **row) -> None:
-        for record in self.records:
-            record.add(**row)
+        for writer in self.writers:
+            writer.add(**row)
 
     def _evaluate(self) -> None:
-        # Several ranks add up their parts of an evaluation, so one of them cannot leave it alone.
+        # With several ranks, which sum their parts of the scores, one rank alone must not leave the evaluation.
         check = self.signals.check if self.job.runtime.size == 1 else lambda: None
         try:
             scores = self._scores(check)
@@ -268,7 +276,7 @@ class Trainer:
             self._save("best")
 
     def _scores(self, check: Callable[[], None]) -> dict:
-        """Evaluates the network, with the moving average of its weights if there is one."""
+        """Evaluates the network, with the moving averages of its weights if there are any."""
         self.step.set_train(False)
         self.step.swap_averages()
         try:
@@ -277,14 +285,14 @@ class Trainer:
             self.step.swap_averages()
             self.step.set_train(True)
 
-    def _writes(self) -> bool:
+    def _writes_checkpoints(self) -> bool:
         return self.job.runtime.is_main or self.cfg.train.save_all_ranks
 
     def _checkpoint(self, name: str) -> Path:
         return checkpoint_folder(self.job.run_dir, self.job.runtime) / f"{name}.ckpt"
 
     def _save(self, name: str) -> None:
-        if self._writes():
+        if self._writes_checkpoints():
             save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg)
 
     def _stop_not_finite(self, names: list[str], loss: float) -> None:
@@ -296,17 +304,22 @@ class Trainer:
 
 
 def _tensor(values: np.ndarray | Tensor) -> Tensor:
-    """Hands values over to the device, unless data sinking has brought them there."""
+    """Makes a tensor, unless data sinking has made one on the device already."""
     return values if isinstance(values, Tensor) else Tensor(values)
 
 
 def checkpoint_folder(run_dir: Path, runtime: Runtime) -> Path:
-    """``ckpt`` of a run folder; ranks other than 0 (``train.save_all_ranks``) have their own."""
+    """Names the folder of a rank's checkpoints: ``ckpt`` for rank 0, ``rank<n>/ckpt`` for others.
+
+    Args:
+        run_dir: Run folder.
+        runtime: Rank of this process; others than 0 write checkpoints with ``train.save_all_ranks`` only.
+    """
     return run_dir / "ckpt" if runtime.is_main else run_dir / f"rank{runtime.rank}" / "ckpt"
 
 
 def _other_model(saved: dict, cfg: Config) -> str:
-    """Differences between the network of a checkpoint and the configured one, as part of a message, or ""."""
+    """Describes how the network of a checkpoint differs from the configured one, or returns ""."""
     model = saved.get("model", {})
     different = [f"{key} {model[key]} instead of {cfg.model[key]}" for key in cfg.model
                  if key in model and model[key] != cfg.model[key] and key != "pretrained_part"]
@@ -314,7 +327,7 @@ def _other_model(saved: dict, cfg: Config) -> str:
 
 
 def _changed_values(saved: dict, cfg: Config) -> list[str]:
-    """Lines for the keys of model, data, loss, optim and train that differ from those a checkpoint was made with."""
+    """Lists the keys of model, data, loss, optim and train whose values differ from those in a checkpoint."""
     return [f"{section}.{key} {saved[section][key]} -> {value}"
             for section in ("model", "data", "loss", "optim", "train") for key, value in cfg[section].items()
             if key in saved.get(section, {}) and saved[section][key] != value]

@@ -16,10 +16,13 @@ MODELS = {
 
 
 def model_class(name: str) -> type[nn.Cell]:
-    """The network class of a name.
+    """Finds the class of a network.
+
+    Args:
+        name: ``fast_scnn``, ``fcn8s``, ``enet`` or ``bisenetv2``.
 
     Raises:
-        UserError: If there is no such network.
+        UserError: There is no such network.
     """
     try:
         cls = MODELS[name]
@@ -29,7 +32,11 @@ def model_class(name: str) -> type[nn.Cell]:
 
 
 def model_options(name: str) -> dict[str, object]:
-    """The keyword arguments of a network beside ``num_classes``, with their defaults."""
+    """Lists the options of a network, the arguments of its class beside ``num_classes``, with their defaults.
+
+    Args:
+        name: As in :func:`model_class`.
+    """
     parameters = inspect.signature(model_class(name).__init__).parameters
     return {key: value.default for key, value in parameters.items() if key not in ("self", "num_classes")}
 
@@ -39,21 +46,22 @@ def create_model(name: str, num_classes: int, **kwargs: object) -> nn.Cell:
 
     Args:
         name: ``fast_scnn``, ``fcn8s``, ``enet`` or ``bisenetv2``.
-        num_classes: Channels of the logits, >= 1.
+        num_classes: Channels of the logits, at least 1.
         **kwargs: Options of the network, see its class.
 
     Returns:
-        A cell that takes (N, 3, H, W) float32 normalised images, H and W >= 32. In evaluation mode it returns logits
-        (N, num_classes, H, W), in training mode (``set_train(True)``) the tuple (main, auxiliary, ...) of that shape.
+        A cell that takes normalised images (N, 3, H, W) float32, H and W at least 32. In evaluation mode it returns
+        logits (N, num_classes, H, W), in training mode (``set_train(True)``) a tuple of such logits: those of the main
+        head, then those of the auxiliary heads.
 
     Raises:
-        UserError: If the name, an option or a value is unknown.
+        UserError: The name, an option or a value is unknown.
     """
     cls = model_class(name)
     options = model_options(name)
     unknown = sorted(set(kwargs) - set(options))
     if unknown:
-        raise UserError(f"model {name!r} has no option {', '.join(map(repr, unknown))}; it knows {', '.join(options)}")
+        raise UserError(f"model {name!r} has no option {', '.join(map(repr, unknown))}; use {', '.join(options)}")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes {num_classes!r} must be a whole number >= 1")
     return cls(num_classes, **kwargs)

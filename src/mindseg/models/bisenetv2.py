@@ -32,7 +32,11 @@ conv_bn_relu = partial(ConvBNReLU, he_init=True)
 
 
 class DetailBranch(nn.Cell):
-    """Wide and shallow: 128 channels at stride 8."""
+    """Wide and shallow branch of eight 3x3 convolutions.
+
+    Args:
+        eps: Small number that BatchNorm adds to the variance.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -43,11 +47,16 @@ class DetailBranch(nn.Cell):
                                      conv_bn_relu(128, 128, 3, eps=eps)])
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps an image (N, 3, H, W) to (N, 128, H/8, W/8)."""
         return self.S3(self.S2(self.S1(x)))
 
 
 class StemBlock(nn.Cell):
-    """Image to 16 channels at stride 4, by convolution and by max-pooling."""
+    """First block of the semantic branch: convolutions beside a max-pooling.
+
+    Args:
+        eps: Small number that BatchNorm adds to the variance.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -57,13 +66,20 @@ class StemBlock(nn.Cell):
         self.fuse = conv_bn_relu(32, 16, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps an image (N, 3, H, W) to (N, 16, H/4, W/4)."""
         x = self.conv(x)
         # The features are >= 0, so a border of zeros never wins a maximum.
         return self.fuse(ops.concat((self.left(x), self.pool(pad_low(x, 0.0))), 1))
 
 
 class GELayerS1(nn.Cell):
-    """Gather-and-expansion layer of stride 1."""
+    """Gather-and-expansion layer of stride 1.
+
+    Args:
+        channels: Channels of input and output.
+        eps: Small number that the first BatchNorm adds to the variance.
+        halve: Mean of branch and shortcut instead of their sum.
+    """
 
     def __init__(self, channels: int, eps: float, halve: bool) -> None:
         super().__init__()
@@ -76,12 +92,19 @@ class GELayerS1(nn.Cell):
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, channels, H, W) to the same shape."""
         out = self.conv2(self.dwconv(self.conv1(x))) + x
         return self.relu(out / 2 if self.halve else out)
 
 
 class GELayerS2(nn.Cell):
-    """Gather-and-expansion layer of stride 2, with a separable convolution as shortcut."""
+    """Gather-and-expansion layer of stride 2, with a separable convolution as shortcut.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        eps: Small number that the first BatchNorm adds to the variance.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, eps: float) -> None:
         super().__init__()
@@ -96,11 +119,16 @@ class GELayerS2(nn.Cell):
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H/2, W/2)."""
         return self.relu(self.conv2(self.dwconv2(self.dwconv1(self.conv1(x)))) + self.shortcut(x))
 
 
 class CEBlock(nn.Cell):
-    """Context embedding: adds the normalised global mean to every place."""
+    """Context embedding block, which adds the normalised global mean to every pixel.
+
+    Args:
+        eps: Small number that BatchNorm adds to the variance.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -109,11 +137,17 @@ class CEBlock(nn.Cell):
         self.conv_last = conv_bn_relu(128, 128, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, 128, H, W) to the same shape."""
         return self.conv_last(self.conv_gap(self.bn(ops.mean(x, (2, 3), True))) + x)
 
 
 class SegmentBranch(nn.Cell):
-    """Narrow and deep: features at strides 4, 8, 16 and 32 for the auxiliary heads, and the semantic features."""
+    """Narrow and deep semantic branch.
+
+    Args:
+        eps: Small number that BatchNorm adds to the variance.
+        halve: As in :class:`GELayerS1`.
+    """
 
     def __init__(self, eps: float, halve: bool) -> None:
         super().__init__()
@@ -124,6 +158,11 @@ class SegmentBranch(nn.Cell):
         self.S5_5 = CEBlock(eps)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Maps an image (N, 3, H, W) to five features.
+
+        Returns:
+            16, 32, 64 and 128 channels at strides 4, 8, 16 and 32, and the last of them with its context embedded.
+        """
         feat2 = self.S1S2(x)
         feat3 = self.S3(feat2)
         feat4 = self.S4(feat3)
@@ -132,7 +171,11 @@ class SegmentBranch(nn.Cell):
 
 
 class BGALayer(nn.Cell):
-    """Bilateral guided aggregation: each branch is gated by the other, at both scales."""
+    """Bilateral guided aggregation: each branch is gated by the other, at both scales.
+
+    Args:
+        modelzoo: One-sided average pooling and bilinear up-sampling, as in the variant modelzoo.
+    """
 
     def __init__(self, modelzoo: bool) -> None:
         super().__init__()
@@ -144,6 +187,7 @@ class BGALayer(nn.Cell):
         self.conv = conv_bn_relu(128, 128, 3)
 
     def construct(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        """Maps ``detail`` (N, 128, H, W) and ``semantic`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
         left = self.left1(detail)
         gate = self.right1(semantic)
         right = avg_pool3(self.left2(detail), self.modelzoo) * ops.sigmoid(self.right2(semantic))
@@ -158,10 +202,17 @@ class BGALayer(nn.Cell):
 
 
 class SegmentHead(nn.Cell):
-    """3x3 convolution, dropout, optionally twice the size and another 3x3 convolution, and the classifier.
+    """3x3 convolution, dropout and a 1x1 classifier; auxiliary heads up-sample by 2 and convolve again in between.
 
     Args:
-        auxiliary_channels: Width after the up-sampling of an auxiliary head, or 0 for the main head.
+        in_channels: Channels of the input.
+        channels: Channels of the first convolution.
+        num_classes: Channels of the logits.
+        auxiliary_channels: Channels after the up-sampling of an auxiliary head; 0: main head.
+        dropout: Dropout rate.
+        name: Name of the dropout layer.
+        eps: Small number that BatchNorm adds to the variance.
+        bilinear: Bilinear instead of nearest up-sampling.
     """
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, auxiliary_channels: int, dropout: float,
@@ -174,6 +225,7 @@ class SegmentHead(nn.Cell):
         self.conv_out = he_conv2d(auxiliary_channels or channels, num_classes, bias=True)
 
     def construct(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps (N, in, H, W) to logits (N, num_classes, height, width) of the given size."""
         x = self.dropout(self.conv(x))
         if self.up is not None:
             if self.bilinear:
@@ -188,13 +240,10 @@ class BiSeNetV2(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper`` or ``modelzoo``; see the module's text.
-        head_channels: Width of the main head, 1024 (paper) or 128.
-        aux: Whether training has the four auxiliary heads (strides 4, 8, 16 and 32).
-        dropout: Rate in all heads; None takes the variant's own, 0.1 or 0.
-
-    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and a
-    tuple (main, four auxiliary) of that shape in training.
+        variant: ``paper`` or ``modelzoo``, described at the top of this file.
+        head_channels: Channels of the main head, 1024 (paper) or 128.
+        aux: Four auxiliary heads in training, at strides 4, 8, 16 and 32.
+        dropout: Dropout rate in all heads; None: 0.1 for ``paper``, else 0.
     """
 
     def __init__(self, num_classes: int, variant: str = "paper", head_channels: int = 1024, aux: bool = True,
@@ -219,6 +268,14 @@ class BiSeNetV2(nn.Cell):
                 setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, modelzoo))
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Computes logits.
+
+        Args:
+            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
+
+        Returns:
+            In evaluation (N, num_classes, H, W), in training a tuple (main, four auxiliary) of that shape.
+        """
         height, width = x.shape[2], x.shape[3]
         x = pad_to_multiple(x)
         full = (x.shape[2], x.shape[3])

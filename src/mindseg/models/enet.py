@@ -2,15 +2,16 @@
 
 Two public variants differ in detail, and their weights fit only their own:
 
-- ``paper``: davidtvs' implementation. One slope a PReLU, max-unpooling in the decoder, whole channels dropped.
-- ``modelzoo``: the MindSpore model zoo's. One slope a channel, bilinear up-sampling in place of max-unpooling, single
-  values dropped, the two halves of an asymmetric convolution swapped, and one-sided padding in the first pooling and
-  the last transposed convolution.
+- ``paper``: davidtvs' implementation. One slope per PReLU, max-unpooling in the decoder, dropout of whole channels.
+- ``modelzoo``: the MindSpore model zoo's. One slope per channel, bilinear up-sampling in place of max-unpooling,
+  dropout of single values, the two halves of an asymmetric convolution swapped, and one-sided padding in the first
+  pooling and the last transposed convolution.
 """
 from mindspore import Tensor, nn, ops
 
 from mindseg.errors import UserError
 from mindseg.models.layers import (
+    ConvBNAct,
     Dropout,
     PReLU,
     TransposedConv,
@@ -29,7 +30,13 @@ UNPOOLS = ("max", "bilinear")
 
 
 class Style:
-    """What the blocks of one variant have in common."""
+    """Settings that all blocks of a network share.
+
+    Args:
+        variant: ``paper`` or ``modelzoo``.
+        unpool_mode: ``max`` or ``bilinear``.
+        dropout: The model's option ``dropout``.
+    """
 
     def __init__(self, variant: str, unpool_mode: str, dropout: float) -> None:
         self.modelzoo = variant == "modelzoo"
@@ -37,30 +44,30 @@ class Style:
         self.dropout = dropout
 
     def act(self, channels: int, prelu: bool) -> nn.Cell:
-        """PReLU in the encoder, ReLU in the decoder."""
+        """Makes an activation.
+
+        Args:
+            channels: Channels of its input.
+            prelu: PReLU (encoder) instead of ReLU (decoder).
+        """
         return PReLU(channels if self.modelzoo else 1) if prelu else nn.ReLU()
 
     def drop(self, rate: float, name: str) -> Dropout:
-        """The paper's rate of a block, scaled by the model's ``dropout`` option over its default of 0.1."""
+        """Makes a dropout layer.
+
+        Args:
+            rate: Rate in the paper; it is scaled by the option ``dropout`` over its default of 0.1.
+            name: Name of the layer.
+        """
         return Dropout(rate * self.dropout / 0.1, name, spatial=not self.modelzoo)
 
 
-class ConvBNAct(nn.Cell):
-    """Convolution, BatchNorm and an optional activation."""
-
-    def __init__(self, conv: nn.Cell, channels: int, act: nn.Cell | None = None) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = batch_norm(channels)
-        self.act = act
-
-    def construct(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return x if self.act is None else self.act(x)
-
-
 class InitialBlock(nn.Cell):
-    """13 channels of a stride-2 convolution beside the max-pooled image."""
+    """Stride-2 convolution to 13 channels, concatenated with the max-pooled image.
+
+    Args:
+        style: Settings of the network.
+    """
 
     def __init__(self, style: Style) -> None:
         super().__init__()
@@ -71,12 +78,23 @@ class InitialBlock(nn.Cell):
         self.act = style.act(16, True)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps an image (N, 3, H, W) to (N, 16, H/2, W/2)."""
         pooled = self.pool(pad_low(x, -1e30)) if self.pad else self.pool(x)
         return self.act(self.bn(ops.concat((self.conv(x), pooled), 1)))
 
 
 class RegularBottleneck(nn.Cell):
-    """1x1 reduction by 4, a 3x3 (dilated) or asymmetric 5x1 and 1x5 convolution, 1x1 expansion, dropout, shortcut."""
+    """Residual block: 1x1 reduction by 4, 3x3 or 5x1 and 1x5 convolution, 1x1 expansion, dropout.
+
+    Args:
+        channels: Channels of input and output.
+        style: Settings of the network.
+        name: Name of the dropout layer.
+        rate: Dropout rate in the paper.
+        dilation: Dilation of the 3x3 convolution.
+        asymmetric: 5x1 and 1x5 convolutions instead of 3x3.
+        prelu: PReLU instead of ReLU.
+    """
 
     def __init__(self, channels: int, style: Style, name: str, rate: float = 0.1, dilation: int = 1,
                  asymmetric: bool = False, prelu: bool = True) -> None:
@@ -96,11 +114,20 @@ class RegularBottleneck(nn.Cell):
         self.act = style.act(channels, prelu)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, channels, H, W) to the same shape."""
         return self.act(x + self.dropout(self.conv3(self.conv2(self.conv1(x)))))
 
 
 class DownsamplingBottleneck(nn.Cell):
-    """Halves the resolution; also returns where the 2x2 maxima were (with max-unpooling only)."""
+    """Residual block that halves the resolution; its shortcut is a max-pooling, filled up with zero channels.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, more than ``in_channels``.
+        style: Settings of the network.
+        name: Name of the dropout layer.
+        rate: Dropout rate in the paper.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, style: Style, name: str, rate: float) -> None:
         super().__init__()
@@ -115,6 +142,7 @@ class DownsamplingBottleneck(nn.Cell):
         self.act = style.act(out_channels, True)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, in, H, W) to (N, out, H/2, W/2) and, for max-unpooling, the mask of the maxima."""
         main = self.pool(x)
         mask = max_pool_mask(x, main) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
@@ -123,7 +151,16 @@ class DownsamplingBottleneck(nn.Cell):
 
 
 class UpsamplingBottleneck(nn.Cell):
-    """Doubles the resolution: max-unpooling or bilinear in the main branch, a 2x2 transposed convolution beside it."""
+    """Residual block that doubles the resolution, by a 2x2 transposed convolution.
+
+    Its shortcut is a 1x1 convolution with max-unpooling or bilinear up-sampling.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        style: Settings of the network.
+        name: Name of the dropout layer.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, style: Style, name: str) -> None:
         super().__init__()
@@ -138,6 +175,7 @@ class UpsamplingBottleneck(nn.Cell):
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Maps (N, in, H, W) and the mask of a downsampling block to (N, out, 2H, 2W)."""
         main = self.main(x)
         if self.max_unpool:
             main = unpool(main, mask)
@@ -147,7 +185,11 @@ class UpsamplingBottleneck(nn.Cell):
 
 
 class Encoder(nn.Cell):
-    """Stages 1 to 3: image to 128 channels at stride 8, and the two maps of maxima."""
+    """Stages 1 to 3.
+
+    Args:
+        style: Settings of the network.
+    """
 
     def __init__(self, style: Style) -> None:
         super().__init__()
@@ -165,13 +207,19 @@ class Encoder(nn.Cell):
         return nn.SequentialCell([RegularBottleneck(128, style, f"{name}.{i}", **kind) for i, kind in enumerate(kinds)])
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps an image (N, 3, H, W) to (N, 128, H/8, W/8) and the masks of the two downsampling blocks."""
         x, mask1 = self.downsample1_0(self.initial_block(x))
         x, mask2 = self.downsample2_0(self.stage1(x))
         return self.stage3(self.stage2(x)), mask1, mask2
 
 
 class Decoder(nn.Cell):
-    """Stages 4 and 5 and the last transposed convolution, with ReLU."""
+    """Stages 4 and 5 and the last transposed convolution.
+
+    Args:
+        num_classes: Channels of the logits.
+        style: Settings of the network.
+    """
 
     def __init__(self, num_classes: int, style: Style) -> None:
         super().__init__()
@@ -183,6 +231,7 @@ class Decoder(nn.Cell):
         self.fullconv = TransposedConv(16, num_classes, 3, 2, offset=0 if style.modelzoo else 1)
 
     def construct(self, x: Tensor, mask1: Tensor, mask2: Tensor) -> Tensor:
+        """Maps the results of the encoder to logits (N, num_classes, H, W)."""
         x = self.stage4(self.upsample4_0(x, mask2))
         return self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
 
@@ -192,14 +241,10 @@ class ENet(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper`` or ``modelzoo``; see the module's text.
-        unpool: Main branch of the decoder's up-sampling, ``max`` or ``bilinear``; None takes the variant's own.
-        encoder_only: The encoder with a 1x1 classifier at stride 8, for staged training. Training then returns logits
-            at 1/8 of the input size (rounded up), evaluation resizes them to the input.
-        dropout: Rate from the second stage on; the first stage drops a tenth of it.
-
-    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and the
-    tuple (logits,) in training: ENet has no auxiliary head.
+        variant: ``paper`` or ``modelzoo``, described at the top of this file.
+        unpool: Up-sampling in the decoder, ``max`` or ``bilinear``; None: ``max`` for ``paper``, else ``bilinear``.
+        encoder_only: Encoder with a 1x1 classifier at stride 8, for staged training.
+        dropout: Dropout rate from the second stage on; the first stage has a tenth of it.
     """
 
     def __init__(self, num_classes: int, variant: str = "paper", unpool: str | None = None, encoder_only: bool = False,
@@ -219,6 +264,15 @@ class ENet(nn.Cell):
             self.decoder = Decoder(num_classes, style)
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Computes logits.
+
+        Args:
+            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
+
+        Returns:
+            In evaluation (N, num_classes, H, W), in training a tuple with these logits alone: no auxiliary heads. With
+            ``encoder_only`` those of training are 1/8 as large as the input, rounded up.
+        """
         height, width = x.shape[2], x.shape[3]
         x = pad_to_multiple(x)
         features, mask1, mask2 = self.encoder(x)

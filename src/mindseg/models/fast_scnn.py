@@ -26,7 +26,13 @@ VARIANTS = ("paper", "segmentron", "modelzoo")
 
 
 class DSConv(nn.Cell):
-    """Depthwise separable convolution: 3x3 depthwise and 1x1 pointwise, each with BatchNorm and ReLU."""
+    """Depthwise separable convolution: 3x3 depthwise and 1x1 pointwise, each with BatchNorm and ReLU.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the depthwise convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -34,11 +40,16 @@ class DSConv(nn.Cell):
         self.pointwise = ConvBNReLU(in_channels, out_channels)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H / stride, W / stride)."""
         return self.pointwise(self.depthwise(x))
 
 
 class LearningToDownsample(nn.Cell):
-    """Image to 64 channels at stride 8. The first convolution pads nothing (one side only in the modelzoo variant)."""
+    """First module: three convolutions of stride 2.
+
+    Args:
+        stem_padding: Padding of the first convolution: 0, or ``same`` (bottom and right only) in the variant modelzoo.
+    """
 
     def __init__(self, stem_padding: int | str = 0) -> None:
         super().__init__()
@@ -47,11 +58,20 @@ class LearningToDownsample(nn.Cell):
         self.dsconv2 = DSConv(48, 64, 2)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps an image (N, 3, H, W) to (N, 64, H/8, W/8)."""
         return self.dsconv2(self.dsconv1(self.conv(x)))
 
 
 class LinearBottleneck(nn.Cell):
-    """Inverted residual of MobileNet V2: 1x1 expansion, 3x3 depthwise, linear 1x1 projection."""
+    """Inverted residual of MobileNet V2 (arXiv 1801.04381): 1x1 expansion, 3x3 depthwise, linear 1x1 projection.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the depthwise convolution; with 1 and equal channels the input is added to the result.
+        act: ``relu`` or ``relu6``.
+        expansion: Factor of the channels inside the block.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, act: str, expansion: int = 6) -> None:
         super().__init__()
@@ -62,12 +82,19 @@ class LinearBottleneck(nn.Cell):
         self.project = ConvBNReLU(hidden, out_channels, act=None)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H / stride, W / stride)."""
         out = self.project(self.depthwise(self.expand(x)))
         return x + out if self.shortcut else out
 
 
 class PyramidPooling(nn.Cell):
-    """Pools to 1x1, 2x2, 3x3 and 6x6, and fuses the up-sampled branches with the input by a 1x1 or 3x3 convolution."""
+    """Pyramid pooling (PSPNet, arXiv 1612.01105) to 1x1, 2x2, 3x3 and 6x6.
+
+    Args:
+        in_channels: Channels of the input, a multiple of 4.
+        out_channels: Channels of the output.
+        kernel: Side length of the convolution that fuses the up-sampled branches with the input, 1 or 3.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -78,6 +105,7 @@ class PyramidPooling(nn.Cell):
         self.out = ConvBNReLU(2 * in_channels, out_channels, kernel)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H, W)."""
         size = (x.shape[2], x.shape[3])
         features = (x,)
         for i in range(4):
@@ -87,7 +115,12 @@ class PyramidPooling(nn.Cell):
 
 
 class GlobalFeatureExtractor(nn.Cell):
-    """Nine bottlenecks down to stride 32, then pyramid pooling."""
+    """Nine bottlenecks down to stride 32, then pyramid pooling.
+
+    Args:
+        act: Activation of the bottlenecks, ``relu`` or ``relu6``.
+        ppm_kernel: Kernel of the convolution in the pyramid pooling, 1 or 3.
+    """
 
     def __init__(self, act: str, ppm_kernel: int) -> None:
         super().__init__()
@@ -103,11 +136,16 @@ class GlobalFeatureExtractor(nn.Cell):
                                   LinearBottleneck(out_channels, out_channels, 1, act)])
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, 64, H, W) to (N, 128, H/4, W/4)."""
         return self.ppm(self.bottleneck3(self.bottleneck2(self.bottleneck1(x))))
 
 
 class FeatureFusionModule(nn.Cell):
-    """Adds the up-sampled global features to the 1/8 features."""
+    """Sum of the features at stride 8 and the up-sampled global ones.
+
+    Args:
+        depthwise: Depthwise 3x3 convolution after the up-sampling, instead of a full 1x1 convolution.
+    """
 
     def __init__(self, depthwise: bool) -> None:
         super().__init__()
@@ -117,12 +155,19 @@ class FeatureFusionModule(nn.Cell):
         self.relu = nn.ReLU()
 
     def construct(self, higher: Tensor, lower: Tensor) -> Tensor:
+        """Maps ``higher`` (N, 64, H, W) and ``lower`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
         lower = resize_bilinear(lower, (higher.shape[2], higher.shape[3]), True)
         return self.relu(self.conv_higher_res(higher) + self.conv_lower_res(self.dwconv(lower)))
 
 
 class Classifier(nn.Cell):
-    """Two separable convolutions, dropout and a 1x1 convolution to the classes."""
+    """Two separable convolutions, dropout and a 1x1 convolution to the classes.
+
+    Args:
+        num_classes: Channels of the logits.
+        dropout: Dropout rate.
+        spatial: Drop whole channels.
+    """
 
     def __init__(self, num_classes: int, dropout: float, spatial: bool) -> None:
         super().__init__()
@@ -132,11 +177,20 @@ class Classifier(nn.Cell):
         self.conv = conv2d(128, num_classes, bias=True)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, 128, H, W) to logits (N, num_classes, H, W)."""
         return self.conv(self.dropout(self.dsconv2(self.dsconv1(x))))
 
 
 class AuxiliaryHead(nn.Cell):
-    """3x3 convolution, dropout and a 1x1 convolution to the classes; training only."""
+    """3x3 convolution, dropout and a 1x1 convolution to the classes; used in training only.
+
+    Args:
+        in_channels: Channels of the input.
+        num_classes: Channels of the logits.
+        dropout: Dropout rate.
+        spatial: Drop whole channels.
+        name: Name of the dropout layer.
+    """
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float, spatial: bool, name: str) -> None:
         super().__init__()
@@ -145,6 +199,7 @@ class AuxiliaryHead(nn.Cell):
         self.conv2 = conv2d(32, num_classes, bias=True)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to logits (N, num_classes, H, W)."""
         return self.conv2(self.dropout(self.conv1(x)))
 
 
@@ -153,14 +208,11 @@ class FastSCNN(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper``, ``segmentron`` or ``modelzoo``; see the module's text.
-        ppm_kernel: Kernel of the convolution that fuses the pyramid, 1 (paper) or 3 (the recipes above 70 % mIoU).
-        aux: Whether training has auxiliary heads.
-        aux_heads: 1 (on the 1/8 features) or 2 (and on the global features); None takes the variant's own number.
-        dropout: Rate before the classifiers.
-
-    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and a
-    tuple (main, auxiliary, ...) of that shape in training.
+        variant: ``paper``, ``segmentron`` or ``modelzoo``, described at the top of this file.
+        ppm_kernel: Kernel of the convolution in the pyramid pooling, 1 (paper) or 3 (recipes above 70 % mIoU).
+        aux: Auxiliary heads in training.
+        aux_heads: 1 (on the features at stride 8) or 2 (on the global features too); None: 1 for ``paper``, else 2.
+        dropout: Dropout rate before the classifiers.
     """
 
     def __init__(self, num_classes: int, variant: str = "paper", ppm_kernel: int = 1, aux: bool = True,
@@ -186,6 +238,14 @@ class FastSCNN(nn.Cell):
             self.aux_head2 = AuxiliaryHead(128, num_classes, dropout, segmentron, "aux_head2")
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Computes logits.
+
+        Args:
+            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
+
+        Returns:
+            In evaluation (N, num_classes, H, W), in training a tuple (main, auxiliary, ...) of that shape.
+        """
         height, width = x.shape[2], x.shape[3]
         x = pad_to_multiple(x)
         full = (x.shape[2], x.shape[3])

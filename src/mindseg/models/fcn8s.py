@@ -1,7 +1,7 @@
 """FCN-8s on VGG16 with BatchNorm: Fully Convolutional Networks (arXiv 1411.4038, VGG: arXiv 1409.1556).
 
-The classifier's layers fc6 and fc7 become convolutions; scores of stride 32, 16 and 8 are added on the way up. Unlike
-the original, images are not padded by 100 pixels, so every score map lines up without cropping.
+The fully connected layers fc6 and fc7 become convolutions; scores of strides 32, 16 and 8 are added during up-sampling.
+Unlike in the original, images are not padded by 100 pixels, so the score maps fit together without cropping.
 """
 import numpy as np
 
@@ -9,13 +9,21 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
 from mindseg.errors import UserError
-from mindseg.models.layers import ConvBNReLU, TransposedConv, batch_norm, conv2d, crop, pad_to_multiple
+from mindseg.models.layers import ConvBNAct, ConvBNReLU, TransposedConv, conv2d, crop, pad_to_multiple
 
 DECONV_INITS = ("bilinear", "xavier")
 
 
 def bilinear_kernel(channels: int, size: int) -> Tensor:
-    """A (channels, channels, size, size) kernel that makes a transposed convolution resize each channel bilinearly."""
+    """Builds the kernel with which a transposed convolution resizes each channel bilinearly (arXiv 1411.4038).
+
+    Args:
+        channels: Input and output channels.
+        size: Side length of the kernel.
+
+    Returns:
+        (channels, channels, size, size) float32.
+    """
     factor = (size + 1) // 2
     centre = factor - 1 if size % 2 else factor - 0.5
     line = 1 - np.abs(np.arange(size) - centre) / factor
@@ -25,10 +33,15 @@ def bilinear_kernel(channels: int, size: int) -> Tensor:
 
 
 class WideConv(nn.Conv2d):
-    """A convolution with many outputs, trained in pieces of at most ``WIDEST`` outputs.
+    """Convolution with many output channels, trained in pieces of at most ``WIDEST`` channels.
 
-    For the gradient of fc6's 103 million weights oneDNN has nothing but its reference kernel, a hundred times slower
-    than the one that serves half as many (docs/performance.md). Parameter and result are those of ``nn.Conv2d``.
+    For the gradient of fc6's 103 million weights oneDNN only has its reference kernel, which is a hundred times slower
+    than the kernel for half as many (docs/performance.md). Parameter and result are those of ``nn.Conv2d``.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side length, odd; the output is as large as the input.
     """
     WIDEST = 2048
 
@@ -40,6 +53,7 @@ class WideConv(nn.Conv2d):
         self.piece = ops.Conv2D(out_channels // self.pieces, kernel, pad_mode="pad", pad=kernel // 2)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H, W)."""
         if not self.training or self.pieces == 1:
             return super().construct(x)
         parts = ()
@@ -48,20 +62,14 @@ class WideConv(nn.Conv2d):
         return ops.concat(parts, 1)
 
 
-class WideConvBNReLU(nn.Cell):
-    """As :class:`ConvBNReLU`, around a :class:`WideConv`."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = WideConv(in_channels, out_channels, kernel)
-        self.bn = batch_norm(out_channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.relu(self.bn(self.conv(x)))
-
-
 class VGGStage(nn.Cell):
-    """Some 3x3 convolutions with BatchNorm and ReLU, then 2x2 max-pooling."""
+    """3x3 convolutions with BatchNorm and ReLU, then 2x2 max-pooling.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        count: Number of convolutions.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, count: int) -> None:
         super().__init__()
@@ -70,11 +78,12 @@ class VGGStage(nn.Cell):
         self.pool = nn.MaxPool2d(2, 2)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H/2, W/2)."""
         return self.pool(self.convs(x))
 
 
 class VGG16(nn.Cell):
-    """The 13 convolutions of VGG16; returns the features after the third, fourth and fifth pooling."""
+    """The 13 convolutions of VGG16 with BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,6 +94,7 @@ class VGG16(nn.Cell):
         self.stage5 = VGGStage(512, 512, 3)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (N, 3, H, W) to the features of stages 3, 4 and 5: 256 channels at stride 8, 512 at 16, 512 at 32."""
         pool3 = self.stage3(self.stage2(self.stage1(x)))
         pool4 = self.stage4(pool3)
         return pool3, pool4, self.stage5(pool4)
@@ -95,11 +105,8 @@ class FCN8s(nn.Cell):
 
     Args:
         num_classes: Channels of the logits.
-        fc_channels: Width of fc6 and fc7; 4096 in the paper, less for tests.
-        deconv_init: ``bilinear`` (the paper's interpolation kernels, which training then adapts) or ``xavier``.
-
-    Input (N, 3, H, W) float32, normalised, H and W >= 32. Returns logits (N, num_classes, H, W) in evaluation, and the
-    tuple (logits,) in training: FCN-8s has no auxiliary head.
+        fc_channels: Channels of fc6 and fc7; 4096 in the paper, fewer in tests.
+        deconv_init: Initial weights of the transposed convolutions, ``bilinear`` (as in the paper) or ``xavier``.
     """
 
     def __init__(self, num_classes: int, fc_channels: int = 4096, deconv_init: str = "bilinear") -> None:
@@ -109,7 +116,7 @@ class FCN8s(nn.Cell):
         if fc_channels < 1:
             raise UserError(f"fcn8s: fc_channels {fc_channels!r} must be >= 1")
         self.backbone = VGG16()
-        self.fc6 = WideConvBNReLU(512, fc_channels, 7)
+        self.fc6 = ConvBNAct(WideConv(512, fc_channels, 7), fc_channels, nn.ReLU())
         self.fc7 = ConvBNReLU(fc_channels, fc_channels)
         self.score_fr = conv2d(fc_channels, num_classes)
         self.score_pool4 = conv2d(512, num_classes)
@@ -124,6 +131,14 @@ class FCN8s(nn.Cell):
         return TransposedConv(channels, channels, kernel, stride, (kernel - stride) // 2, weight)
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Computes logits.
+
+        Args:
+            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
+
+        Returns:
+            In evaluation (N, num_classes, H, W), in training a tuple with these logits alone: no auxiliary heads.
+        """
         height, width = x.shape[2], x.shape[3]
         pool3, pool4, pool5 = self.backbone(pad_to_multiple(x))
         score = self.upscore2(self.score_fr(self.fc7(self.fc6(pool5))))

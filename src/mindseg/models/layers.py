@@ -1,9 +1,9 @@
 """Building blocks shared by the four networks.
 
-Every operator used in evaluation exists in graph mode, in PyNative mode, on CPU and Ascend, and in MindSpore's ONNX
-exporter (opset 11, static shapes). Resizing and adaptive pooling are separable linear maps, so they are written as two
+Every operator used in evaluation works in graph mode, in PyNative mode, on CPU and Ascend, and in MindSpore's ONNX
+exporter (opset 11, static shapes). Resizing and adaptive pooling are linear along each axis, so they are written as two
 products with constant matrices: exact, exportable, and faster in the backward pass than the interpolation kernels
-(docs/performance.md).
+(docs/performance.md). Tensors are (N, C, H, W), float32 or float16, unless a docstring says otherwise.
 """
 import zlib
 from collections.abc import Callable
@@ -23,14 +23,20 @@ MIN_SIZE = 32
 def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 1, stride: int = 1,
            padding: int | str = 0, dilation: int = 1, groups: int = 1, bias: bool = False,
            he_init: bool = False) -> nn.Conv2d:
-    """A convolution with the same zero padding on all sides (PyTorch's rule), or MindSpore's ``"same"``.
+    """Makes a convolution with PyTorch's initial weights, uniform in +-1/sqrt(fan_in), or with He's.
 
-    ``"same"`` pads only the bottom and right at stride 2, and keeps the size of oblong kernels at stride 1. Four
-    numbers would do both, but MindSpore's ONNX exporter writes them in the wrong order.
-
-    Weights start as PyTorch's do, uniform in +-1/sqrt(fan_in), the start that the measured recipes used. ``he_init``
-    takes He's normal distribution over the fan-out instead (fan-in for grouped kernels, whose fan-out says little), as
-    in "Delving Deep into Rectifiers" (arXiv 1502.01852), with biases of 0.
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side length, or (height, width).
+        stride: Step in both directions.
+        padding: Zeros on every side, or ``"same"``, which pads only the bottom and right at stride 2 and keeps the size
+            with oblong kernels at stride 1. (Four numbers could say both, but MindSpore's ONNX exporter swaps them.)
+        dilation: Distance between the kernel's elements.
+        groups: Groups of channels that are convolved separately.
+        bias: Add a bias.
+        he_init: He's normal initialisation (arXiv 1502.01852) over the fan-out, or the fan-in for grouped kernels, and
+            biases of 0.
     """
     init = HeNormal(mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu") if he_init else None
     same = padding == "same"
@@ -40,18 +46,26 @@ def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 
 
 
 def batch_norm(channels: int, eps: float = 1e-5, gamma: str = "ones") -> nn.Cell:
-    """Every BatchNorm but the pooled ones below; MindSpore's momentum 0.9 is PyTorch's 0.1."""
+    """Makes a BatchNorm; MindSpore's momentum 0.9 is PyTorch's 0.1.
+
+    Args:
+        channels: Channels of the input.
+        eps: Small number added to the variance.
+        gamma: Initial scale, ``ones`` or ``zeros``.
+    """
     return nn.BatchNorm2d(channels, eps=eps, momentum=0.9, gamma_init=gamma)
 
 
 class PooledBatchNorm(nn.BatchNorm2d):
-    """BatchNorm behind a global pooling, where it sees one value a channel and image.
+    """BatchNorm after a global pooling, which sees one value per channel and image.
 
-    A batch of one would give 0 and store a NaN variance, and is refused; not where statistics are frozen, and not where
-    a synchronised BatchNorm, which sees the images of all devices, takes this one's place.
+    Training with a batch of 1 would give 0 and store a NaN variance, so it is refused. Frozen statistics are allowed,
+    and a synchronised BatchNorm, which replaces this layer, sees the images of all devices.
 
     Args:
-        where: What the message calls this layer.
+        channels: Channels of the input.
+        eps: Small number added to the variance.
+        where: Name of the layer in the error message.
     """
 
     def __init__(self, channels: int, eps: float, where: str) -> None:
@@ -59,21 +73,22 @@ class PooledBatchNorm(nn.BatchNorm2d):
         self.where = where
 
     def construct(self, x: Tensor) -> Tensor:
+        """Normalises (N, C, 1, 1)."""
         if self.training and self.use_batch_statistics is not False:
-            check_pooled_batch(x.shape[0], self.where)
+            _check_pooled_batch(x.shape[0], self.where)
         return super().construct(x)
 
 
 def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.Cell]) -> int:
-    """Replaces every BatchNorm of a network in place, for synchronised statistics or another momentum.
+    """Replaces every BatchNorm of a network, for synchronised statistics or another momentum.
 
     Args:
-        network: Changed in place; parameter names and values stay.
-        factory: Gets the old cell, returns the new one with the parameters ``gamma``, ``beta``, ``moving_mean`` and
+        network: Network, changed in place; the parameters stay.
+        factory: Function from the old cell to a new one that has ``gamma``, ``beta``, ``moving_mean`` and
             ``moving_variance``.
 
     Returns:
-        The number of cells replaced.
+        Number of cells replaced.
     """
     found = [(parent, key, child) for _, parent in network.cells_and_names()
              for key, child in parent.name_cells().items() if isinstance(child, nn.BatchNorm2d)]
@@ -89,43 +104,64 @@ def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.
     return len(found)
 
 
-def activation(name: str | None) -> nn.Cell | None:
-    """``"relu"``, ``"relu6"`` or None."""
-    return {"relu": nn.ReLU, "relu6": nn.ReLU6}[name]() if name else None
-
-
-class ConvBNReLU(nn.Cell):
-    """Convolution, BatchNorm and an activation.
+class ConvBNAct(nn.Cell):
+    """Convolution, BatchNorm and an optional activation.
 
     Args:
-        act: ``"relu"``, ``"relu6"`` or None for a linear block.
-        bias: The convolution's own bias; redundant before BatchNorm, but present in some public weights.
+        conv: Convolution.
+        channels: Channels of its output.
+        act: Activation, or None.
+        eps: Small number that BatchNorm adds to the variance.
+    """
+
+    def __init__(self, conv: nn.Cell, channels: int, act: nn.Cell | None = None, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = batch_norm(channels, eps)
+        self.act = act
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H / stride, W / stride)."""
+        x = self.bn(self.conv(x))
+        return x if self.act is None else self.act(x)
+
+
+class ConvBNReLU(ConvBNAct):
+    """Square convolution, BatchNorm and ReLU.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side length.
+        stride: Step in both directions.
+        padding: As in :func:`conv2d`; None keeps the size at stride 1.
+        groups: Groups of channels that are convolved separately.
+        act: ``relu``, ``relu6``, or None for no activation.
+        bias: Add a bias to the convolution; redundant before BatchNorm, but some public weights have one.
+        eps: Small number that BatchNorm adds to the variance.
+        he_init: As in :func:`conv2d`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
                  padding: int | str | None = None, groups: int = 1, act: str | None = "relu", bias: bool = False,
                  eps: float = 1e-5, he_init: bool = False) -> None:
-        super().__init__()
         padding = kernel // 2 if padding is None else padding
-        self.conv = conv2d(in_channels, out_channels, kernel, stride, padding, 1, groups, bias, he_init)
-        self.bn = batch_norm(out_channels, eps)
-        self.act = activation(act)
-
-    def construct(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return x if self.act is None else self.act(x)
+        super().__init__(conv2d(in_channels, out_channels, kernel, stride, padding, 1, groups, bias, he_init),
+                         out_channels, {"relu": nn.ReLU, "relu6": nn.ReLU6}[act]() if act else None, eps)
 
 
 class Scale(nn.Cell):
-    """``x * slope`` for (N, C, H, W) and a slope of (1,) or (C,), whose gradient is summed by a matrix product.
+    """Product ``x * slope``, whose gradient with respect to the slope is summed by a matrix product.
 
-    On the CPU that takes a third of the time of the ReduceSum that automatic differentiation writes.
+    On the CPU this takes a third of the time of the ReduceSum that automatic differentiation would use.
     """
 
     def construct(self, x: Tensor, slope: Tensor) -> Tensor:
+        """Multiplies (N, C, H, W) by a slope of shape (1,) or (C,)."""
         return x * self.broadcast(slope)
 
     def bprop(self, x: Tensor, slope: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the gradients with respect to ``x`` and ``slope`` from that of the output, ``dout``."""
         n, c, h, w = x.shape
         if slope.shape[0] == 1:
             total = ops.matmul(ops.reshape(x, (1, -1)), ops.reshape(dout, (-1, 1)))
@@ -135,19 +171,25 @@ class Scale(nn.Cell):
 
     @staticmethod
     def broadcast(slope: Tensor) -> Tensor:
+        """Reshapes a slope of shape (C,) to (1, C, 1, 1); (1,) stays."""
         return slope if slope.shape[0] == 1 else ops.reshape(slope, (1, -1, 1, 1))
 
 
 class PReLU(nn.Cell):
-    """Parametric ReLU: x where positive, slope * x elsewhere; one slope or one a channel, 0.25 at the start."""
+    """Parametric ReLU (arXiv 1502.01852): x where it is positive, slope * x elsewhere; the slope starts at 0.25.
+
+    Args:
+        channels: Number of slopes: 1, or one per channel.
+    """
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
         self.slope = Parameter(Tensor(np.full(channels, 0.25, np.float32)), name="slope")
-        # Elsewhere a product might round its inputs to 16 bits.
+        # On other devices a matrix product may round its inputs to 16 bits.
         self.scale = Scale() if ms.get_context("device_target") == "CPU" else None
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to the same shape."""
         slope = self.slope.astype(x.dtype)
         below = ops.relu(-x)
         if self.training and self.scale is not None:
@@ -156,14 +198,18 @@ class PReLU(nn.Cell):
 
 
 class TransposedConv(nn.Conv2dTranspose):
-    """Transposed convolution without bias whose output is exactly ``stride`` times the input.
+    """Transposed convolution without bias whose output is exactly ``stride`` times as large as its input.
 
-    Training runs MindSpore's operator. Evaluation computes the same as one ordinary convolution that gives all
-    stride x stride phases as channels: MindSpore's ONNX exporter writes transposed convolutions that no runtime reads.
+    Training uses MindSpore's operator. Evaluation computes the same values by one ordinary convolution, which gives the
+    stride x stride phases as channels: no runtime can read the transposed convolutions of MindSpore's ONNX exporter.
 
     Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side length of the kernel.
+        stride: Factor of height and width.
         offset: Rows and columns dropped at the top and left of the full result; PyTorch's ``padding``.
-        init: Initial weights (in, out, kernel, kernel) or an initializer; None is MindSpore's own.
+        init: Initial weights (in, out, kernel, kernel) or an initializer; None: MindSpore's default.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, offset: int = 0,
@@ -187,6 +233,7 @@ class TransposedConv(nn.Conv2dTranspose):
         self.phases = ops.Conv2D(out_channels * stride**2, (self.taps, self.taps), pad_mode="same")
 
     def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, stride * H, stride * W)."""
         if self.training:
             y = super().construct(x)
             if self.cut is None:
@@ -230,7 +277,7 @@ def _resize_matrix(out_size: int, in_size: int, align_corners: bool | str, trans
 
 @constexpr
 def _pool_matrix(out_size: int, in_size: int, transpose: bool) -> Tensor:
-    """The (out, in) matrix of adaptive average pooling: bin i covers floor(i*in/out) .. ceil((i+1)*in/out)."""
+    """Builds the (out, in) matrix of adaptive average pooling: bin i is floor(i*in/out) .. ceil((i+1)*in/out)."""
     matrix = np.zeros((out_size, in_size))
     for i in range(out_size):
         start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
@@ -239,13 +286,13 @@ def _pool_matrix(out_size: int, in_size: int, transpose: bool) -> Tensor:
 
 
 def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool | str) -> Tensor:
-    """Bilinear resize, equal to PyTorch's ``interpolate`` for both corner rules.
+    """Resizes bilinearly, as PyTorch's ``interpolate`` does.
 
     Args:
         x: (N, C, H, W); H and W must be known when the graph is compiled.
         size: (height, width) of the result.
-        align_corners: Whether the corner pixels' centres coincide; ``"low"`` is the rule of old MindSpore and
-            TensorFlow kernels, which align the first pixel only.
+        align_corners: True aligns the centres of the corner pixels, False the borders of the images, and ``"low"`` the
+            top left pixel only, as old MindSpore and TensorFlow kernels do.
     """
     height, width = x.shape[2], x.shape[3]
     if width != size[1]:
@@ -256,14 +303,19 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool | str)
 
 
 def adaptive_avg_pool(x: Tensor, size: int) -> Tensor:
-    """Adaptive average pooling of (N, C, H, W) to (N, C, size, size)."""
+    """Pools (N, C, H, W) to (N, C, size, size) by adaptive averages, as PyTorch does.
+
+    Args:
+        x: (N, C, H, W); H and W must be known when the graph is compiled.
+        size: Height and width of the result.
+    """
     x = ops.matmul(x, _pool_matrix(size, x.shape[3], True).astype(x.dtype))
     return ops.matmul(_pool_matrix(size, x.shape[2], False).astype(x.dtype), x)
 
 
 @constexpr
 def _pool3_matrix(in_size: int, one_sided: bool, transpose: bool) -> Tensor:
-    """The (in/2, in) matrix of averaging three neighbours with stride 2, see ``avg_pool3``."""
+    """Builds the (in/2, in) matrix that averages three neighbours with stride 2, see :func:`avg_pool3`."""
     matrix = np.zeros((in_size // 2, in_size))
     for i in range(in_size // 2):
         start = 2 * i - (not one_sided)
@@ -273,9 +325,10 @@ def _pool3_matrix(in_size: int, one_sided: bool, transpose: bool) -> Tensor:
 
 
 def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
-    """3x3 average pooling of stride 2 of (N, C, H, W) with even H and W.
+    """Averages 3x3 pixels with stride 2.
 
     Args:
+        x: (N, C, H, W) with even H and W.
         one_sided: False pads one zero on every side and divides by 9 (PyTorch's ``padding=1``); True starts at the
             first pixel and leaves out what lies beyond the last one (MindSpore's ``same``).
     """
@@ -284,18 +337,27 @@ def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
 
 
 def resize_nearest(x: Tensor, factor: int) -> Tensor:
-    """Repeats every pixel of (N, C, H, W) ``factor`` times in both directions."""
+    """Repeats every pixel in both directions.
+
+    Args:
+        x: (N, C, H, W).
+        factor: Factor of height and width.
+    """
     _, c, h, w = x.shape
     x = ops.tile(ops.reshape(x, (-1, c, h, 1, w, 1)), (1, 1, 1, factor, 1, factor))
     return ops.reshape(x, (-1, c, h * factor, w * factor))
 
 
 def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
-    """Pads (N, C, H, W) with zeros at the bottom and right; zero is the mean of a normalised image.
+    """Pads with zeros (the mean of a normalised image) at the bottom and right.
 
-    Concatenation is used because the ONNX exporter has no padding operator; sizes that fit pass through untouched.
+    Built from concatenations, because the ONNX exporter has no padding operator.
+
+    Args:
+        x: (N, C, H, W), H and W at least 32.
+        multiple: Height and width of the result are multiples of this.
     """
-    check_size(x.shape[2], x.shape[3])
+    _check_size(x.shape[2], x.shape[3])
     rows, cols = -x.shape[2] % multiple, -x.shape[3] % multiple
     if rows:
         x = ops.concat((x, ops.zeros_like(x[:, :, :rows, :])), 2)
@@ -305,20 +367,25 @@ def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
 
 
 def pad_low(x: Tensor, value: float) -> Tensor:
-    """Adds one row above and one column left of (N, C, H, W)."""
+    """Adds one row at the top and one column at the left.
+
+    Args:
+        x: (N, C, H, W).
+        value: Value of the new pixels.
+    """
     x = ops.concat((ops.full_like(x[:, :, :1, :], value), x), 2)
     return ops.concat((ops.full_like(x[:, :, :, :1], value), x), 3)
 
 
 def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
-    """1 at the first maximum (in reading order) of each 2x2 window, 0 elsewhere: the indices of PyTorch's max-pooling.
+    """Marks the maximum of each 2x2 window, the first one in reading order like the indices of PyTorch's max-pooling.
 
     Args:
         x: (N, C, 2h, 2w).
-        pooled: (N, C, h, w), the windows' maxima.
+        pooled: (N, C, h, w), the maxima of the windows.
 
     Returns:
-        A constant (N, C, h, 2, w, 2) of x's type.
+        (N, C, h, 2, w, 2) of x's type, 1 at the maxima and 0 elsewhere; no gradient flows through it.
     """
     _, c, h, w = pooled.shape
     equal = ops.cast(ops.reshape(x, (-1, c, h, 2, w, 2)) == ops.reshape(pooled, (-1, c, h, 1, w, 1)), x.dtype)
@@ -328,34 +395,55 @@ def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
 
 
 def unpool(x: Tensor, mask: Tensor) -> Tensor:
-    """Max-unpooling: puts each value of (N, C, h, w) at the place marked in its 2x2 window, zeros elsewhere."""
+    """Reverses a 2x2 max-pooling: each value goes to the marked place of its window, the others are 0.
+
+    Args:
+        x: (N, C, h, w).
+        mask: (N, C, h, 2, w, 2), from :func:`max_pool_mask`.
+
+    Returns:
+        (N, C, 2h, 2w).
+    """
     _, c, h, w = x.shape
     return ops.reshape(ops.reshape(x, (-1, c, h, 1, w, 1)) * mask, (-1, c, 2 * h, 2 * w))
 
 
 def window(x: Tensor, start: int, height: int, width: int) -> Tensor:
-    """``x[:, :, start:start + height, start:start + width]``, which on the CPU would take forty times as long."""
+    """Cuts out ``x[:, :, start:start + height, start:start + width]``, forty times as fast as indexing on the CPU.
+
+    Args:
+        x: (N, C, H, W).
+        start: First row and first column.
+        height: Number of rows.
+        width: Number of columns.
+    """
     return ops.slice(x, (0, 0, start, start), (x.shape[0], x.shape[1], height, width))
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """Takes the top left (height, width) of (N, C, H, W): the way back from ``pad_to_multiple``."""
+    """Cuts out the top left corner, which undoes :func:`pad_to_multiple`.
+
+    Args:
+        x: (N, C, H, W).
+        height: Number of rows.
+        width: Number of columns.
+    """
     if x.shape[2] != height or x.shape[3] != width:
         x = window(x, 0, height, width)
     return x
 
 
 @constexpr
-def check_size(height: int, width: int) -> bool:
-    """Raises if an image is smaller than the networks' deepest stride."""
+def _check_size(height: int, width: int) -> bool:
+    """Refuses images smaller than the deepest stride of the networks."""
     if height < MIN_SIZE or width < MIN_SIZE:
         raise UserError(f"input of {height}x{width} pixels is too small: height and width must be at least {MIN_SIZE}")
     return True
 
 
 @constexpr
-def check_pooled_batch(batch: int, where: str) -> bool:
-    """Raises if BatchNorm would see one value a channel: it would output 0 and store a NaN variance."""
+def _check_pooled_batch(batch: int, where: str) -> bool:
+    """Refuses a batch of 1, with which :class:`PooledBatchNorm` would see one value per channel."""
     if batch == 1:
         raise UserError(f"{where} normalises one value per channel when the training batch is 1: "
                         "use a batch of 2 or more per device")
@@ -369,22 +457,22 @@ def _random_int32(seed: int, name: str, axis: int, count: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Two rounds of a multiply-and-fold integer hash. Products wrap around; masks make the shifts logical."""
+    """Hashes int32 by two rounds of multiply and shift; products wrap around, masks make the shifts logical."""
     x = (x ^ (ops.bitwise_right_shift(x, Tensor(15, ms.int32)) & 0x1FFFF)) * Tensor(0x2C1B3C6D, ms.int32)
     x = (x ^ (ops.bitwise_right_shift(x, Tensor(12, ms.int32)) & 0xFFFFF)) * Tensor(0x297A2D39, ms.int32)
     return x ^ (ops.bitwise_right_shift(x, Tensor(15, ms.int32)) & 0x1FFFF)
 
 
 class Dropout(nn.Cell):
-    """Dropout whose mask depends only on the seed, the layer's name and a step counter kept as a parameter.
+    """Dropout whose mask depends only on the random seed, the layer's name and a step counter kept as a parameter.
 
-    ``nn.Dropout`` holds a random state that no checkpoint contains; this one continues bit for bit after a resume. Each
+    ``nn.Dropout`` has a random state that no checkpoint contains; this layer continues bit for bit after a resume. Each
     training call adds 1 to the counter. The mask compares a 32-bit hash of (seed, layer, step, position) with the rate.
 
     Args:
-        rate: Probability of zeroing, 0 <= rate < 1; 0 makes the layer the identity without parameters.
-        name: Distinguishes the layers of one network.
-        spatial: Drops whole channels (Dropout2d) instead of single values.
+        rate: Probability of zeroing, 0 <= rate < 1; with 0 the layer is the identity and has no parameters.
+        name: Name that differs from those of the other dropout layers in the network.
+        spatial: Drop whole channels (Dropout2d) instead of single values.
     """
 
     def __init__(self, rate: float, name: str, spatial: bool = False) -> None:
@@ -400,6 +488,7 @@ class Dropout(nn.Cell):
             self.step = Parameter(Tensor(0, ms.int32), name="step", requires_grad=False)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Zeroes a part of (N, C, H, W) while training, and scales the rest by 1 / (1 - rate)."""
         if not self.training or self.rate == 0:
             return x
         n, c, h, w = x.shape
@@ -408,8 +497,8 @@ class Dropout(nn.Cell):
         outer = ops.reshape(outer, (n, c, 1, 1))
         noise = outer
         if not self.spatial:
-            # A product with odd random numbers is a universal hash: its high bits, which the comparison looks at, are
-            # random for every pair of positions, at a third of the cost of mixing each element.
+            # Products with odd random numbers are a universal hash. Their high bits, which the comparison uses, are
+            # random for every pair of positions, at a third of the cost of _mix for each element.
             noise = outer * ops.reshape(_random_int32(self.seed, self.layer, 1, h * w), (1, 1, h, w))
         keep = ops.cast(noise >= self.threshold, x.dtype)
         return x * keep * (1.0 / (1.0 - self.rate))
