@@ -7,7 +7,8 @@
 # usage: bash ascend310_infer/build.sh [--test] [cmake options, e.g. -DSANITIZE=address,undefined]
 #   --test   also builds the tests and the simulated AscendCL, and runs ctest
 # environment: BUILD_DIR (default ascend310_infer/build), CXX
-# needs: g++ cmake libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev
+# needs: g++ cmake libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
+#        nlohmann-json3-dev libcli11-dev (without apt-get, -DSEGMENT_FETCH=ON downloads the last two)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

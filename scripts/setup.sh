@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kind=${1:-run}
 case "$kind" in run | dev | slow) ;; *) echo "usage: bash scripts/setup.sh [run|dev|slow]" >&2; exit 2 ;; esac
 
-packages=(g++ cmake make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev python3-venv)
+packages=(g++ cmake make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
+  nlohmann-json3-dev libcli11-dev python3-venv)
 if [ "$kind" != run ]; then packages+=(chromium); fi
 if [ "$kind" = slow ]; then packages+=(clang libclang-rt-dev); fi
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }

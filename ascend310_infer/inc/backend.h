@@ -1,4 +1,5 @@
-// What runs the model. One implementation a vendor library; each is built only where its SDK was found.
+// The interface to the vendor libraries that run a model. Each library has one implementation, built where its SDK was
+// found.
 #ifndef ASCEND310_INFER_INC_BACKEND_H_
 #define ASCEND310_INFER_INC_BACKEND_H_
 
@@ -10,7 +11,7 @@
 #include "inc/manifest.h"
 #include "inc/tensor.h"
 
-namespace segment {
+namespace mindseg {
 
 struct BackendOptions {
   std::string device;  // ascend | gpu | cpu; empty: what the backend is for
@@ -62,6 +63,6 @@ std::unique_ptr<Backend> CreateAclBackend(const Manifest& manifest, const Backen
 std::unique_ptr<Backend> CreateMsliteBackend(const Manifest& manifest, const BackendOptions& options);
 std::unique_ptr<Backend> CreateOpenvinoBackend(const Manifest& manifest, const BackendOptions& options);
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_BACKEND_H_

@@ -8,7 +8,7 @@
 #include <optional>
 #include <utility>
 
-namespace segment {
+namespace mindseg {
 
 template <typename T>
 class BoundedQueue {
@@ -51,6 +51,6 @@ class BoundedQueue {
   bool closed_ = false;
 };
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_BOUNDED_QUEUE_H_

@@ -1,4 +1,4 @@
-// Memory for tensors, aligned as vector units and DMA engines like it.
+// Memory for tensors, aligned for vector units and DMA engines.
 #ifndef ASCEND310_INFER_INC_BUFFER_H_
 #define ASCEND310_INFER_INC_BUFFER_H_
 
@@ -9,7 +9,7 @@
 #include <memory>
 #include <new>
 
-namespace segment {
+namespace mindseg {
 
 class Buffer {
  public:
@@ -33,6 +33,6 @@ class Buffer {
   size_t size_;
 };
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_BUFFER_H_

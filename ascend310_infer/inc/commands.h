@@ -4,12 +4,12 @@
 
 #include "inc/options.h"
 
-namespace segment {
+namespace mindseg {
 
 int RunCommand(const Options& options);
 int BenchCommand(const Options& options);
 int InfoCommand(const Options& options);
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_COMMANDS_H_

@@ -1,11 +1,11 @@
-// Errors a user can mend. Every message is one line: what is wrong, where (file, key, value), and the remedy.
+// Errors that a user can correct. Every message is one line with the file, the key or value, and the remedy.
 #ifndef ASCEND310_INFER_INC_ERROR_H_
 #define ASCEND310_INFER_INC_ERROR_H_
 
 #include <stdexcept>
 #include <string>
 
-namespace segment {
+namespace mindseg {
 
 constexpr int kExitOk = 0;
 constexpr int kExitError = 1;
@@ -27,6 +27,6 @@ class ItemError : public UserError {
   using UserError::UserError;
 };
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_ERROR_H_

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace segment {
+namespace mindseg {
 
 // Reads a file of at most `limit` bytes. Throws ItemError.
 std::vector<uint8_t> ReadFile(const std::filesystem::path& path, size_t limit);
@@ -22,6 +22,6 @@ void MakeOutputFolder(const std::filesystem::path& folder);
 // Lower-case hexadecimal SHA-256 (FIPS 180-4) of a file. Throws UserError.
 std::string Sha256OfFile(const std::filesystem::path& path);
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_FILES_H_

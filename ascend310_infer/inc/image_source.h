@@ -1,4 +1,4 @@
-// What --input holds: images (a file, a folder, a Cityscapes tree) or preprocessed tensors (.bin).
+// The files of --input: images (a file, a folder, a Cityscapes tree) or preprocessed tensors (.bin).
 #ifndef ASCEND310_INFER_INC_IMAGE_SOURCE_H_
 #define ASCEND310_INFER_INC_IMAGE_SOURCE_H_
 
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace segment {
+namespace mindseg {
 
 struct InputItem {
   std::string name;  // of the results; no slash
@@ -27,6 +27,6 @@ std::vector<InputItem> ParseNames(const std::string& text, const std::filesystem
 // Lists without opening any image. Throws UserError: nothing found, two items of one name, a bad files.txt.
 ImageSource ListInputs(const std::filesystem::path& input);
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_IMAGE_SOURCE_H_

@@ -1,4 +1,4 @@
-// deploy.yaml: everything the runner knows about an exported model. No constant of a model stands in this program.
+// deploy.yaml: everything the runner knows about an exported model. The program holds no constant of any model.
 #ifndef ASCEND310_INFER_INC_MANIFEST_H_
 #define ASCEND310_INFER_INC_MANIFEST_H_
 
@@ -11,9 +11,10 @@
 
 #include "inc/tensor.h"
 
-namespace segment {
+namespace mindseg {
 
 constexpr int64_t kDynamicBatch = -1;
+constexpr int kLargestBatch = 2048;
 
 struct ResizeSpec {
   enum class Rule { kNone, kExact, kShortSide, kLongSide };
@@ -34,7 +35,7 @@ struct InputSpec {
   DType dtype = DType::kFloat32;
   bool bgr = false;               // colour order of the tensor; false = RGB
   bool normalize_on_host = true;  // false: the graph normalises raw pixels
-  double value_range = 255;       // mean and std refer to pixels scaled to 0..value_range
+  double value_range = 255;       // 1 or 255: mean and std refer to pixels scaled to 0..value_range
   std::array<double, 3> mean{};
   std::array<double, 3> std{1, 1, 1};
   ResizeSpec resize;
@@ -61,14 +62,14 @@ struct ModelFile {
   std::string format;  // onnx | openvino | mindir | om | air
   std::filesystem::path path;
   int64_t batch = 1;
-  std::vector<int64_t> gears;  // `batches`: what a model of dynamic batch was converted for; empty: any
-  std::string sha256;          // empty: unknown
+  std::vector<int64_t> gears;  // `batches`: batch sizes that a model of dynamic batch was converted for; empty: any
+  std::string sha256;          // 64 lower-case hexadecimal digits
 };
 
 struct Manifest {
   std::filesystem::path path;
   std::string model_name;
-  int num_classes = 0;
+  std::vector<std::string> classes;  // names, in the order of the ids
   InputSpec input;
   OutputSpec output;
   std::vector<ModelFile> models;
@@ -87,11 +88,11 @@ Manifest ParseManifest(const std::string& text, const std::filesystem::path& pat
 
 // Leaves only the model file that `file` names, as a path or as a name beside the manifest. Throws UserError if the
 // manifest does not list it.
-void KeepOnly(const std::filesystem::path& file, Manifest* manifest);
+void SelectModel(const std::filesystem::path& file, Manifest* manifest);
 
 // Throws UserError if the file is missing or its SHA-256 is not the manifest's.
 void CheckModelFile(const Manifest& manifest, const ModelFile& model);
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_MANIFEST_H_

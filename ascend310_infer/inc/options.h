@@ -7,10 +7,11 @@
 
 #include "inc/backend.h"
 
-namespace segment {
+namespace mindseg {
 
 struct Options {
-  std::string command;  // run | bench | info | help | version
+  std::string command;  // run | bench | info; empty: only `text` is asked for
+  std::string text;     // of --help or --version
   std::string manifest;
   std::string model;  // one of the files that the manifest lists; empty: the backend and the batch decide
   std::string input;
@@ -23,10 +24,8 @@ struct Options {
 };
 
 // Throws UserError for an unknown option, a missing or wrong value.
-Options ParseOptions(const std::vector<std::string>& arguments);
+Options ParseOptions(std::vector<std::string> arguments);
 
-std::string UsageText();
-
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_OPTIONS_H_

@@ -14,7 +14,7 @@
 #include "inc/manifest.h"
 #include "inc/report.h"
 
-namespace segment {
+namespace mindseg {
 
 struct FailedItem {
   std::string file;
@@ -42,6 +42,6 @@ PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, 
 void StopOnSignals();
 int CaughtSignal();  // 0: none
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_PIPELINE_H_

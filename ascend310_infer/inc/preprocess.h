@@ -10,7 +10,10 @@
 
 #include "inc/manifest.h"
 
-namespace segment {
+namespace mindseg {
+
+// Size of an image of size `image` after the resize rule, before padding.
+cv::Size ContentSize(const ResizeSpec& resize, const cv::Size& image);
 
 // Decodes an 8-bit colour image to BGR. Throws ItemError for a file that is no image, is truncated, damaged, grey,
 // 16-bit or has an alpha channel.
@@ -44,6 +47,6 @@ class Preprocessor {
   std::array<std::array<uint8_t, 256>, 3> raw_table_{};
 };
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_PREPROCESS_H_

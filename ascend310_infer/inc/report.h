@@ -1,15 +1,16 @@
-// Times and their JSON.
+// Times of the pipeline's stages, and JSON texts.
 #ifndef ASCEND310_INFER_INC_REPORT_H_
 #define ASCEND310_INFER_INC_REPORT_H_
 
 #include <chrono>
-#include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-namespace segment {
+namespace mindseg {
 
 using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
 
 inline double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -25,27 +26,14 @@ struct Latency {
 // All zero for no samples.
 Latency Summarize(std::vector<double> milliseconds);
 
-// Writes one JSON object, member by member, in order.
-class JsonObject {
- public:
-  JsonObject& Add(const std::string& key, const std::string& text);
-  JsonObject& Add(const std::string& key, const char* text) { return Add(key, std::string(text)); }
-  JsonObject& Add(const std::string& key, int64_t number);
-  JsonObject& Add(const std::string& key, double number);
-  JsonObject& Add(const std::string& key, bool value);
-  JsonObject& Add(const std::string& key, const Latency& latency);
-  JsonObject& AddRaw(const std::string& key, const std::string& json);
-  std::string Text() const { return "{" + members_ + "}"; }
+Json ToJson(const Latency& latency);
 
- private:
-  std::string members_;
-};
+// Four digits behind the point: more would only be noise in a report.
+double Rounded(double number);
 
-std::string JsonArray(const std::vector<std::string>& json_values);
+// One line. Bytes that are not UTF-8 become U+FFFD, since file names may hold anything.
+std::string JsonText(const Json& json);
 
-// A JSON string; bytes that are not UTF-8 become U+FFFD, since file names may hold anything.
-std::string JsonQuote(const std::string& text);
-
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_REPORT_H_

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace segment {
+namespace mindseg {
 
 enum class DType { kUint8, kFloat16, kFloat32, kInt32, kInt64 };
 enum class Layout { kNchw, kNhwc };
@@ -18,9 +18,9 @@ const char* DTypeName(DType dtype);
 const char* LayoutName(Layout layout);
 std::string ShapeName(const std::vector<int64_t>& shape);  // "[1, 3, 1024, 2048]"
 
-// IEEE 754 binary16, round to nearest even.
-uint16_t FloatToHalf(float value);
-float HalfToFloat(uint16_t half);
+// Between float32 and float16 (2 bytes a value), rounded to the nearest, ties to even.
+void FloatToHalf(const float* values, size_t count, void* halves);
+void HalfToFloat(const void* halves, size_t count, float* values);
 
 // Class ids of any integer or floating type -> uint8. Throws ItemError for an id outside 0..255.
 void ToClassIds(DType dtype, const uint8_t* data, size_t count, uint8_t* ids);
@@ -28,6 +28,6 @@ void ToClassIds(DType dtype, const uint8_t* data, size_t count, uint8_t* ids);
 // float16 or float32 -> float32. Throws UserError for another type.
 void ToFloat32(DType dtype, const uint8_t* data, size_t count, float* values);
 
-}  // namespace segment
+}  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_TENSOR_H_

@@ -4,7 +4,7 @@
 
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 bool ManifestServes(const Manifest& manifest, const BackendKind& kind) {
@@ -74,4 +74,4 @@ std::unique_ptr<Backend> CreateBackend(const std::string& name, const Manifest& 
                   "); set ASCEND_HOME_PATH (acl), MS_LITE_HOME (mslite) or OpenVINO_DIR (openvino) and run build.sh");
 }
 
-}  // namespace segment
+}  // namespace mindseg

@@ -1,5 +1,5 @@
-// AscendCL: an .om file on an Ascend device. The order of what AscendCL wants is the order of the members below:
-// library, device, context, then per slot stream, model, description, device memory, data sets; released backwards.
+// AscendCL: an .om file on an Ascend device. AscendCL needs this order, which is that of the members below: library,
+// device, context, then for each slot stream, model, description, device memory, data sets; released backwards.
 // Load, execution and unload happen in one explicit context, which each thread makes its own before it calls. Each slot
 // loads its own copy of the model, since one model id must not run on two streams at once.
 #include <algorithm>
@@ -13,7 +13,7 @@
 #include "inc/backend.h"
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 // Out of device memory, by the run time and by the graph engine.
@@ -44,7 +44,7 @@ T* CheckPointer(T* pointer, const char* function) {
   return pointer;
 }
 
-// In destructors there is nobody to throw to.
+// A destructor must not throw, so a failed release is only printed.
 void Release(aclError status, const char* function) {
   if (status != ACL_SUCCESS) std::cerr << "note: AscendCL: " + OneLine(Describe(status, function)) + "\n";
 }
@@ -285,7 +285,7 @@ class AclBackend : public Backend {
       : file_(Choose(manifest, options)), device_(options.device_id), context_(options.device_id) {
     info_.slots = std::max(1, options.streams);
     for (int i = 0; i < info_.slots; ++i) slots_.push_back(std::make_unique<Slot>(file_.path.string()));
-    ReadFacts();
+    DescribeDevice();
     CheckAgainst(manifest);
     PickBatch(options);
     CheckBytes(manifest);
@@ -319,7 +319,7 @@ class AclBackend : public Backend {
     return file;
   }
 
-  void ReadFacts() {
+  void DescribeDevice() {
     info_.backend = "acl";
     const char* soc = aclrtGetSocName();
     info_.device = soc == nullptr ? "Ascend" : soc;
@@ -398,4 +398,4 @@ std::unique_ptr<Backend> CreateAclBackend(const Manifest& manifest, const Backen
   return std::make_unique<AclBackend>(manifest, options);
 }
 
-}  // namespace segment
+}  // namespace mindseg

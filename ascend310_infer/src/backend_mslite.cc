@@ -13,7 +13,7 @@
 #include "include/api/status.h"
 #include "include/api/types.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 using mindspore::MSTensor;
@@ -152,4 +152,4 @@ std::unique_ptr<Backend> CreateMsliteBackend(const Manifest& manifest, const Bac
   return std::make_unique<MsliteBackend>(manifest, options);
 }
 
-}  // namespace segment
+}  // namespace mindseg

@@ -7,7 +7,7 @@
 #include "inc/backend.h"
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 constexpr char kDevice[] = "CPU";
@@ -78,7 +78,8 @@ class OpenvinoBackend : public Backend {
   std::shared_ptr<ov::Model> Read(const Manifest& manifest, const ModelFile& file) {
     std::shared_ptr<ov::Model> model;
     try {
-      // By name: read_model() of a damaged ONNX file asks every other front end too, which print what they think of it.
+      // By name: read_model() of a damaged ONNX file tries every other front end too, which print messages of their
+      // own.
       if (file.format == "onnx") {
         const ov::frontend::FrontEnd::Ptr front_end = ov::frontend::FrontEndManager().load_by_framework("onnx");
         model = front_end->convert(front_end->load(file.path.string()));
@@ -162,4 +163,4 @@ std::unique_ptr<Backend> CreateOpenvinoBackend(const Manifest& manifest, const B
   return std::make_unique<OpenvinoBackend>(manifest, options);
 }
 
-}  // namespace segment
+}  // namespace mindseg

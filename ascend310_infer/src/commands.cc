@@ -1,6 +1,7 @@
 #include "inc/commands.h"
 
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <mutex>
@@ -14,54 +15,49 @@
 #include "inc/pipeline.h"
 #include "inc/report.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
-Manifest LoadChosen(const Options& options) {
+Manifest LoadSelected(const Options& options) {
   Manifest manifest = LoadManifest(options.manifest);
-  if (!options.model.empty()) KeepOnly(options.model, &manifest);
+  if (!options.model.empty()) SelectModel(options.model, &manifest);
   return manifest;
 }
 
-void AddBackend(const BackendInfo& info, JsonObject* json) {
-  json->Add("backend", info.backend)
-      .Add("device", info.device)
-      .Add("backend_version", info.version)
-      .Add("precision", info.precision)
-      .Add("model_file", info.model_file)
-      .Add("batch", info.batch)
-      .Add("streams", int64_t{info.slots})
-      .Add("simulated", info.simulated);
+void AddBackend(const BackendInfo& info, Json* json) {
+  json->update({{"backend", info.backend},
+                {"device", info.device},
+                {"backend_version", info.version},
+                {"precision", info.precision},
+                {"model_file", info.model_file},
+                {"batch", info.batch},
+                {"streams", info.slots},
+                {"simulated", info.simulated}});
 }
 
 size_t OutputBytesPerImage(const Manifest& manifest, const BackendInfo& info) {
   return manifest.output.ElementsPerImage() * ElementSize(info.output_dtype);
 }
 
-std::string RunSummary(const Manifest& manifest, const BackendInfo& info, const PipelineResult& result) {
-  std::vector<std::string> failed;
-  for (const FailedItem& item : result.failed) {
-    failed.push_back(JsonObject().Add("file", item.file).Add("error", item.error).Text());
-  }
-  JsonObject latency;
-  latency.Add("decode", Summarize(result.decode_ms))
-      .Add("preprocess", Summarize(result.preprocess_ms))
-      .Add("infer", Summarize(result.infer_ms))
-      .Add("write", Summarize(result.write_ms));
+Json RunSummary(const Manifest& manifest, const BackendInfo& info, const PipelineResult& result) {
+  Json failed = Json::array();
+  for (const FailedItem& item : result.failed) failed.push_back({{"file", item.file}, {"error", item.error}});
   const auto done = static_cast<double>(result.write_ms.size());
-  JsonObject json;
-  json.Add("model", manifest.model_name)
-      .Add("images", result.images)
-      .Add("failures", static_cast<int64_t>(result.failed.size()))
-      .AddRaw("failed", JsonArray(failed));
+  Json json = {{"model", manifest.model_name},
+               {"images", result.images},
+               {"failures", result.failed.size()},
+               {"failed", failed}};
   AddBackend(info, &json);
-  json.AddRaw("latency_ms", latency.Text())
-      .Add("seconds", result.seconds)
-      .Add("images_per_second", result.seconds > 0 ? done / result.seconds : 0.0)
-      .Add("input_bytes_per_image", static_cast<int64_t>(info.input.BytesPerImage()))
-      .Add("output_bytes_per_image", static_cast<int64_t>(OutputBytesPerImage(manifest, info)))
-      .Add("interrupted", result.interrupted);
-  return json.Text() + "\n";
+  json["latency_ms"] = {{"decode", ToJson(Summarize(result.decode_ms))},
+                        {"preprocess", ToJson(Summarize(result.preprocess_ms))},
+                        {"infer", ToJson(Summarize(result.infer_ms))},
+                        {"write", ToJson(Summarize(result.write_ms))}};
+  json["seconds"] = Rounded(result.seconds);
+  json["images_per_second"] = Rounded(result.seconds > 0 ? done / result.seconds : 0.0);
+  json["input_bytes_per_image"] = info.input.BytesPerImage();
+  json["output_bytes_per_image"] = OutputBytesPerImage(manifest, info);
+  json["interrupted"] = result.interrupted;
+  return json;
 }
 
 struct BenchResult {
@@ -104,14 +100,16 @@ void FillWithNoise(const InputSpec& input, Buffer* buffer) {
   std::uniform_real_distribution<float> normal(-2, 2);
   uint8_t* bytes = buffer->data();
   const size_t count = buffer->size() / ElementSize(input.dtype);
-  for (size_t i = 0; i < count; ++i) {
-    if (input.dtype == DType::kUint8) {
-      bytes[i] = static_cast<uint8_t>(random() >> 16);
-    } else if (input.dtype == DType::kFloat16) {
-      reinterpret_cast<uint16_t*>(bytes)[i] = FloatToHalf(normal(random));
-    } else {
-      reinterpret_cast<float*>(bytes)[i] = normal(random);
-    }
+  if (input.dtype == DType::kUint8) {
+    for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(random() >> 16);
+    return;
+  }
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  if (input.dtype == DType::kFloat16) {
+    FloatToHalf(values.data(), count, bytes);
+  } else {
+    std::memcpy(bytes, values.data(), count * sizeof(float));
   }
 }
 
@@ -151,7 +149,7 @@ void PrintBackend(const Manifest& manifest, const BackendInfo& info) {
 }  // namespace
 
 int RunCommand(const Options& options) {
-  const Manifest manifest = LoadChosen(options);
+  const Manifest manifest = LoadSelected(options);
   const ImageSource source = ListInputs(options.input);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   // After the model, so that a missing one leaves no empty folder behind.
@@ -159,7 +157,7 @@ int RunCommand(const Options& options) {
   MakeOutputFolder(output);
   StopOnSignals();
   const PipelineResult result = RunPipeline(source, manifest, backend.get(), output, options.threads);
-  const std::string summary = RunSummary(manifest, backend->Info(), result);
+  const std::string summary = JsonText(RunSummary(manifest, backend->Info(), result)) + "\n";
   WriteFileAtomically(output / "summary.json", summary.data(), summary.size());
   const Latency infer = Summarize(result.infer_ms);
   std::cout << result.images - static_cast<int64_t>(result.failed.size()) << " of " << source.items.size()
@@ -173,7 +171,7 @@ int RunCommand(const Options& options) {
 }
 
 int BenchCommand(const Options& options) {
-  const Manifest manifest = LoadChosen(options);
+  const Manifest manifest = LoadSelected(options);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   const BackendInfo& info = backend->Info();
   StopOnSignals();
@@ -182,15 +180,14 @@ int BenchCommand(const Options& options) {
   const Latency infer = Summarize(result.infer_ms);
   const double rate = static_cast<double>(result.infer_ms.size()) * static_cast<double>(info.batch) / result.seconds;
   if (options.json) {
-    JsonObject json;
-    json.Add("model", manifest.model_name);
+    Json json = {{"model", manifest.model_name}};
     AddBackend(info, &json);
-    json.Add("height", int64_t{info.input.height})
-        .Add("width", int64_t{info.input.width})
-        .Add("iterations", static_cast<int64_t>(result.infer_ms.size()))
-        .AddRaw("latency_ms", JsonObject().Add("warm_up", Summarize(result.warm_up_ms)).Add("infer", infer).Text())
-        .Add("images_per_second", rate);
-    std::cout << json.Text() << std::endl;
+    json["height"] = info.input.height;
+    json["width"] = info.input.width;
+    json["iterations"] = result.infer_ms.size();
+    json["latency_ms"] = {{"warm_up", ToJson(Summarize(result.warm_up_ms))}, {"infer", ToJson(infer)}};
+    json["images_per_second"] = Rounded(rate);
+    std::cout << JsonText(json) << std::endl;
     return kExitOk;
   }
   PrintBackend(manifest, info);
@@ -203,23 +200,22 @@ int BenchCommand(const Options& options) {
 }
 
 int InfoCommand(const Options& options) {
-  const Manifest manifest = LoadChosen(options);
+  const Manifest manifest = LoadSelected(options);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   if (!options.json) {
     PrintBackend(manifest, backend->Info());
     return kExitOk;
   }
   const BackendInfo& info = backend->Info();
-  JsonObject json;
-  json.Add("model", manifest.model_name);
+  Json json = {{"model", manifest.model_name}};
   AddBackend(info, &json);
-  json.Add("input_shape", ShapeName(info.input.Shape(info.batch)))
-      .Add("input_dtype", DTypeName(info.input.dtype))
-      .Add("output_shape", ShapeName(manifest.output.Shape(info.batch)))
-      .Add("output_dtype", DTypeName(info.output_dtype))
-      .Add("built_backends", BuiltBackendNames());
-  std::cout << json.Text() << std::endl;
+  json["input_shape"] = ShapeName(info.input.Shape(info.batch));
+  json["input_dtype"] = DTypeName(info.input.dtype);
+  json["output_shape"] = ShapeName(manifest.output.Shape(info.batch));
+  json["output_dtype"] = DTypeName(info.output_dtype);
+  json["built_backends"] = BuiltBackendNames();
+  std::cout << JsonText(json) << std::endl;
   return kExitOk;
 }
 
-}  // namespace segment
+}  // namespace mindseg

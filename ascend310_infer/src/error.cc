@@ -1,6 +1,6 @@
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 
 std::string OneLine(const std::string& text) {
   constexpr size_t kLongest = 600;
@@ -21,4 +21,4 @@ std::string OneLine(const std::string& text) {
   return line;
 }
 
-}  // namespace segment
+}  // namespace mindseg

@@ -1,18 +1,19 @@
 #include "inc/files.h"
 
 #include <fcntl.h>
+#include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <fstream>
+#include <memory>
 #include <system_error>
 
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 namespace fs = std::filesystem;
 namespace {
 
@@ -58,86 +59,6 @@ class TemporaryFile {
   int fd_ = -1;
   bool closed_ = false;
   bool renamed_ = false;
-};
-
-class Sha256 {
- public:
-  void Update(const uint8_t* data, size_t size) {
-    total_ += size;
-    while (size > 0) {
-      const size_t taken = std::min(size, block_.size() - used_);
-      std::memcpy(block_.data() + used_, data, taken);
-      used_ += taken;
-      data += taken;
-      size -= taken;
-      if (used_ == block_.size()) {
-        Compress();
-        used_ = 0;
-      }
-    }
-  }
-
-  std::string Finish() {
-    const uint64_t bits = total_ * 8;
-    const uint8_t one = 0x80;
-    const uint8_t zero = 0;
-    Update(&one, 1);
-    while (used_ != 56) Update(&zero, 1);
-    std::array<uint8_t, 8> length{};
-    for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
-    Update(length.data(), length.size());
-    std::string text;
-    for (uint32_t word : state_) {
-      for (int shift = 28; shift >= 0; shift -= 4) text.push_back("0123456789abcdef"[(word >> shift) & 15]);
-    }
-    return text;
-  }
-
- private:
-  static uint32_t Rotate(uint32_t x, int n) { return (x >> n) | (x << (32 - n)); }
-
-  void Compress() {
-    static constexpr std::array<uint32_t, 64> kRound = {
-        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-    std::array<uint32_t, 64> w;
-    for (int i = 0; i < 16; ++i) {
-      w[i] = uint32_t{block_[4 * i]} << 24 | uint32_t{block_[4 * i + 1]} << 16 | uint32_t{block_[4 * i + 2]} << 8 |
-             uint32_t{block_[4 * i + 3]};
-    }
-    for (int i = 16; i < 64; ++i) {
-      const uint32_t s0 = Rotate(w[i - 15], 7) ^ Rotate(w[i - 15], 18) ^ (w[i - 15] >> 3);
-      const uint32_t s1 = Rotate(w[i - 2], 17) ^ Rotate(w[i - 2], 19) ^ (w[i - 2] >> 10);
-      w[i] = w[i - 16] + s0 + w[i - 7] + s1;
-    }
-    auto [a, b, c, d, e, f, g, h] = state_;
-    for (int i = 0; i < 64; ++i) {
-      const uint32_t t1 = h + (Rotate(e, 6) ^ Rotate(e, 11) ^ Rotate(e, 25)) + ((e & f) ^ (~e & g)) + kRound[i] + w[i];
-      const uint32_t t2 = (Rotate(a, 2) ^ Rotate(a, 13) ^ Rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
-      h = g;
-      g = f;
-      f = e;
-      e = d + t1;
-      d = c;
-      c = b;
-      b = a;
-      a = t1 + t2;
-    }
-    const std::array<uint32_t, 8> add = {a, b, c, d, e, f, g, h};
-    for (int i = 0; i < 8; ++i) state_[i] += add[i];
-  }
-
-  std::array<uint32_t, 8> state_ = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                                    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  std::array<uint8_t, 64> block_{};
-  size_t used_ = 0;
-  uint64_t total_ = 0;
 };
 
 }  // namespace
@@ -189,14 +110,23 @@ void MakeOutputFolder(const fs::path& folder) {
 std::string Sha256OfFile(const fs::path& path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw UserError(path.string() + ": cannot open: " + ErrnoText(errno));
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> sum(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  bool good = EVP_DigestInit_ex(sum.get(), EVP_sha256(), nullptr) == 1;
   std::vector<char> chunk(1 << 20);
-  Sha256 sum;
-  while (stream) {
+  while (good && stream) {
     stream.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
-    sum.Update(reinterpret_cast<const uint8_t*>(chunk.data()), static_cast<size_t>(stream.gcount()));
+    good = EVP_DigestUpdate(sum.get(), chunk.data(), static_cast<size_t>(stream.gcount())) == 1;
   }
-  if (stream.bad()) throw UserError(path.string() + ": cannot read");
-  return sum.Finish();
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int size = 0;
+  good = good && !stream.bad() && EVP_DigestFinal_ex(sum.get(), digest.data(), &size) == 1;
+  if (!good) throw UserError(path.string() + ": cannot compute its SHA-256; is it readable to the end?");
+  std::string text;
+  for (unsigned int i = 0; i < size; ++i) {
+    text += "0123456789abcdef"[digest[i] >> 4];
+    text += "0123456789abcdef"[digest[i] & 15];
+  }
+  return text;
 }
 
-}  // namespace segment
+}  // namespace mindseg

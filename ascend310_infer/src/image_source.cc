@@ -10,7 +10,7 @@
 #include "inc/error.h"
 #include "inc/files.h"
 
-namespace segment {
+namespace mindseg {
 namespace fs = std::filesystem;
 namespace {
 
@@ -151,4 +151,4 @@ ImageSource ListInputs(const fs::path& input) {
   return source;
 }
 
-}  // namespace segment
+}  // namespace mindseg

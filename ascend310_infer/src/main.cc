@@ -1,6 +1,7 @@
-// segment: runs an exported segmentation model as its deploy.yaml says. Dispatch only; see UsageText().
+// segment: runs an exported segmentation model as its deploy.yaml says. See segment --help.
 #include <exception>
 #include <iostream>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -10,31 +11,25 @@
 
 namespace {
 
-int Dispatch(const segment::Options& options) {
-  if (options.command == "help") {
-    std::cout << segment::UsageText();
-    return segment::kExitOk;
-  }
-  if (options.command == "version") {
-    std::cout << "segment " << SEGMENT_VERSION << ", backends: " << segment::BuiltBackendNames() << "\n";
-    return segment::kExitOk;
-  }
-  if (options.command == "run") return segment::RunCommand(options);
-  if (options.command == "bench") return segment::BenchCommand(options);
-  return segment::InfoCommand(options);
+int Dispatch(const mindseg::Options& options) {
+  if (options.command == "run") return mindseg::RunCommand(options);
+  if (options.command == "bench") return mindseg::BenchCommand(options);
+  if (options.command == "info") return mindseg::InfoCommand(options);
+  std::cout << options.text;
+  return mindseg::kExitOk;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    return Dispatch(segment::ParseOptions(std::vector<std::string>(argv + 1, argv + argc)));
-  } catch (const segment::UserError& error) {
+    return Dispatch(mindseg::ParseOptions(std::vector<std::string>(argv + 1, argv + argc)));
+  } catch (const mindseg::UserError& error) {
     std::cerr << "error: " << error.what() << std::endl;
   } catch (const std::bad_alloc&) {
     std::cerr << "error: not enough memory for this model; use a smaller --batch or fewer --streams" << std::endl;
   } catch (const std::exception& error) {
-    std::cerr << "error: " << segment::OneLine(error.what()) << std::endl;
+    std::cerr << "error: " << mindseg::OneLine(error.what()) << std::endl;
   }
-  return segment::kExitError;
+  return mindseg::kExitError;
 }

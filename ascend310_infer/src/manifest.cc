@@ -3,39 +3,58 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <cmath>
-#include <optional>
-#include <sstream>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "inc/error.h"
 #include "inc/files.h"
 
-namespace segment {
+namespace mindseg {
 namespace fs = std::filesystem;
 namespace {
 
+// The rules of src/mindseg/manifest.py too; both readers are tested with tests/manifests.
 constexpr int kLargestSide = 32768;
-constexpr int kLargestBatch = 1024;
 constexpr size_t kLargestTensor = size_t{1} << 34;  // 16 GiB: beyond that a number is a typing error
-constexpr char kAgain[] = "export the model again with this version's export.py, or correct the file";
+constexpr char kRemedy[] = "export the model again with this version's export.py, or correct the file";
 
-// A YAML node that knows its file and key, so that every complaint names them.
+// A YAML node with its file and key, which every message names.
 class Field {
  public:
   Field(std::string file, std::string key, YAML::Node node)
-      : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {}
+      : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {
+    const std::string& tag = node_.Tag();
+    const bool quoted = tag == "!" && node_.IsScalar();
+    if (!tag.empty() && tag != "?" && !quoted) Fail("is not valid YAML for a manifest: the tag " + tag);
+    if (!node_.IsMap()) return;
+    std::set<std::string> keys;
+    for (const auto& pair : node_) {
+      if (!pair.first.IsScalar()) Fail("is not valid YAML for a manifest: a key is no plain text or number");
+      if (!keys.insert(pair.first.Scalar()).second) {
+        Fail("is not valid YAML: the key '" + pair.first.Scalar() + "' stands twice");
+      }
+    }
+  }
 
-  [[noreturn]] void Fail(const std::string& what, const std::string& remedy = kAgain) const {
+  [[noreturn]] void Fail(const std::string& what, const std::string& remedy = kRemedy) const {
     throw UserError(file_ + ": " + (key_.empty() ? "" : key_ + ": ") + what + "; " + remedy);
   }
 
-  bool Has(const std::string& name) const { return node_.IsMap() && node_[name].IsDefined() && !node_[name].IsNull(); }
+  bool Contains(const std::string& name) const { return node_.IsMap() && node_[name].IsDefined(); }
+
+  bool ContainsValue(const std::string& name) const { return Contains(name) && !node_[name].IsNull(); }
 
   Field At(const std::string& name) const {
+    const std::string key = key_.empty() ? name : key_ + "." + name;
     if (!node_.IsMap()) Fail("must be a mapping, is " + Text());
-    const Field child(file_, key_.empty() ? name : key_ + "." + name, node_[name]);
-    if (!Has(name)) child.Fail("is missing");
-    return child;
+    if (!ContainsValue(name)) throw UserError(file_ + ": " + key + ": is missing; " + kRemedy);
+    return Field(file_, key, node_[name]);
+  }
+
+  Field Mapping(const std::string& name) const {
+    const Field field = At(name);
+    if (!field.node_.IsMap()) field.Fail("must be a mapping, is " + field.Text());
+    return field;
   }
 
   std::vector<Field> List() const {
@@ -47,10 +66,24 @@ class Field {
     return items;
   }
 
+  std::vector<Field> KeysAndValues() const {
+    if (!node_.IsMap()) Fail("must be a mapping, is " + Text());
+    std::vector<Field> fields;
+    for (const auto& pair : node_) {
+      fields.emplace_back(file_, key_, pair.first);
+      fields.emplace_back(file_, key_, pair.second);
+    }
+    return fields;
+  }
+
   bool IsList() const { return node_.IsSequence(); }
 
   std::string String() const {
-    if (!node_.IsScalar() || node_.Scalar().empty()) Fail("must be a text, is " + Text());
+    const nlohmann::json value = Value();
+    if (!value.is_string() || node_.Scalar().empty()) Fail("must be a text, is " + Text());
+    for (char c : node_.Scalar()) {
+      if (static_cast<unsigned char>(c) < 0x20) Fail("must not hold control characters, is " + Text());
+    }
     return node_.Scalar();
   }
 
@@ -64,30 +97,37 @@ class Field {
     Fail("is '" + value + "', must be one of " + list);
   }
 
-  bool Bool() const { return Convert<bool>("true or false"); }
+  bool Bool() const {
+    const nlohmann::json value = Value();
+    if (!value.is_boolean()) Fail("must be true or false, is " + Text());
+    return value.get<bool>();
+  }
 
   double Number() const {
-    const double value = Convert<double>("a number");
-    if (!std::isfinite(value)) Fail("must be a finite number, is " + Text());
-    return value;
+    const nlohmann::json value = Value();
+    if (!value.is_number()) Fail("must be a finite number, is " + Text());
+    return value.get<double>();
   }
 
   int64_t Integer(int64_t low, int64_t high) const {
-    const auto value = Convert<int64_t>("a whole number");
-    if (value < low || value > high) {
+    const nlohmann::json value = Value();
+    if (!value.is_number_integer()) Fail("must be a whole number, is " + Text());
+    const bool beyond = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(high);
+    if (beyond || value.get<int64_t>() < low || value.get<int64_t>() > high) {
       Fail("is " + Text() + ", must be in " + std::to_string(low) + ".." + std::to_string(high));
     }
-    return value;
+    return value.get<int64_t>();
   }
 
  private:
-  template <typename T>
-  T Convert(const char* what) const {
-    T value{};
-    if (!node_.IsScalar() || !YAML::convert<T>::decode(node_, value)) {
-      Fail(std::string("must be ") + what + ", is " + Text());
+  // A plain value means what it means in JSON; all others, such as yes and 1_000, and all quoted ones are texts.
+  nlohmann::json Value() const {
+    if (!node_.IsScalar()) return nullptr;
+    if (node_.Tag() == "?") {
+      nlohmann::json value = nlohmann::json::parse(node_.Scalar(), nullptr, false);
+      if (!value.is_discarded()) return value;
     }
-    return value;
+    return node_.Scalar();
   }
 
   std::string Text() const {
@@ -110,6 +150,8 @@ std::array<T, N> ReadArray(const Field& field, Get get) {
   return values;
 }
 
+int64_t ReadByte(const Field& field) { return field.Integer(0, 255); }
+
 int64_t ReadBatch(const Field& field) {
   const int64_t batch = field.Integer(kDynamicBatch, kLargestBatch);
   if (batch == 0) field.Fail("is 0, must be -1 (dynamic) or positive");
@@ -118,7 +160,7 @@ int64_t ReadBatch(const Field& field) {
 
 int ReadSide(const Field& field) { return static_cast<int>(field.Integer(1, kLargestSide)); }
 
-// A size that no image could have and still fit into the input is a mistake of the file, not of the images.
+// Refuses a size that no image could have and still fit into the input: a mistake of the file, not of the images.
 void CheckResize(const Field& size, const ResizeSpec& resize, const InputSpec& input) {
   const std::string takes = " where the input takes " + ShapeName({input.height, input.width});
   if (resize.side == 0) {
@@ -138,18 +180,18 @@ void CheckResize(const Field& size, const ResizeSpec& resize, const InputSpec& i
 ResizeSpec ReadResize(const Field& field, const InputSpec& input) {
   ResizeSpec resize;
   const std::string rule = field.At("rule").OneOf({"none", "exact", "short_side", "long_side"});
-  resize.pad = field.Has("pad") && field.At("pad").Bool();
+  resize.pad = field.At("pad").Bool();
   if (rule == "none") return resize;
   const Field size = field.At("size");
   if (rule == "exact") resize.rule = ResizeSpec::Rule::kExact;
   if (rule == "short_side") resize.rule = ResizeSpec::Rule::kShortSide;
   if (rule == "long_side") resize.rule = ResizeSpec::Rule::kLongSide;
-  if (rule == "exact" || (rule == "long_side" && size.IsList() && size.List().size() == 2)) {
+  if (rule == "exact" || (rule == "long_side" && size.IsList())) {
     const auto sides = ReadArray<int, 2>(size, ReadSide);
     resize.height = sides[0];
     resize.width = sides[1];
   } else {
-    resize.side = size.IsList() ? ReadArray<int, 1>(size, ReadSide)[0] : ReadSide(size);
+    resize.side = ReadSide(size);
   }
   CheckResize(size, resize, input);
   return resize;
@@ -169,29 +211,23 @@ void ReadInputShape(const Field& field, InputSpec* input) {
 InputSpec ReadInput(const Field& field) {
   InputSpec input;
   input.name = field.At("name").String();
-  input.layout = field.At("layout").OneOf({"NCHW", "NHWC"}) == "NCHW" ? Layout::kNchw : Layout::kNhwc;
-  input.dtype = field.At("dtype").OneOf({"float32", "uint8"}) == "uint8" ? DType::kUint8 : DType::kFloat32;
-  input.bgr = field.At("color_order").OneOf({"RGB", "BGR"}) == "BGR";
-  input.normalize_on_host = field.At("normalize").OneOf({"host", "graph"}) == "host";
-  if (input.normalize_on_host && input.dtype == DType::kUint8) {
-    field.At("normalize").Fail("is 'host' but the input takes uint8, which cannot hold normalised values");
-  }
+  // float32 planes that the host normalises, or uint8 pixels that the graph normalises.
+  const bool in_graph = field.At("layout").OneOf({"NCHW", "NHWC"}) == "NHWC";
+  input.layout = in_graph ? Layout::kNhwc : Layout::kNchw;
   ReadInputShape(field, &input);
+  field.At("normalize").OneOf({in_graph ? "graph" : "host"});
+  input.normalize_on_host = !in_graph;
+  field.At("dtype").OneOf({in_graph ? "uint8" : "float32"});
+  input.dtype = in_graph ? DType::kUint8 : DType::kFloat32;
+  input.bgr = field.At("color_order").OneOf({"RGB", "BGR"}) == "BGR";
   input.value_range = field.At("value_range").Number();
-  if (input.value_range <= 0) field.At("value_range").Fail("must be positive");
+  if (input.value_range != 1 && input.value_range != 255) field.At("value_range").Fail("must be 1 or 255");
   const auto number = [](const Field& item) { return item.Number(); };
   input.mean = ReadArray<double, 3>(field.At("mean"), number);
   input.std = ReadArray<double, 3>(field.At("std"), number);
-  for (double value : input.std) {
-    if (value == 0) field.At("std").Fail("must not hold 0");
-  }
-  input.resize = ReadResize(field.At("resize"), input);
-  if (field.Has("pad_value")) {
-    input.pad_value =
-        ReadArray<uint8_t, 3>(field.At("pad_value"), [](const Field& item) { return item.Integer(0, 255); });
-  } else if (input.resize.pad) {
-    field.At("pad_value");  // reports that it is missing
-  }
+  if (std::count(input.std.begin(), input.std.end(), 0) > 0) field.At("std").Fail("must not hold 0");
+  input.resize = ReadResize(field.Mapping("resize"), input);
+  input.pad_value = ReadArray<uint8_t, 3>(field.At("pad_value"), ReadByte);
   return input;
 }
 
@@ -199,7 +235,7 @@ OutputSpec ReadOutput(const Field& field, const InputSpec& input) {
   OutputSpec output;
   output.name = field.At("name").String();
   output.logits = field.At("type").OneOf({"argmax", "logits"}) == "logits";
-  // What the model gives is asked of the model; results are uint8 ids or float32 logits whatever it is.
+  // The model file itself says what it gives; results are uint8 ids or float32 logits in any case.
   field.At("dtype").OneOf(output.logits ? std::vector<std::string>{"float32", "float16"}
                                         : std::vector<std::string>{"uint8", "int32"});
   const Field shape = field.At("shape");
@@ -209,50 +245,75 @@ OutputSpec ReadOutput(const Field& field, const InputSpec& input) {
     shape.Fail("has " + std::to_string(items.size()) + " values, must have " + std::to_string(rank));
   }
   output.batch = ReadBatch(items[0]);
-  if (output.logits) output.classes = static_cast<int>(items[1].Integer(1, 65536));
+  if (output.logits) output.classes = static_cast<int>(items[1].Integer(1, 255));
   output.height = ReadSide(items[rank - 2]);
   output.width = ReadSide(items[rank - 1]);
   if (output.height != input.height || output.width != input.width) {
     shape.Fail("has another height or width than input.shape");
   }
+  if (output.batch != input.batch) shape.Fail("has another batch than input.shape");
   return output;
 }
 
-std::vector<ModelFile> ReadModels(const Field& field, const fs::path& folder, int64_t default_batch) {
-  std::vector<ModelFile> models;
-  for (const Field& item : field.List()) {
-    ModelFile model;
-    model.format = item.At("format").OneOf({"onnx", "openvino", "mindir", "om", "air"});
-    model.path = folder / item.At("file").String();  // an absolute file name replaces the folder
-    model.batch = item.Has("batch") ? ReadBatch(item.At("batch")) : default_batch;
-    if (item.Has("batches")) {
-      for (const Field& gear : item.At("batches").List()) model.gears.push_back(gear.Integer(1, kLargestBatch));
-    }
-    if (item.Has("sha256")) {
-      const Field sum = item.At("sha256");
-      model.sha256 = sum.String();
-      if (model.sha256.size() != 64 || model.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
-        sum.Fail("must be 64 lower-case hexadecimal digits");
-      }
-    }
-    models.push_back(std::move(model));
+// Reads the class names; the other facts of the data set are checked only, the program has no use for them.
+std::vector<std::string> ReadDataset(const Field& field) {
+  field.At("name").String();
+  std::vector<std::string> classes;
+  for (const Field& name : field.At("classes").List()) classes.push_back(name.String());
+  if (classes.empty() || classes.size() > 255) field.At("classes").Fail("must be a list of 1 to 255 names");
+  const std::string each = ", must have one for each of " + std::to_string(classes.size()) + " classes";
+  const std::vector<Field> colours = field.At("palette").List();
+  if (colours.size() != classes.size()) field.At("palette").Fail("has " + std::to_string(colours.size()) + each);
+  for (const Field& colour : colours) ReadArray<uint8_t, 3>(colour, ReadByte);
+  ReadByte(field.At("ignore_id"));
+  if (field.ContainsValue("label_ids")) {
+    const std::vector<Field> ids = field.At("label_ids").List();
+    if (ids.size() != classes.size()) field.At("label_ids").Fail("has " + std::to_string(ids.size()) + each);
+    for (const Field& id : ids) ReadByte(id);
   }
-  if (models.empty()) field.Fail("lists no model file");
-  return models;
+  if (field.ContainsValue("label_map")) {
+    for (const Field& value : field.At("label_map").KeysAndValues()) ReadByte(value);
+  }
+  return classes;
 }
 
-void CheckSizes(const Field& root, const Manifest& manifest) {
-  const auto check = [](const Field& shape, size_t bytes, int64_t batch) {
-    if (bytes > kLargestTensor / static_cast<size_t>(batch > 0 ? batch : 1)) shape.Fail("is a tensor of over 16 GiB");
+ModelFile ReadModel(const Field& field, const fs::path& folder) {
+  ModelFile model;
+  model.format = field.At("format").OneOf({"onnx", "openvino", "mindir", "om", "air"});
+  model.path = folder / field.At("file").String();  // an absolute file name replaces the folder
+  model.batch = ReadBatch(field.At("batch"));
+  if (field.Contains("batches")) {
+    for (const Field& gear : field.At("batches").List()) model.gears.push_back(gear.Integer(1, kLargestBatch));
+    if (model.gears.empty()) field.At("batches").Fail("lists no batch size");
+  }
+  const Field sum = field.At("sha256");
+  model.sha256 = sum.String();
+  if (model.sha256.size() != 64 || model.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    sum.Fail("is '" + model.sha256 + "', must be 64 lower-case hexadecimal digits");
+  }
+  return model;
+}
+
+void CheckClasses(const Field& root, const Manifest& manifest) {
+  const auto classes = static_cast<int64_t>(manifest.classes.size());
+  const Field channels = root.At("model").At("num_classes");
+  const int64_t count = channels.Integer(1, 256);
+  // The network may have a channel more: void, which is never predicted.
+  if (count != classes && count != classes + 1) {
+    channels.Fail("is " + std::to_string(count) + " where dataset.classes has " + std::to_string(classes) + " names");
+  }
+  if (manifest.output.logits && manifest.output.classes != classes) {
+    root.At("output").At("shape").Fail("must have " + std::to_string(classes) + " channels, one for each class");
+  }
+}
+
+void CheckTensorSizes(const Field& root, const Manifest& manifest) {
+  const auto check = [&root](const char* section, size_t bytes, int64_t batch) {
+    if (bytes <= kLargestTensor / static_cast<size_t>(batch > 0 ? batch : 1)) return;
+    root.At(section).At("shape").Fail("is a tensor of over 16 GiB");
   };
-  check(root.At("input").At("shape"), manifest.input.BytesPerImage(), manifest.input.batch);
-  check(root.At("output").At("shape"), manifest.output.ElementsPerImage() * sizeof(float), manifest.output.batch);
-  if (manifest.input.batch != manifest.output.batch) {
-    root.At("output").At("shape").Fail("has another batch than input.shape");
-  }
-  if (!manifest.output.logits && manifest.num_classes > 256) {
-    root.At("model").At("num_classes").Fail("is over 256, which uint8 class ids cannot hold", "export logits");
-  }
+  check("input", manifest.input.BytesPerImage(), manifest.input.batch);
+  check("output", manifest.output.ElementsPerImage() * sizeof(float), manifest.output.batch);
 }
 
 Manifest Interpret(const YAML::Node& node, const fs::path& path) {
@@ -266,15 +327,40 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   Manifest manifest;
   manifest.path = path;
   manifest.model_name = root.At("model").At("name").String();
-  manifest.num_classes = static_cast<int>(root.At("model").At("num_classes").Integer(1, 65536));
-  manifest.input = ReadInput(root.At("input"));
+  manifest.input = ReadInput(root.Mapping("input"));
   manifest.output = ReadOutput(root.At("output"), manifest.input);
-  manifest.models = ReadModels(root.At("models"), path.parent_path(), manifest.input.batch);
-  CheckSizes(root, manifest);
-  if (root.Has("ascend") && root.At("ascend").Has("fusion_switch")) {
-    manifest.fusion_switch = path.parent_path() / root.At("ascend").At("fusion_switch").String();
+  manifest.classes = ReadDataset(root.At("dataset"));
+  root.Mapping("source");
+  root.Mapping("versions");
+  for (const Field& item : root.At("models").List()) manifest.models.push_back(ReadModel(item, path.parent_path()));
+  if (manifest.models.empty()) root.At("models").Fail("lists no model file");
+  if (root.Contains("ascend")) {
+    const Field ascend = root.Mapping("ascend");
+    if (ascend.Contains("fusion_switch")) {
+      manifest.fusion_switch = path.parent_path() / ascend.At("fusion_switch").String();
+    }
   }
+  CheckClasses(root, manifest);
+  CheckTensorSizes(root, manifest);
   return manifest;
+}
+
+// Refuses what YAML parsers read differently: other encodings, tabs, control characters and rare line breaks.
+void CheckText(const std::string& text, const fs::path& path) {
+  try {
+    nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception&) {
+    throw UserError(path.string() + ": is not UTF-8 text; " + kRemedy);
+  }
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto code = static_cast<unsigned char>(text[i]);
+    const bool control = (code < 0x20 && code != '\n' && code != '\r') || code == 0x7f;
+    const bool control_of_two_bytes = code == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    const bool line_break = text.compare(i, 3, "\u2028") == 0 || text.compare(i, 3, "\u2029") == 0;
+    if (control || control_of_two_bytes || line_break) {
+      throw UserError(path.string() + ": not valid YAML for a manifest: a tab or control character; " + kRemedy);
+    }
+  }
 }
 
 }  // namespace
@@ -311,13 +397,16 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
 }
 
 Manifest ParseManifest(const std::string& text, const fs::path& path) {
-  YAML::Node node;
+  CheckText(text, path);
   try {
-    node = YAML::Load(text);
-    return Interpret(node, path);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      throw UserError(path.string() + ": not valid YAML for a manifest: it holds several documents; " + kRemedy);
+    }
+    return Interpret(documents.empty() ? YAML::Node() : documents[0], path);
   } catch (const YAML::Exception& error) {
     throw UserError(path.string() + ":" + std::to_string(error.mark.line + 1) + ": not valid YAML: " + error.msg +
-                    "; " + kAgain);
+                    "; " + kRemedy);
   }
 }
 
@@ -331,7 +420,7 @@ Manifest LoadManifest(const fs::path& path) {
   return ParseManifest(std::string(bytes.begin(), bytes.end()), file);
 }
 
-void KeepOnly(const fs::path& file, Manifest* manifest) {
+void SelectModel(const fs::path& file, Manifest* manifest) {
   const auto same = [](const fs::path& a, const fs::path& b) {
     std::error_code error;  // of a path that cannot be resolved: it then stays empty and is like no other
     const fs::path resolved = fs::weakly_canonical(a, error);
@@ -355,7 +444,6 @@ void CheckModelFile(const Manifest& manifest, const ModelFile& model) {
     throw UserError(model.path.string() + ": no such model file, though " + manifest.path.string() +
                     " lists it; copy it there or export again");
   }
-  if (model.sha256.empty()) return;
   const std::string sum = Sha256OfFile(model.path);
   if (sum != model.sha256) {
     throw UserError(model.path.string() + ": SHA-256 " + sum.substr(0, 12) + "... is not " +
@@ -364,4 +452,4 @@ void CheckModelFile(const Manifest& manifest, const ModelFile& model) {
   }
 }
 
-}  // namespace segment
+}  // namespace mindseg

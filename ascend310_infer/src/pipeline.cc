@@ -22,7 +22,7 @@
 #include "inc/files.h"
 #include "inc/preprocess.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 // Set by a signal handler and read by all threads: lock-free atomics are safe for both.
@@ -36,17 +36,18 @@ struct Batch {
   size_t count = 0;                // images given out so far
   size_t pending = 0;              // given out and not yet done
   bool closed = false;             // no more images will be given out
-  std::vector<char> good;          // by place
+  std::vector<char> good;          // by position: the image could be read
   std::unique_ptr<Buffer> input;   // goes back to the packer after inference
   std::unique_ptr<Buffer> output;  // goes back to the pool after writing
 };
 
 using BatchPtr = std::shared_ptr<Batch>;
 
-struct Place {
+// Room for one image in a batch.
+struct BatchSlot {
   BatchPtr batch;
-  size_t index = 0;  // of the image
-  size_t slot = 0;   // in the batch
+  size_t image = 0;     // index in the input
+  size_t position = 0;  // in the batch
 };
 
 // Gives images out in order and packs them into batches; waits while all input buffers are under way.
@@ -58,7 +59,7 @@ class Packer {
   }
 
   // The next image to prepare, or nothing if there is none or a signal came.
-  std::optional<Place> Take() {
+  std::optional<BatchSlot> Take() {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return Ended() || next_ % batch_ != 0 || !free_.empty(); });
     if (Ended()) {
@@ -72,20 +73,20 @@ class Packer {
       open_->input = std::move(free_.back());
       free_.pop_back();
     }
-    Place place{open_, next_, open_->count};
+    BatchSlot slot{open_, next_, open_->count};
     ++open_->count;
     ++open_->pending;
     ++next_;
     changed_.notify_all();
     if (open_->count == batch_ || next_ == total_) Close(&lock);
-    return place;
+    return slot;
   }
 
-  void Done(const Place& place, bool good) {
+  void Done(const BatchSlot& slot, bool good) {
     std::unique_lock<std::mutex> lock(mutex_);
-    place.batch->good[place.slot] = good;
-    --place.batch->pending;
-    SendIfComplete(place.batch, &lock);
+    slot.batch->good[slot.position] = good;
+    --slot.batch->pending;
+    SendIfComplete(slot.batch, &lock);
   }
 
   void GiveBack(std::unique_ptr<Buffer> buffer) {
@@ -134,7 +135,7 @@ class Packer {
 };
 
 // Collects times and failures of all threads.
-class Records {
+class PipelineStats {
  public:
   void Time(std::vector<double> PipelineResult::* stage, Clock::time_point start) {
     const double elapsed = MillisecondsSince(start);
@@ -192,7 +193,7 @@ class Pipeline {
     to_write_.Close();
     for (std::thread& thread : writers) thread.join();
     if (fatal_) std::rethrow_exception(fatal_);
-    PipelineResult result = records_.Finish();
+    PipelineResult result = stats_.Finish();
     result.images = static_cast<int64_t>(packer_.taken());
     result.seconds = MillisecondsSince(start) / 1000;
     result.interrupted = g_signal != 0 && packer_.taken() < source_.items.size();
@@ -221,16 +222,16 @@ class Pipeline {
   }
 
   void DecodeLoop() {
-    while (const std::optional<Place> place = packer_.Take()) {
-      const InputItem& item = source_.items[place->index];
+    while (const std::optional<BatchSlot> slot = packer_.Take()) {
+      const InputItem& item = source_.items[slot->image];
       bool good = true;
       try {
-        Prepare(item, place->batch->input->data() + place->slot * info_.input.BytesPerImage());
+        Prepare(item, slot->batch->input->data() + slot->position * info_.input.BytesPerImage());
       } catch (const ItemError& error) {
-        records_.Fail(place->index, item.path, error.what());
+        stats_.Fail(slot->image, item.path, error.what());
         good = false;
       }
-      packer_.Done(*place, good);
+      packer_.Done(*slot, good);
     }
   }
 
@@ -244,14 +245,14 @@ class Pipeline {
       if (!error) CheckBinSize(size, item.path, manifest_.input);
       const std::vector<uint8_t> bytes = ReadFile(item.path, manifest_.input.BytesPerImage());
       CopyBin(bytes, item.path, manifest_.input, info_.input.dtype, tensor);
-      records_.Time(&PipelineResult::decode_ms, start);
+      stats_.Time(&PipelineResult::decode_ms, start);
       return;
     }
     const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path);
-    records_.Time(&PipelineResult::decode_ms, start);
+    stats_.Time(&PipelineResult::decode_ms, start);
     start = Clock::now();
     preprocessor_.Run(bgr, item.path, tensor);
-    records_.Time(&PipelineResult::preprocess_ms, start);
+    stats_.Time(&PipelineResult::preprocess_ms, start);
   }
 
   void InferLoop(int slot) {
@@ -263,7 +264,7 @@ class Pipeline {
         batch.output = std::move(*buffer);
         const Clock::time_point start = Clock::now();
         backend_->Infer(slot, static_cast<int64_t>(batch.count), batch.input->data(), batch.output->data());
-        records_.Time(&PipelineResult::infer_ms, start);
+        stats_.Time(&PipelineResult::infer_ms, start);
       }
       packer_.GiveBack(std::move(batch.input));
       if (batch.output) to_write_.Push(*popped);
@@ -273,17 +274,17 @@ class Pipeline {
   void WriteLoop() {
     while (std::optional<BatchPtr> popped = to_write_.Pop()) {
       Batch& batch = **popped;
-      for (size_t slot = 0; slot < batch.count; ++slot) {
-        if (!batch.good[slot]) continue;
-        const InputItem& item = source_.items[batch.first + slot];
+      for (size_t position = 0; position < batch.count; ++position) {
+        if (!batch.good[position]) continue;
+        const InputItem& item = source_.items[batch.first + position];
         const Clock::time_point start = Clock::now();
         try {
-          Write(item, batch.output->data() + slot * OutputBytesPerImage());
+          Write(item, batch.output->data() + position * OutputBytesPerImage());
         } catch (const ItemError& error) {
-          records_.Fail(batch.first + slot, item.path, item.path.string() + ": " + error.what());
+          stats_.Fail(batch.first + position, item.path, item.path.string() + ": " + error.what());
           continue;
         }
-        records_.Time(&PipelineResult::write_ms, start);
+        stats_.Time(&PipelineResult::write_ms, start);
         Progress();
       }
       output_pool_.Push(std::move(batch.output));
@@ -331,7 +332,7 @@ class Pipeline {
   BoundedQueue<BatchPtr> to_write_;
   BoundedQueue<std::unique_ptr<Buffer>> output_pool_;
   Packer packer_;
-  Records records_;
+  PipelineStats stats_;
   std::mutex fatal_mutex_;
   std::exception_ptr fatal_;
   std::atomic<size_t> written_{0};
@@ -363,4 +364,4 @@ PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, 
   return pipeline.Run(decoders);
 }
 
-}  // namespace segment
+}  // namespace mindseg

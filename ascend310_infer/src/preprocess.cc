@@ -9,7 +9,7 @@
 
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 // The formats that image_source lists. OpenCV would try a dozen others, which nobody feeds it on purpose.
@@ -25,7 +25,7 @@ bool HasKnownSignature(const std::vector<uint8_t>& bytes) {
 
 // The JPEG decoder fills the missing part of a truncated file with grey and reports success, so look for the end mark:
 // behind the header of the first scan, since a thumbnail in the EXIF segment has one of its own. Anything may follow
-// it. The rule of src/data/jpeg.py.
+// it. The rule of src/mindseg/data/jpeg.py.
 bool IsTruncatedJpeg(const std::vector<uint8_t>& bytes) {
   if (bytes.size() < 4 || bytes[0] != 0xff || bytes[1] != 0xd8) return false;
   size_t at = 2;
@@ -46,28 +46,6 @@ bool IsTruncatedJpeg(const std::vector<uint8_t>& bytes) {
     if (bytes[i - 1] == 0xff && bytes[i] == 0xd9) return false;
   }
   return true;
-}
-
-cv::Size TargetSize(const ResizeSpec& resize, const cv::Size& size) {
-  switch (resize.rule) {
-    case ResizeSpec::Rule::kNone:
-      return size;
-    case ResizeSpec::Rule::kExact:
-      return {resize.width, resize.height};
-    case ResizeSpec::Rule::kShortSide:
-    case ResizeSpec::Rule::kLongSide:
-      break;
-  }
-  double scale = 0;
-  if (resize.height > 0) {
-    scale = std::min(static_cast<double>(resize.height) / size.height, static_cast<double>(resize.width) / size.width);
-  } else {
-    const bool by_short = resize.rule == ResizeSpec::Rule::kShortSide;
-    const int side = by_short ? std::min(size.width, size.height) : std::max(size.width, size.height);
-    scale = static_cast<double>(resize.side) / side;
-  }
-  const auto scaled = [scale](int length) { return std::max(1, static_cast<int>(length * scale + 0.5)); };
-  return {scaled(size.width), scaled(size.height)};
 }
 
 std::string SizeName(const cv::Size& size) { return std::to_string(size.height) + "x" + std::to_string(size.width); }
@@ -116,6 +94,21 @@ void FillTensor(const cv::Mat& bgr, const InputSpec& input, const std::array<std
 
 }  // namespace
 
+cv::Size ContentSize(const ResizeSpec& resize, const cv::Size& image) {
+  if (resize.rule == ResizeSpec::Rule::kNone) return image;
+  if (resize.rule == ResizeSpec::Rule::kExact) return {resize.width, resize.height};
+  double scale = 0;
+  if (resize.height > 0) {
+    scale = std::min(double{1} * resize.height / image.height, double{1} * resize.width / image.width);
+  } else {
+    const bool by_short = resize.rule == ResizeSpec::Rule::kShortSide;
+    const int side = by_short ? std::min(image.width, image.height) : std::max(image.width, image.height);
+    scale = static_cast<double>(resize.side) / side;
+  }
+  const auto scaled = [scale](int length) { return std::max(1, static_cast<int>(length * scale + 0.5)); };
+  return {scaled(image.width), scaled(image.height)};
+}
+
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path) {
   cv::Mat bgr;
   try {
@@ -152,12 +145,7 @@ void CopyBin(const std::vector<uint8_t>& bytes, const std::filesystem::path& pat
     std::memcpy(tensor, bytes.data(), bytes.size());
     return;
   }
-  for (size_t i = 0; i < input.ElementsPerImage(); ++i) {
-    float value;
-    std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
-    const uint16_t half = FloatToHalf(value);
-    std::memcpy(tensor + i * sizeof(half), &half, sizeof(half));
-  }
+  FloatToHalf(reinterpret_cast<const float*>(bytes.data()), input.ElementsPerImage(), tensor);
 }
 
 Preprocessor::Preprocessor(const InputSpec& input) : input_(input) {
@@ -166,14 +154,14 @@ Preprocessor::Preprocessor(const InputSpec& input) : input_(input) {
       const double scaled = x * input.value_range / 255.0;
       const double value = input.normalize_on_host ? (scaled - input.mean[c]) / input.std[c] : x;
       float_table_[c][x] = static_cast<float>(value);
-      half_table_[c][x] = FloatToHalf(static_cast<float>(value));
       raw_table_[c][x] = static_cast<uint8_t>(x);
     }
+    FloatToHalf(float_table_[c].data(), float_table_[c].size(), half_table_[c].data());
   }
 }
 
 cv::Mat Preprocessor::ResizeAndPad(const cv::Mat& bgr, const std::filesystem::path& path) const {
-  const cv::Size target = TargetSize(input_.resize, bgr.size());
+  const cv::Size target = ContentSize(input_.resize, bgr.size());
   if (target.width > input_.width || target.height > input_.height) {
     throw ItemError(path.string() + ": image of " + SizeName(bgr.size()) + " becomes " + SizeName(target) +
                     ", larger than the model's " + SizeName({input_.width, input_.height}) +
@@ -210,4 +198,4 @@ void Preprocessor::Run(const cv::Mat& bgr, const std::filesystem::path& path, ui
   }
 }
 
-}  // namespace segment
+}  // namespace mindseg

@@ -1,10 +1,12 @@
 #include "inc/tensor.h"
 
+#include <algorithm>
 #include <cstring>
+#include <opencv2/core.hpp>
 
 #include "inc/error.h"
 
-namespace segment {
+namespace mindseg {
 
 size_t ElementSize(DType dtype) {
   switch (dtype) {
@@ -45,53 +47,26 @@ std::string ShapeName(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-uint16_t FloatToHalf(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  bits &= 0x7fffffffu;
-  if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);   // NaN
-  if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to infinity
-  if (bits < 0x38800000u) {                                               // subnormal half: let the float adder round
-    float magnitude;
-    std::memcpy(&magnitude, &bits, sizeof(magnitude));
-    magnitude += 0.5f;  // one unit in the last place of 0.5 is 2^-24, the smallest half
-    uint32_t shifted;
-    std::memcpy(&shifted, &magnitude, sizeof(shifted));
-    return static_cast<uint16_t>(sign | (shifted - 0x3f000000u));
-  }
-  const uint32_t odd = (bits >> 13) & 1u;
-  return static_cast<uint16_t>(sign | ((bits - 0x38000000u + 0xfffu + odd) >> 13));
-}
-
-float HalfToFloat(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = (half >> 10) & 0x1fu;
-  const uint32_t mantissa = half & 0x3ffu;
-  float value;
-  if (exponent == 0) {
-    value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;  // 2^-24
-    return sign ? -value : value;
-  }
-  const uint32_t bits =
-      sign | (exponent == 31 ? 0x7f800000u | (mantissa << 13) : ((exponent + 112) << 23) | (mantissa << 13));
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
 namespace {
 
-template <typename T>
-T Load(const uint8_t* data, size_t index) {
-  T value;
-  std::memcpy(&value, data + index * sizeof(T), sizeof(T));
-  return value;
+// In pieces, because OpenCV counts columns in an int.
+void ConvertWithOpenCv(const void* source, int source_type, void* target, int target_type, size_t count) {
+  constexpr size_t kPiece = size_t{1} << 20;
+  auto* from = static_cast<uint8_t*>(const_cast<void*>(source));  // only read; cv::Mat has no const form
+  auto* to = static_cast<uint8_t*>(target);
+  for (size_t done = 0; done < count; done += kPiece) {
+    const int columns = static_cast<int>(std::min(kPiece, count - done));
+    cv::Mat result(1, columns, target_type, to + done * CV_ELEM_SIZE(target_type));
+    cv::Mat(1, columns, source_type, from + done * CV_ELEM_SIZE(source_type)).convertTo(result, target_type);
+  }
 }
 
-template <typename Get>
-void FillIds(size_t count, uint8_t* ids, Get get) {
+template <typename T>
+void FillIds(const uint8_t* data, size_t count, uint8_t* ids) {
   for (size_t i = 0; i < count; ++i) {
-    const double id = static_cast<double>(get(i));
+    T value;
+    std::memcpy(&value, data + i * sizeof(T), sizeof(T));
+    const auto id = static_cast<double>(value);
     if (!(id >= 0 && id <= 255)) {
       throw ItemError("the model gave class id " + std::to_string(id) + ", which is not in 0..255");
     }
@@ -101,19 +76,30 @@ void FillIds(size_t count, uint8_t* ids, Get get) {
 
 }  // namespace
 
+void FloatToHalf(const float* values, size_t count, void* halves) {
+  ConvertWithOpenCv(values, CV_32F, halves, CV_16F, count);
+}
+
+void HalfToFloat(const void* halves, size_t count, float* values) {
+  ConvertWithOpenCv(halves, CV_16F, values, CV_32F, count);
+}
+
 void ToClassIds(DType dtype, const uint8_t* data, size_t count, uint8_t* ids) {
   switch (dtype) {
     case DType::kUint8:
       std::memcpy(ids, data, count);
       return;
     case DType::kInt32:
-      return FillIds(count, ids, [data](size_t i) { return Load<int32_t>(data, i); });
+      return FillIds<int32_t>(data, count, ids);
     case DType::kInt64:
-      return FillIds(count, ids, [data](size_t i) { return Load<int64_t>(data, i); });
-    case DType::kFloat16:
-      return FillIds(count, ids, [data](size_t i) { return HalfToFloat(Load<uint16_t>(data, i)); });
+      return FillIds<int64_t>(data, count, ids);
     case DType::kFloat32:
-      return FillIds(count, ids, [data](size_t i) { return Load<float>(data, i); });
+      return FillIds<float>(data, count, ids);
+    case DType::kFloat16: {
+      std::vector<float> values(count);
+      HalfToFloat(data, count, values.data());
+      return FillIds<float>(reinterpret_cast<const uint8_t*>(values.data()), count, ids);
+    }
   }
 }
 
@@ -121,10 +107,10 @@ void ToFloat32(DType dtype, const uint8_t* data, size_t count, float* values) {
   if (dtype == DType::kFloat32) {
     std::memcpy(values, data, count * sizeof(float));
   } else if (dtype == DType::kFloat16) {
-    for (size_t i = 0; i < count; ++i) values[i] = HalfToFloat(Load<uint16_t>(data, i));
+    HalfToFloat(data, count, values);
   } else {
     throw UserError(std::string("the model gives ") + DTypeName(dtype) + " where logits in float16 or float32 belong");
   }
 }
 
-}  // namespace segment
+}  // namespace mindseg

@@ -11,14 +11,14 @@
 
 namespace {
 
-using segment::InputSpec;
+using mindseg::InputSpec;
 
 InputSpec SmallInput() {
   InputSpec input;
   input.height = 24;
   input.width = 40;
   input.mean = {1, 2, 3};
-  input.resize.rule = segment::ResizeSpec::Rule::kLongSide;
+  input.resize.rule = mindseg::ResizeSpec::Rule::kLongSide;
   input.resize.side = 24;
   input.resize.pad = true;
   return input;
@@ -26,9 +26,9 @@ InputSpec SmallInput() {
 
 void TryImage(const std::vector<uint8_t>& bytes) {
   const InputSpec input = SmallInput();
-  static const segment::Preprocessor kPreprocessor(input);
+  static const mindseg::Preprocessor kPreprocessor(input);
   std::vector<uint8_t> tensor(input.BytesPerImage());
-  kPreprocessor.Run(segment::DecodeImage(bytes, "fuzz.png"), "fuzz.png", tensor.data());
+  kPreprocessor.Run(mindseg::DecodeImage(bytes, "fuzz.png"), "fuzz.png", tensor.data());
 }
 
 void TryBin(const std::vector<uint8_t>& bytes) {
@@ -36,11 +36,11 @@ void TryBin(const std::vector<uint8_t>& bytes) {
   input.height = 2;
   input.width = 2;
   std::vector<uint8_t> tensor(input.BytesPerImage());
-  segment::CopyBin(bytes, "fuzz.bin", input, segment::DType::kFloat16, tensor.data());
+  mindseg::CopyBin(bytes, "fuzz.bin", input, mindseg::DType::kFloat16, tensor.data());
 }
 
 void TryManifest(const std::string& text) {
-  const segment::Manifest manifest = segment::ParseManifest(text, "fuzz/deploy.yaml");
+  const mindseg::Manifest manifest = mindseg::ParseManifest(text, "fuzz/deploy.yaml");
   manifest.FindModel("onnx", 0);
 }
 
@@ -56,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         TryManifest(text);
         break;
       case 'N':
-        segment::ParseNames(text, "fuzz/files.txt");
+        mindseg::ParseNames(text, "fuzz/files.txt");
         break;
       case 'B':
         TryBin(rest);
@@ -64,7 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       default:
         TryImage(rest);
     }
-  } catch (const segment::UserError&) {
+  } catch (const mindseg::UserError&) {
   }
   return 0;
 }

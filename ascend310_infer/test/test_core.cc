@@ -17,15 +17,17 @@
 #include "test/check.h"
 #include "test/temporary_folder.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kManifest[] = R"(format_version: 1
+const std::string kHash(64, 'a');
+
+const std::string kManifest = R"(format_version: 1
 model:
   name: fast_scnn
-  num_classes: 19
+  num_classes: 2
 input:
   name: image
   shape: [1, 3, 4, 6]
@@ -43,10 +45,16 @@ output:
   type: argmax
   dtype: uint8
   shape: [1, 4, 6]
+dataset: {name: voc, classes: [sky, road], palette: [[1, 2, 3], [4, 5, 6]], ignore_id: 255}
+source: {checkpoint: best.ckpt}
+versions: {project: 0.1.0}
 models:
-- {format: onnx, file: a.onnx, batch: 1}
-- {format: om, file: b.om, batch: 4, aipp: true}
-- {format: om, file: d.om, batch: -1, batches: [1, 8]}
+- {format: onnx, file: a.onnx, batch: 1, sha256: )" +
+                              kHash + R"(}
+- {format: om, file: b.om, batch: 4, aipp: true, sha256: )" +
+                              kHash + R"(}
+- {format: om, file: d.om, batch: -1, batches: [1, 8], sha256: )" +
+                              kHash + R"(}
 )";
 
 std::string Replace(const std::string& from, const std::string& to) {
@@ -58,30 +66,58 @@ std::string Replace(const std::string& from, const std::string& to) {
 
 Manifest Parse(const std::string& text) { return ParseManifest(text, "dir/deploy.yaml"); }
 
+uint16_t HalfOf(float value) {
+  uint16_t half = 0;
+  FloatToHalf(&value, 1, &half);
+  return half;
+}
+
+std::vector<float> AllHalves() {
+  std::vector<uint16_t> bits(0x10000);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i);
+  std::vector<float> values(bits.size());
+  HalfToFloat(bits.data(), bits.size(), values.data());
+  return values;
+}
+
 TEST(HalfIsExactForAllHalves) {
+  const std::vector<float> values = AllHalves();
+  std::vector<uint16_t> back(values.size());
+  FloatToHalf(values.data(), values.size(), back.data());
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const auto half = static_cast<uint16_t>(bits);
-    const float value = HalfToFloat(half);
-    if (std::isnan(value)) {
-      CHECK((bits & 0x7c00u) == 0x7c00u && (bits & 0x3ffu) != 0);
-      CHECK(std::isnan(HalfToFloat(FloatToHalf(value))));
+    if ((bits & 0x7c00u) == 0x7c00u && (bits & 0x3ffu) != 0) {
+      CHECK(std::isnan(values[bits]));
+      CHECK((back[bits] & 0x7c00u) == 0x7c00u && (back[bits] & 0x3ffu) != 0);
     } else {
-      CHECK_EQ(FloatToHalf(value), half);
+      CHECK_EQ(uint32_t{back[bits]}, bits);
     }
   }
+  CHECK_EQ(values[0x3c00], 1.0f);
+  CHECK_EQ(values[0x8001], -std::ldexp(1.0f, -24));
 }
 
 TEST(HalfRoundsToNearestEven) {
+  const std::vector<float> values = AllHalves();
   for (uint32_t bits = 0; bits < 0x7c00; ++bits) {
-    const double low = HalfToFloat(static_cast<uint16_t>(bits));
-    const double high = bits == 0x7bff ? 65536.0 : HalfToFloat(static_cast<uint16_t>(bits + 1));
-    const auto middle = static_cast<float>((low + high) / 2);
-    CHECK_EQ(FloatToHalf(middle), static_cast<uint16_t>(bits % 2 ? bits + 1 : bits));
-    CHECK_EQ(FloatToHalf(std::nextafter(middle, 0.0f)), static_cast<uint16_t>(bits));
-    CHECK_EQ(FloatToHalf(-std::nextafter(middle, 1e9f)), static_cast<uint16_t>(0x8000u | (bits + 1)));
+    const double high = bits == 0x7bff ? 65536.0 : double{values[bits + 1]};
+    const auto middle = static_cast<float>((double{values[bits]} + high) / 2);
+    CHECK_EQ(HalfOf(middle), static_cast<uint16_t>(bits % 2 ? bits + 1 : bits));
+    CHECK_EQ(HalfOf(std::nextafter(middle, 0.0f)), static_cast<uint16_t>(bits));
+    CHECK_EQ(HalfOf(-std::nextafter(middle, 1e9f)), static_cast<uint16_t>(0x8000u | (bits + 1)));
   }
-  CHECK_EQ(FloatToHalf(INFINITY), uint16_t{0x7c00});
-  CHECK_EQ(FloatToHalf(-1e9f), uint16_t{0xfc00});
+  CHECK_EQ(HalfOf(INFINITY), uint16_t{0x7c00});
+  CHECK_EQ(HalfOf(-1e9f), uint16_t{0xfc00});
+}
+
+TEST(ManyHalvesAreConverted) {
+  const size_t count = (size_t{1} << 21) + 3;  // more than one piece
+  std::vector<float> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(i % 2000);
+  std::vector<uint16_t> halves(count);
+  FloatToHalf(values.data(), count, halves.data());
+  std::vector<float> back(count);
+  HalfToFloat(halves.data(), count, back.data());
+  CHECK(back == values);
 }
 
 TEST(ClassIdsOfAnyType) {
@@ -89,7 +125,7 @@ TEST(ClassIdsOfAnyType) {
   const int64_t wide[3] = {0, 18, 255};
   ToClassIds(DType::kInt64, reinterpret_cast<const uint8_t*>(wide), 3, ids);
   CHECK(ids[0] == 0 && ids[1] == 18 && ids[2] == 255);
-  const uint16_t halves[3] = {FloatToHalf(1), FloatToHalf(7), FloatToHalf(200)};
+  const uint16_t halves[3] = {HalfOf(1), HalfOf(7), HalfOf(200)};
   ToClassIds(DType::kFloat16, reinterpret_cast<const uint8_t*>(halves), 3, ids);
   CHECK(ids[0] == 1 && ids[1] == 7 && ids[2] == 200);
   const int32_t negative = -1;
@@ -103,6 +139,8 @@ TEST(ClassIdsOfAnyType) {
 TEST(ManifestIsRead) {
   const Manifest manifest = Parse(kManifest);
   CHECK_EQ(manifest.model_name, "fast_scnn");
+  CHECK_EQ(manifest.classes.size(), size_t{2});
+  CHECK_EQ(manifest.classes[1], "road");
   CHECK_EQ(manifest.input.height, 4);
   CHECK_EQ(manifest.input.width, 6);
   CHECK_EQ(manifest.input.BytesPerImage(), size_t{288});
@@ -125,8 +163,10 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
   } cases[] = {
       {"format_version: 1", "format_version: 2", {"format_version", "2"}},
       {"  name: fast_scnn\n", "", {"model.name", "missing"}},
-      {"num_classes: 19", "num_classes: many", {"model.num_classes", "many"}},
-      {"num_classes: 19", "num_classes: 300", {"model.num_classes", "256"}},
+      {"num_classes: 2", "num_classes: many", {"model.num_classes", "many"}},
+      {"num_classes: 2", "num_classes: 300", {"model.num_classes", "256"}},
+      {"num_classes: 2", "num_classes: 18446744073709551615", {"model.num_classes", "256"}},
+      {"num_classes: 2", "num_classes: 5", {"model.num_classes", "5", "2 names"}},
       {"[1, 3, 4, 6]", "[1, 3, 4]", {"input.shape", "3 values"}},
       {"[1, 3, 4, 6]", "[1, 4, 4, 6]", {"input.shape[1]", "4"}},
       {"[1, 3, 4, 6]", "[0, 3, 4, 6]", {"input.shape[0]", "-1"}},
@@ -135,7 +175,7 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
       {"[1, 3, 4, 6]", "[2, 3, 4, 6]", {"output.shape", "batch"}},
       {"[1, 3, 4, 6]", "[1, 3, 5, 6]", {"input.resize.size", "[5, 6]"}},
       {"layout: NCHW", "layout: CHWN", {"input.layout", "CHWN", "NHWC"}},
-      {"dtype: float32", "dtype: uint8", {"input.normalize", "uint8"}},
+      {"dtype: float32", "dtype: uint8", {"input.dtype", "uint8", "float32"}},
       {"color_order: RGB", "color_order: GBR", {"input.color_order", "GBR"}},
       {"value_range: 255", "value_range: 0", {"input.value_range"}},
       {"value_range: 255", "value_range: .inf", {"input.value_range"}},
@@ -147,7 +187,8 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
       {"size: [4, 6]", "size: [0, 6]", {"input.resize.size[0]", "0"}},
       {"rule: exact, size: [4, 6]", "rule: short_side, size: 5", {"input.resize.size", "5", "[4, 6]"}},
       {"rule: exact, size: [4, 6]", "rule: short_side, size: 0", {"input.resize.size", "0"}},
-      {"rule: exact, size: [4, 6]", "rule: short_side, size: [4, 6]", {"input.resize.size", "2 values"}},
+      {"rule: exact, size: [4, 6]", "rule: short_side, size: [4, 6]", {"input.resize.size", "list of 2"}},
+      {"rule: exact, size: [4, 6]", "rule: long_side, size: [6]", {"input.resize.size", "1 values"}},
       {"rule: exact, size: [4, 6]", "rule: long_side, size: 7", {"input.resize.size", "7", "[4, 6]"}},
       {"rule: exact, size: [4, 6]", "rule: long_side, size: -1", {"input.resize.size", "-1"}},
       {"rule: exact, size: [4, 6]", "rule: long_side, size: [5, 6]", {"input.resize.size", "[5, 6]", "[4, 6]"}},
@@ -159,7 +200,7 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
       {"shape: [1, 4, 6]", "shape: [1, 4, 7]", {"output.shape"}},
       {"format: onnx", "format: pb", {"models[0].format", "pb"}},
       {"batch: 4", "batch: 0", {"models[1].batch"}},
-      {"batch: 1}", "batch: 1, sha256: xyz}", {"models[0].sha256"}},
+      {"a.onnx, batch: 1, sha256: aa", "a.onnx, batch: 1, sha256: xy", {"models[0].sha256", "xyaa"}},
       {"models:", "modules:", {"models", "missing"}},
       {"input:\n", "input: [\n", {"YAML"}},
   };
@@ -179,7 +220,7 @@ TEST(OneModelFileIsKept) {
     Manifest manifest = ParseManifest(kManifest, folder.path() / "deploy.yaml");
     const size_t before = manifest.models.size();
     CHECK(before > 1);
-    KeepOnly(file, &manifest);
+    SelectModel(file, &manifest);
     CHECK_EQ(manifest.models.size(), size_t{1});
     return manifest.models[0].path.filename().string();
   };
@@ -202,9 +243,9 @@ TEST(OtherResizeRulesAndLayouts) {
   CHECK(manifest.input.resize.rule == ResizeSpec::Rule::kShortSide);
   CHECK_EQ(manifest.input.resize.side, 4);
   CHECK(manifest.input.resize.pad);
-  CHECK(Parse(Replace("rule: exact, size: [4, 6], pad: false", "rule: none")).input.resize.rule ==
+  CHECK(Parse(Replace("rule: exact, size: [4, 6], pad: false", "rule: none, pad: false")).input.resize.rule ==
         ResizeSpec::Rule::kNone);
-  CHECK_EQ(Parse(Replace("rule: exact, size: [4, 6]", "rule: long_side, size: [6]")).input.resize.side, 6);
+  CHECK_EQ(Parse(Replace("rule: exact, size: [4, 6]", "rule: long_side, size: 6")).input.resize.side, 6);
   const ResizeSpec box = Parse(Replace("rule: exact, size: [4, 6]", "rule: long_side, size: [3, 6]")).input.resize;
   CHECK(box.rule == ResizeSpec::Rule::kLongSide && box.side == 0 && box.height == 3 && box.width == 6);
 }
@@ -317,7 +358,7 @@ TEST(PreprocessGivesRawPixelsAndHalves) {
   input.dtype = DType::kFloat16;
   std::vector<uint16_t> halves(72);
   Preprocessor(input).Run(image, "x.png", reinterpret_cast<uint8_t*>(halves.data()));
-  CHECK_EQ(halves[0], FloatToHalf(static_cast<float>((2 - 123.675) / 58.395)));
+  CHECK_EQ(halves[0], HalfOf(static_cast<float>((2 - 123.675) / 58.395)));
 }
 
 TEST(PreprocessPadsBottomAndRight) {
@@ -389,6 +430,8 @@ TEST(FilesAreWrittenWhole) {
   const std::vector<uint8_t> bytes = ReadFile(path, 100);
   CHECK_EQ(std::string(bytes.begin(), bytes.end()), "bye");
   CHECK_THROWS(ItemError, ReadFile(path, 2), "3 bytes", "2");
+  CHECK_THROWS(UserError, LoadManifest(folder.Write("deploy.yaml", std::string((1 << 20) + 1, '#'))), "1048577 bytes");
+  fs::remove(folder.path() / "deploy.yaml");
   CHECK_THROWS(ItemError, ReadFile(folder.path(), 2), "folder");
   CHECK_THROWS(ItemError, ReadFile(folder.path() / "none", 2), "No such file");
   CHECK_THROWS(UserError, WriteFileAtomically(folder.path() / "none" / "x", "a", 1), "cannot write", "No such file");
@@ -421,12 +464,11 @@ TEST(LatencyIsSummarised) {
   CHECK_EQ(Summarize({}).mean, 0.0);
 }
 
-TEST(JsonIsEscaped) {
-  CHECK_EQ(JsonQuote("a\"b\\c\n\x01"), "\"a\\\"b\\\\c\\u000a\\u0001\"");
-  CHECK_EQ(JsonQuote("\xe8\xa1\x97"), "\"\xe8\xa1\x97\"");
-  CHECK_EQ(JsonQuote("x\xff\xe8"), "\"x\\ufffd\\ufffd\"");
-  CHECK_EQ(JsonObject().Add("a", int64_t{1}).Add("b", "t").Add("c", true).Text(),
-           "{\"a\": 1, \"b\": \"t\", \"c\": true}");
+TEST(JsonIsEscapedAndKeepsItsOrder) {
+  const Json json = {{"z", "a\"b\\c\n\x01"}, {"a", "\xe8\xa1\x97"}, {"m", "x\xff\xe8"}, {"n", Rounded(1.00004999)}};
+  CHECK_EQ(JsonText(json),
+           "{\"z\":\"a\\\"b\\\\c\\n\\u0001\",\"a\":\"\xe8\xa1\x97\","
+           "\"m\":\"x\xef\xbf\xbd\xef\xbf\xbd\",\"n\":1.0}");
 }
 
 TEST(OptionsAreParsed) {
@@ -438,16 +480,22 @@ TEST(OptionsAreParsed) {
   CHECK_EQ(options.backend_options.device_id, 3);
   CHECK_EQ(options.backend_options.batch, int64_t{4});
   CHECK(options.backend_options.bf16);
-  CHECK_EQ(ParseOptions({"run", "-h"}).command, "help");
+  CHECK_EQ(ParseOptions({"bench", "--manifest", "m", "--batch", "4", "--batch=8"}).backend_options.batch, int64_t{8});
+  for (const std::vector<std::string>& help : {std::vector<std::string>{"run", "-h"}, {"run", "--help"}}) {
+    CHECK_EQ(ParseOptions(help).command, "");
+    CHECK(ParseOptions(help).text.find("--threads") != std::string::npos);
+  }
+  CHECK(ParseOptions({"--help"}).text.find("Example: segment run") != std::string::npos);
+  CHECK_EQ(ParseOptions({"--version"}).text.substr(0, 8), "segment ");
   CHECK_THROWS(UserError, ParseOptions({}), "no command");
-  CHECK_THROWS(UserError, ParseOptions({"go"}), "'go'");
+  CHECK_THROWS(UserError, ParseOptions({"go"}), "go");
   CHECK_THROWS(UserError, ParseOptions({"run"}), "--manifest");
   CHECK_THROWS(UserError, ParseOptions({"run", "--manifest", "m", "--input", "i"}), "--output");
   CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--input", "i"}), "--input", "bench");
-  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest"}), "value");
-  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--iterations", "0"}), "--iterations 0");
-  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--device_id", "1x"}), "--device_id 1x");
-  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--precision", "f16"}), "f16");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest"}), "--manifest", "required");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--iterations", "0"}), "--iterations", "0");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--device_id", "1x"}), "--device_id", "1x");
+  CHECK_THROWS(UserError, ParseOptions({"bench", "--manifest", "m", "--precision", "f16"}), "--precision", "f16");
 }
 
 TEST(MessagesAreOneLine) {
@@ -469,6 +517,6 @@ TEST(QueueIsBoundedAndDrains) {
 }
 
 }  // namespace
-}  // namespace segment
+}  // namespace mindseg
 
 int main() { return check::RunAll(); }

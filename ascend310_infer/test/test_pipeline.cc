@@ -12,7 +12,7 @@
 #include "test/check.h"
 #include "test/temporary_folder.h"
 
-namespace segment {
+namespace mindseg {
 namespace {
 
 namespace fs = std::filesystem;
@@ -191,6 +191,6 @@ TEST(SignalsFinishWhatWasBegun) {
 }
 
 }  // namespace
-}  // namespace segment
+}  // namespace mindseg
 
 int main() { return check::RunAll(); }

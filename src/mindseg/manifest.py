@@ -29,6 +29,8 @@ _LARGEST_FILE = 1 << 20
 _LARGEST_SIDE = 32768
 _LARGEST_BATCH = 2048
 _LARGEST_TENSOR = 1 << 34
+# YAML readers disagree on tabs and on rare line breaks.
+_CONTROL = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ManifestError(UserError):
@@ -264,7 +266,10 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise ManifestError(f"{path}: is over 1 MiB, so it is no manifest; give the one that export.py writes")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        if _CONTROL.search(text):
+            raise ManifestError(f"{path}: no valid YAML for a manifest (a tab or control character); {_AGAIN}")
+        content = yaml.load(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ManifestError(f"{path}: cannot read the manifest ({reason}); give the deploy.yaml that export.py "
@@ -309,8 +314,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         content = super().construct_mapping(node, deep)
-        if len(content) != len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        if len(content) != len(node.value) or None in content:
+            raise yaml.constructor.ConstructorError(None, None, "a key is empty or stands twice", node.start_mark)
         return content
 
 
@@ -457,7 +462,8 @@ def _is_colour(entry: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and not any(ord(character) < 32 for character in value)
+    # "\ud800" would be a character that UTF-8 has not.
+    return isinstance(value, str) and bool(re.fullmatch("[^\x00-\x1f\ud800-\udfff]+", value))
 
 
 def _is_byte(value: Any) -> bool:

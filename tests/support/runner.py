@@ -31,7 +31,8 @@ SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1"}
 
 def _require_toolchain() -> None:
     """Skips only where the machine cannot compile the runner at all; the quick start installs what is missing."""
-    headers = {"yaml-cpp/yaml.h": "libyaml-cpp-dev", "opencv4/opencv2/imgcodecs.hpp": "libopencv-imgcodecs-dev"}
+    headers = {"yaml-cpp/yaml.h": "libyaml-cpp-dev", "opencv4/opencv2/imgcodecs.hpp": "libopencv-imgcodecs-dev",
+               "nlohmann/json.hpp": "nlohmann-json3-dev", "CLI/CLI.hpp": "libcli11-dev", "openssl/evp.h": "libssl-dev"}
     missing = [package for header, package in headers.items()
                if not any((Path(base) / header).exists() for base in ("/usr/include", "/usr/local/include"))]
     if shutil.which("g++") is None:
@@ -176,6 +177,19 @@ class TinyModel:
     def yaml_path(self) -> Path:
         """The manifest's file."""
         return self.folder / "deploy.yaml"
+
+    def add_file(self, name: str, text: str, batch: int, **facts: object) -> Path:
+        """Writes a further model file, lists it by its suffix as the format, and saves the manifest."""
+        (self.folder / name).write_text(text, encoding="utf-8")
+        self.manifest["models"].append({"format": name.rpartition(".")[2], "file": name, "batch": batch, **facts})
+        self.save_with_hashes()
+        return self.folder / name
+
+    def save_with_hashes(self) -> None:
+        """Writes ``deploy.yaml`` with the SHA-256 that the listed files have now."""
+        for entry in self.manifest["models"]:
+            entry["sha256"] = hashlib.sha256((self.folder / entry["file"]).read_bytes()).hexdigest()
+        self.save()
 
     def save(self) -> None:
         """Writes ``deploy.yaml``."""

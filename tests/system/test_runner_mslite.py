@@ -20,9 +20,7 @@ def simulated(*arguments, **env):
 
 
 def add_mindir(model, batch, **extra):
-    (model.folder / "tiny.mindir").write_text("SIMULATED MINDIR\ntiny.onnx\n", encoding="utf-8")
-    model.manifest["models"].append({"format": "mindir", "file": "tiny.mindir", "batch": batch, **extra})
-    model.save()
+    model.add_file("tiny.mindir", "SIMULATED MINDIR\ntiny.onnx\n", batch, **extra)
 
 
 def run(model, images, output, *options, **env):
@@ -63,7 +61,7 @@ def test_devices(tmp_path):
     for device in ("ascend", "cpu", "gpu"):
         assert f"{device} 0" in simulated(*info, "--device", device).stdout
     assert_user_error(simulated(*info, "--device_id", 3), "MindSpore Lite", "no such Ascend device")
-    assert_user_error(simulated(*info, "--device", "npu"), "--device npu", "ascend")
+    assert_user_error(simulated(*info, "--device", "npu"), "--device", "npu", "ascend")
     assert_user_error(simulated("info", "--backend", "openvino", "--device", "gpu", "--manifest", model.yaml_path),
                       "openvino", "cpu")
     model.manifest["ascend"] = {"fusion_switch": "fusion.cfg"}
@@ -79,6 +77,7 @@ def test_bad_models(tmp_path):
     add_mindir(model, 4)
     assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "[4, 3, 24, 40]", "[1, 3, 24, 40]")
     (model.folder / "tiny.mindir").write_text("garbage", encoding="utf-8")
+    model.save_with_hashes()
     assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "tiny.mindir", "Build")
     (model.folder / "tiny.mindir").unlink()
     assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "tiny.mindir", "no such model file")

@@ -128,15 +128,14 @@ def test_build_finds_every_sdk(tmp_path):
                                "MS_LITE_HOME": str(lite)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     program = tmp_path / "out" / "segment"
-    paths = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
+    library = tmp_path / "out" / "libmindseg.so"
+    paths = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     assert f"{ascend}/lib64" in paths
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     assert "acl, mslite, openvino" in version
     model = TinyModel(tmp_path / "model", seed=64)
-    (model.folder / "tiny.om").write_text("SIMULATED OM\nonnx: tiny.onnx\n", encoding="utf-8")
-    (model.folder / "tiny.mindir").write_text("SIMULATED MINDIR\ntiny.onnx\n", encoding="utf-8")
-    model.manifest["models"] += [{"format": name, "file": f"tiny.{name}", "batch": 1} for name in ("om", "mindir")]
-    model.save()
+    model.add_file("tiny.om", "SIMULATED OM\nonnx: tiny.onnx\n", 1)
+    model.add_file("tiny.mindir", "SIMULATED MINDIR\ntiny.onnx\n", 1)
     for backend in ("acl", "mslite", "openvino", "auto"):
         info = subprocess.run([program, "info", "--backend", backend, "--manifest", model.yaml_path],
                               capture_output=True, text=True, check=True).stdout

@@ -7,8 +7,8 @@
 //   copy, both ends' sizes, and that no execution is in flight.
 // - Work on a stream is done when the stream is synchronised, not before.
 // - A broken rule (order, context, size, double release, leak) is a VIOLATION: it is printed, the call fails with the
-//   documented code, and the process ends with status 86 whatever it thinks of itself. What can happen to a correct
-//   program (no such device, out of memory, a bad model file) is only an error code.
+//   documented code, and the process ends with status 86 instead of its own. What can happen to a correct program (no
+//   such device, out of memory, a bad model file) is only an error code.
 //
 // FAKE_ACL_DEVICES=n      devices (default 1)
 // FAKE_ACL_MEMORY_MB=n    device memory (default 4096)
