@@ -17,6 +17,7 @@ COMMANDS = {
     "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",
 }
 MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
+EXTRAS = {"mindspore": "train", "scipy": "train", "onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
 USAGE = "usage: mindseg COMMAND [options]\n\n{}\n\nmindseg COMMAND --help shows the options of a command."
 
 
@@ -24,7 +25,7 @@ def main() -> int | None:
     """Runs the sub-command that the first argument names.
 
     Raises:
-        UserError: There is no such command.
+        UserError: There is no such command, or a package that it needs is not installed.
     """
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
@@ -38,7 +39,14 @@ def main() -> int | None:
     if name not in COMMANDS:
         raise UserError(f"mindseg has no command '{words[0]}'; it knows {', '.join(COMMANDS)}")
     sys.argv = [f"mindseg {name}", *words[1:]]      # what argparse and the log name as the program
-    return import_module(f"mindseg.commands.{MODULES.get(name, name.replace('-', '_'))}").main()
+    try:
+        module = import_module(f"mindseg.commands.{MODULES.get(name, name.replace('-', '_'))}")
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        raise UserError(f"mindseg {name} needs the package {error.name}; pip install 'mindseg[{extra}]'") from None
+    return module.main()
 
 
 def run() -> None:

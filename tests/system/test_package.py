@@ -161,6 +161,8 @@ def test_an_empty_environment_needs_only_pip(tmp_path):
     run = runner(tmp_path / "environment" / "bin", tmp_path)
     write_image(tmp_path / "photo.jpg", random_image(np.random.default_rng(1), 90, 120))
     run("pip", "install", "--quiet", wheel)
+    assert run("mindseg", "train", "--help", code=1).stderr == (
+        "error: mindseg train needs the package mindspore; pip install 'mindseg[train]'\n")
     missing = run("python", "-c", THREE_LINES.format(model=str(WEIGHTS)), code=1).stderr
     assert "pip install 'mindseg[train]'" in missing
     run("pip", "install", "--quiet", "onnxruntime>=1.20,<1.32", "numpy<2")
