@@ -81,11 +81,18 @@ class GoldenTests:
         assert len(names) == len(keys)
         return spec, arrays, network, names
 
+    def unsettled(self, network: nn.Cell, image: Tensor) -> np.ndarray:
+        """Return the pixels (H, W), bool, whose logits depend on the last digit of some value: none by default."""
+        return np.zeros(image.shape[2:], bool)
+
     def test_evaluation_logits(self):
         spec, golden, network, _ = self.load()
         network.set_train(False)
-        logits = network(Tensor(rule.image(spec["seed"], tuple(spec["eval_shape"])))).asnumpy()
-        difference = np.abs(logits[:, :, ::4, ::4] - golden["eval_logits_s4"]).max()
+        image = Tensor(rule.image(spec["seed"], tuple(spec["eval_shape"])))
+        logits = network(image).asnumpy()
+        unsettled = self.unsettled(network, image)
+        assert unsettled.mean() <= 0.06
+        difference = np.abs(logits[:, :, ::4, ::4] - golden["eval_logits_s4"])[:, :, ~unsettled[::4, ::4]].max()
         assert difference <= self.eval_limit * golden["eval_abs_mean"]
         assert (logits.argmax(1) == golden["eval_argmax"]).mean() >= 0.9999
 

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+import mindspore as ms
 from mindspore import Tensor
 
 from mindseg.errors import UserError
@@ -10,10 +11,42 @@ from mindseg.models.layers import max_pool_mask, unpool
 from tests.models.base import GoldenTests, ModelTests
 
 
+def near_ties(values: np.ndarray) -> list[tuple[int, int]]:
+    """Return row and column of the 2x2 windows with two largest values that rounding may swap.
+
+    Args:
+        values: (1, C, 2h, 2w) input of a max-pooling. Between MindSpore 2.7.0 and 2.10 the largest difference of such
+            values is 6e-6 of their mean magnitude.
+    """
+    _, c, h, w = values.shape
+    windows = values.reshape(c, h // 2, 2, w // 2, 2).transpose(1, 3, 0, 2, 4).reshape(h // 2, w // 2, c, 4)
+    second, first = np.moveaxis(np.sort(windows, -1)[..., 2:], -1, 0)
+    return list(zip(*np.nonzero((first - second < 1e-5 * np.abs(values).mean()).any(-1)), strict=True))
+
+
 class TestGolden(GoldenTests):
     model = "enet"
     golden = "enet"
     options = {"dropout": 0.0}
+
+    def unsettled(self, network, image):
+        """Return what lies in reach of a near-tie in max-pooling.
+
+        Max-unpooling puts a value where the maximum was, so where two are nearly equal, rounding decides on its place;
+        with MindSpore 2.7.0 it decides differently in one window. Nothing else may differ: elsewhere the limit holds.
+        The windows cover 4x4 and 8x8 pixels. Behind the unpooling follow two 3x3 convolutions at stride 4, one at
+        stride 2 and a transposed one, which carry a value 2 * 4 + 2 + 2 pixels further.
+        """
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        first = network.encoder.initial_block(image)
+        second = network.encoder.stage1(network.encoder.downsample1_0(first)[0])
+        found = np.zeros(image.shape[2:], bool)
+        # The last three channels are the pooled image: equal values are copies of one pixel, and rounding moves none.
+        for values, stride, reach in ((first.asnumpy()[:, :13], 4, 4), (second.asnumpy(), 8, 12)):
+            for row, column in near_ties(values):
+                found[max(0, stride * row - reach):stride * (row + 1) + reach,
+                      max(0, stride * column - reach):stride * (column + 1) + reach] = True
+        return found
 
 
 class TestPaper(ModelTests):
@@ -21,8 +54,8 @@ class TestPaper(ModelTests):
 
     @pytest.fixture
     def rng(self):
-        """Fixed, unlike elsewhere: two nearly equal values in a pooling window swap places with another rounding, and
-        max-unpooling then moves whole values. Now and then a random draw holds such a pair."""
+        """The same draw in every run: now and then two values of a pooling window are nearly equal, swap places with
+        another rounding, and max-unpooling then moves whole values."""
         return np.random.default_rng(7)
 
 
