@@ -87,7 +87,7 @@ def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
         if not isinstance(key, Hashable):
             raise yaml.constructor.ConstructorError(None, None, "found unhashable key", key_node.start_mark)
         if key in seen:
-            raise ConfigError(f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is written twice")
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is written twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -110,12 +110,7 @@ def _read_yaml(path: Path) -> dict:
 
 def _parse_yaml(text: str, origin: str) -> dict:
     try:
-        loader = _UniqueKeyLoader(text)
-        loader.name = origin
-        try:
-            tree = loader.get_single_data()
-        finally:
-            loader.dispose()
+        tree = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
@@ -123,7 +118,7 @@ def _parse_yaml(text: str, origin: str) -> dict:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{origin}: a configuration must be a mapping of sections, not a {type(tree).__name__}")
+        raise ConfigError(f"{origin}: a configuration must be a mapping of sections, not of type {type(tree).__name__}")
     return tree
 
 

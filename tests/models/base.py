@@ -1,4 +1,4 @@
-"""What every network must do; a test file of ten lines a network fills in the names and numbers."""
+"""Tests that every network must pass; ten lines in the test file of each network set names and numbers."""
 import json
 
 import numpy as np
@@ -136,7 +136,7 @@ class GoldenTests:
 
 
 class ModelTests:
-    """What a network does whatever its weights are.
+    """Behaviour of a network that does not depend on its weights.
 
     Attributes:
         model: Network name.

@@ -22,7 +22,7 @@ NETWORKS = {"fast_scnn_paper": ("fast_scnn", {}), "fast_scnn_segmentron": ("fast
 
 
 def options_of(name: str, spec: dict) -> dict:
-    """What the fixture's network was built with: no dropout, and a narrow classifier where it was."""
+    """Options with which the network of the fixture was built: no dropout, and a narrow classifier if it had one."""
     if name == "fcn8s":
         kernels = [shape for _, shape in spec["state"] if len(shape) == 4]
         return {"fc_channels": next(shape[0] for shape in kernels if shape[2] == 7)}

@@ -22,7 +22,7 @@ def seed(rng):
 
 
 def dropped(layer: Dropout, x: np.ndarray) -> np.ndarray:
-    """Where a training call gives 0; everything else must be scaled, exactly."""
+    """Mask of the zeros of a training call; all other values must be scaled exactly."""
     out = layer.set_train()(Tensor(x)).asnumpy()
     gone = out == 0
     np.testing.assert_allclose(out[~gone], (x / (1 - layer.rate))[~gone], rtol=1e-6)

@@ -38,7 +38,7 @@ def output_counts():
 
 
 def count_outputs(cfg, net, known):
-    """How many logits training returns; run once for each kind of network."""
+    """Number of logits that training returns; run once for each kind of network."""
     key = str({k: v for k, v in cfg.model.items() if k not in ("num_classes", "fc_channels", "pretrained_part")})
     if key not in known:
         ms.set_context(mode=ms.PYNATIVE_MODE)

@@ -117,7 +117,7 @@ def test_the_newest_checkpoint_takes_the_place_of_a_removed_one(tmp_path):
 
 @pytest.fixture
 def parts(monkeypatch):
-    """What ``build_step`` hands to the training step."""
+    """Arguments that ``build_step`` passes to the training step."""
     found = {}
 
     def record(net, loss, optimizer, normalize, options):
