@@ -91,12 +91,12 @@ class MsliteBackend : public Backend {
   }
 
  private:
-  static int64_t PickBatch(const ModelFile& file, int64_t wanted) {
+  static int64_t PickBatch(const ModelFile& file, int64_t requested) {
     if (file.batch != kDynamicBatch) return file.batch;
-    if (file.gears.empty()) return std::max<int64_t>(1, wanted);
-    if (wanted == 0) return file.gears.front();
-    if (std::count(file.gears.begin(), file.gears.end(), wanted) > 0) return wanted;
-    throw UserError("--batch " + std::to_string(wanted) + ": " + file.path.string() + " was converted for " +
+    if (file.gears.empty()) return std::max<int64_t>(1, requested);
+    if (requested == 0) return file.gears.front();
+    if (std::count(file.gears.begin(), file.gears.end(), requested) > 0) return requested;
+    throw UserError("--batch " + std::to_string(requested) + ": " + file.path.string() + " was converted for " +
                     ShapeName(file.gears) + "; choose one of these or convert again");
   }
 

@@ -391,8 +391,8 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
   for (const ModelFile& model : models) {
     if (model.format == format && model.batch == kDynamicBatch) return model;
   }
-  const std::string wanted = format + (batch ? " model of batch " + std::to_string(batch) : " model");
-  throw UserError(path.string() + ": models: no " + wanted + " (there is: " + found +
+  const std::string requested = format + (batch ? " model of batch " + std::to_string(batch) : " model");
+  throw UserError(path.string() + ": models: no " + requested + " (there is: " + found +
                   "); export it, or choose another --backend or --batch");
 }
 

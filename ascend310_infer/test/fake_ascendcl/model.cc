@@ -69,7 +69,7 @@ Model* FindModel(uint32_t id, const char* function, aclError* status) {
   return &model->second;
 }
 
-// Every buffer of `dataset` is device memory of at least the bytes that are wanted.
+// Every buffer of `dataset` is device memory of at least the given size.
 aclError CheckBuffers(const Dataset& dataset, const std::vector<size_t>& bytes, bool exact, aclError code,
                       const std::string& what) {
   State& state = TheState();

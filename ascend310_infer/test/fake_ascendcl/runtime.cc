@@ -97,8 +97,8 @@ int EnvironmentNumber(const char* name, int otherwise) {
 aclError Enter(const char* function) {
   State& state = TheState();
   const int call = ++state.calls[function];
-  const char* wanted = std::getenv("FAKE_ACL_FAIL");
-  if (wanted != nullptr && wanted == std::string(function) + ":" + std::to_string(call)) {
+  const char* requested = std::getenv("FAKE_ACL_FAIL");
+  if (requested != nullptr && requested == std::string(function) + ":" + std::to_string(call)) {
     return Fail(kInternalError, std::string("injected failure of ") + function);
   }
   if (!state.initialized)
@@ -120,11 +120,11 @@ aclError EnterWithContext(const char* function) {
 
 uint8_t* DeviceContent(const void* address, size_t size) {
   State& state = TheState();
-  const auto* wanted = static_cast<const uint8_t*>(address);
-  auto block = state.memory.upper_bound(wanted);
+  const auto* requested = static_cast<const uint8_t*>(address);
+  auto block = state.memory.upper_bound(requested);
   if (block == state.memory.begin()) return nullptr;
   --block;
-  const size_t offset = static_cast<size_t>(wanted - block->first);
+  const size_t offset = static_cast<size_t>(requested - block->first);
   if (offset > block->second.size() || size > block->second.size() - offset) return nullptr;
   return block->second.data() + offset;
 }
