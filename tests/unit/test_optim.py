@@ -45,7 +45,8 @@ def numpy_run(cfg, weight, gradients, decay, factor):
             if cfg.name == "adamw":
                 w = w - lr * decay * w
             m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g * g
-            w = w - lr * (m / (1 - 0.9**i)) / (np.sqrt(s / (1 - 0.999**i)) + cfg.eps)
+            # MindSpore's form (arXiv 1412.6980, end of section 2): eps joins the root before the bias correction.
+            w = w - lr * np.sqrt(1 - 0.999**i) / (1 - 0.9**i) * m / (np.sqrt(s) + cfg.eps)
     return w
 
 
