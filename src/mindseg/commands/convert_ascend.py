@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from mindseg.commands.arguments import create_parser
 from mindseg.deploy import ascend
 from mindseg.errors import UserError
 from mindseg.files import write_text
@@ -19,8 +20,7 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line; the words behind ``--`` are kept for ATC as ``further``."""
-    parser = argparse.ArgumentParser(description="Convert an exported model for Ascend.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser("Convert an exported model for Ascend.", EXAMPLES)
     parser.add_argument("kind", choices=("om", "lite"), help="om: ONNX with ATC; lite: MINDIR with converter_lite")
     parser.add_argument("manifest", metavar="MANIFEST", help="deploy.yaml of the export, or its folder")
     parser.add_argument("numbers", nargs="*", metavar="[SOC_VERSION] [BATCH ...]",

@@ -1,8 +1,7 @@
 """Converts weights of public implementations to a checkpoint of this project."""
-import argparse
-
 import yaml
 
+from mindseg.commands.arguments import create_parser
 from mindseg.config import rename_old_values
 from mindseg.errors import UserError
 from mindseg.models import MODELS, model_options
@@ -43,8 +42,7 @@ def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
 
 def main() -> None:
     """Reads the source, converts it and writes the checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__, EXAMPLES)
     parser.add_argument("--model", required=True, choices=list(MODELS), help="network that gets the weights")
     parser.add_argument("--source", required=True, help=".pth, .pt, .tar, .npz, .safetensors or .ckpt")
     parser.add_argument("--output", required=True, help="checkpoint to write, ends in .ckpt")

@@ -1,7 +1,5 @@
 """Exports a checkpoint: ``python export.py --config C --ckpt_path X --file_format MINDIR ONNX --output DIR``."""
-import argparse
-
-from mindseg.commands.arguments import read_config
+from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.deploy.exporter import FORMATS, export
 from mindseg.runtime import setup_runtime
 
@@ -16,16 +14,14 @@ EXAMPLES = """examples:
 
 def main() -> None:
     """Parses the command line and exports."""
-    parser = argparse.ArgumentParser(description="Export a checkpoint with its manifest, deploy.yaml.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser = create_parser("Export a checkpoint with its manifest, deploy.yaml.", EXAMPLES)
+    add_config(parser)
     parser.add_argument("--ckpt_path", required=True, help="checkpoint")
     parser.add_argument("--file_format", nargs="+", choices=FORMATS, default=["MINDIR", "ONNX"],
                         help="one or more; AIR only on an Ascend device (default: MINDIR ONNX)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for models, deploy.yaml and export.json")
     parser.add_argument("--output_type", choices=("argmax", "logits"),
                         help="uint8 class ids (default, export.output_type) or float32 logits")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override, repeatable")
     args = parser.parse_args()
     cfg = read_config(args.config, args.set)
     setup_runtime(cfg.runtime)

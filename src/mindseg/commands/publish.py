@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint
-from mindseg.commands.arguments import read_config
+from mindseg.commands.arguments import create_parser, read_config
 from mindseg.errors import UserError
 from mindseg.files import file_sha256, write_text
 
@@ -25,8 +25,7 @@ digits of the file's SHA-256. Use one with `predict.py`, `eval.py`, `export.py` 
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__, EXAMPLES)
     parser.add_argument("--config", required=True, help="configuration of the run")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of the run")
     parser.add_argument("--data", required=True, help="training data, for the table")

@@ -1,10 +1,10 @@
 """int8 post-training quantisation: ``mindseg quantize --manifest M --dataset ROOT --output M_int8``."""
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mindseg.commands.arguments import add_dataset, create_parser
 from mindseg.commands.postprocess import score
 from mindseg.commands.preprocess import find_samples
 from mindseg.data.samples import Sample
@@ -23,19 +23,16 @@ EXAMPLES = """examples:
 
 def main() -> None:
     """Quantises the model and, if asked, scores it beside the float model."""
-    parser = argparse.ArgumentParser(description="Quantise an exported ONNX model to int8.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", required=True, help="deploy.yaml of the float model, or its folder")
-    parser.add_argument("--dataset", required=True, metavar="ROOT", help="folder of the data set the manifest names")
+    parser = create_parser("Quantise an exported ONNX model to int8, calibrated with images of a split.", EXAMPLES)
+    add_dataset(parser, "train")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the int8 model and its manifest")
-    parser.add_argument("--split", default="train", help="split to calibrate with (default: train)")
     parser.add_argument("--num", type=int, default=32, help="calibration images, spread over the split (default: 32)")
     parser.add_argument("--evaluate", action="store_true", help="score both models; writes quantize.json")
     parser.add_argument("--eval_split", default="val", help="split to score on (default: val)")
     parser.add_argument("--max_drop", type=float, help="with --evaluate: fail if the mIoU falls by more (0.01 = 1 %%)")
     args = parser.parse_args()
     manifest = load_manifest(args.manifest)
-    samples = find_samples(manifest, args.dataset, args.split)
+    samples = find_samples(manifest, args.dataset, args.split, args.list)
     chosen = np.unique(np.linspace(0, len(samples) - 1, max(args.num, 1)).astype(int))
     made = quantize(manifest, [samples[i] for i in chosen], Path(args.output))
     print(f"{made.path}: {made.models[0].file}, calibrated with {len(chosen)} images")

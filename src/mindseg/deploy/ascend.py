@@ -13,6 +13,7 @@ import numpy as np
 
 from mindseg.errors import UserError
 from mindseg.files import file_sha256, write_bytes
+from mindseg.inference.exported import open_exported
 from mindseg.manifest import MANIFEST_NAME, InputSpec, Manifest, ModelFile, save_manifest
 
 AIPP_NAME = "aipp.cfg"
@@ -192,14 +193,11 @@ def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
                         "pip install -r requirements-deploy.txt or export with export.batch_size=0") from error
     source, target = manifest.find("onnx"), _onnx_for(manifest, -1)
     model = onnx.load(manifest.model_path(source))
-    span = (0, 255) if manifest.input.dtype == "uint8" else (-2, 2)
-    feed = np.random.default_rng(0).uniform(*span, (2, *manifest.input.shape[1:])).astype(manifest.input.dtype)
-    static = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rows = [np.repeat(feed[i:i + 1], source.batch, 0) for i in range(2)]
-    expected = np.concatenate([static.run(None, {manifest.input.name: row})[0][:1] for row in rows])
+    images = np.random.default_rng(0).integers(0, 256, (2, *manifest.input.size, 3), np.uint8)
+    expected = open_exported(manifest).infer(images)
     twin = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(model))
     session = ort.InferenceSession(twin.SerializeToString(), providers=["CPUExecutionProvider"])
-    answer = session.run(None, {manifest.input.name: feed})[0]
+    answer = session.run(None, {manifest.input.name: np.stack([manifest.input.prepare(image) for image in images])})[0]
     if manifest.output.type == "argmax":
         equal = (answer == expected).mean() >= 0.9999
     else:
@@ -234,10 +232,8 @@ def lite_conversion(manifest: Manifest, batches: Sequence[int], optimize: str = 
         aipp: The chip normalises uint8 pixels.
 
     Raises:
-        UserError: No MINDIR of these batch sizes, AIPP on a model that normalises by itself, or a wrong precision.
+        UserError: No MINDIR of these batch sizes, or AIPP on a model that normalises by itself.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
     _check_aipp(manifest, aipp)
     sizes = sorted(set(batches)) or [max(manifest.find("mindir").batch, 1)]
     batch = sizes[0] if len(sizes) == 1 else -1
@@ -312,11 +308,10 @@ def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", a
         names = {_HOST_SUFFIX.sub("", entry.file) for entry in entries}
         kept = [entry for entry in manifest.models if _HOST_SUFFIX.sub("", entry.file) not in names]
         return save_manifest(replace(manifest, models=(*kept, *entries)))
-    spec, output = manifest.input, manifest.output
-    batch = entries[0].batch
+    spec, batch = manifest.input, entries[0].batch
     if aipp:
         spec = replace(spec, layout="NHWC", dtype="uint8", normalize="graph", shape=(batch, *spec.size, 3))
     spec = replace(spec, shape=(batch, *spec.shape[1:]))
-    output = replace(output, shape=(batch, *output.shape[1:]))
+    output = replace(manifest.output, shape=(batch, *manifest.output.shape[1:]))
     path = manifest.path.parent / folder / MANIFEST_NAME
     return save_manifest(manifest.moved(path, input=spec, output=output, models=tuple(entries)))

@@ -227,8 +227,7 @@ def _reference(network: nn.Cell, manifest: Manifest) -> tuple[np.ndarray, np.nda
     blobs = np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in coarse])
     pixels = np.clip(blobs.astype(np.int64) + noise, 0, 255).astype(np.uint8)
     normalized = np.stack([normalize(image, spec.mean, spec.std, spec.value_range) for image in pixels])
-    plain = Forward(network, None, manifest.num_classes, ids=False)
-    plain.set_train(False)
+    plain = Forward(network, None, manifest.num_classes, ids=False).set_train(False)
     return pixels if spec.normalize == "graph" else normalized, plain(Tensor(normalized)).asnumpy()
 
 
@@ -236,9 +235,7 @@ def _forward(network: nn.Cell, manifest: Manifest, ids: bool) -> Forward:
     """The network with what the manifest puts around it."""
     spec = manifest.input
     norm = Normalize(spec.mean, spec.std, spec.value_range) if spec.normalize == "graph" else None
-    cell = Forward(network, norm, manifest.num_classes, ids)
-    cell.set_train(False)
-    return cell
+    return Forward(network, norm, manifest.num_classes, ids).set_train(False)
 
 
 def _write_mindspore(network: nn.Cell, manifest: Manifest, path: Path, feed: np.ndarray,
@@ -323,9 +320,8 @@ def _compare(what: str, answer: np.ndarray, reference: np.ndarray) -> dict[str, 
 
 def _report(manifest: Manifest, figures: dict[str, Any]) -> dict[str, Any]:
     """Content of ``export.json``: comparison figures and what travels between host and device for one image."""
-    item = {"uint8": 1, "float32": 4}
-    sizes = {part: int(np.prod(getattr(manifest, part).shape[1:])) * item[getattr(manifest, part).dtype]
-             for part in ("input", "output")}
+    sizes = {part: int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize
+             for part, spec in (("input", manifest.input), ("output", manifest.output))}
     return {"checkpoint": manifest.source, "versions": manifest.versions, "size": list(manifest.input.size),
             "batch": manifest.input.batch, "output_type": manifest.output.type, "comparison": figures,
             "bytes_per_image": sizes}

@@ -5,12 +5,10 @@ Every function takes an ``onnx.ModelProto``, changes it in place unless it says 
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper, shape_inference, version_converter
 
-from mindseg.errors import UserError
+from mindseg.errors import UserError, first_line
 
 MIN_OPSET, MAX_OPSET = 11, 17
 BATCH_NAME = "batch"
-# The oldest IR that allows each opset: older readers refuse a newer one than they know.
-_IR_OF_OPSET = {11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
 
 
 def opset_of(model: ModelProto) -> int:
@@ -58,7 +56,7 @@ def append_argmax(model: ModelProto) -> ModelProto:
 
 
 def convert_opset(model: ModelProto, opset: int) -> ModelProto:
-    """Returns the model in another opset, with the IR version of that opset's time.
+    """Returns the model in another opset, with the oldest IR that allows it: readers refuse a newer one than they know.
 
     Raises:
         UserError: The opset is out of range, or an operator cannot be converted.
@@ -69,9 +67,9 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
         try:
             model = version_converter.convert_version(model, opset)
         except RuntimeError as error:
-            raise UserError(f"export.opset = {opset}: the graph cannot be converted ({str(error).splitlines()[0]}); "
+            raise UserError(f"export.opset = {opset}: the graph cannot be converted ({first_line(error)}); "
                             "try 11 or 17") from error
-    model.ir_version = _IR_OF_OPSET[opset]
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
     return model
 
 

@@ -92,18 +92,25 @@ def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_
     """
     state = clean_state(state)
     source = detect_source(name, state)
-    _check_options(name, source, model_kwargs)
+    defaults = model_options(name)
+    for key, value in source.options.items():
+        given = model_kwargs.get(key, defaults[key])
+        if given != value:
+            raise UserError(f"these are weights of {source.title}: they need {name} with {key}={value}, not "
+                            f"{key}={given} (--set model.{key}={value})")
     renamed = _rename(source, state)
     found = [renamed[key][1].shape[axis] for key, axis in CLASS_AXIS.items() if key in renamed]
     classes = model_kwargs.pop("num_classes", found[0] if found else 2)
     with no_init_parameters():
         network = create_model(name, int(classes), **model_kwargs)
     shapes = {p.name: tuple(p.shape) for p in network.get_parameters()}
-    prefixes = _part_prefixes(name, part)
+    parts = {"all": ("",), **PARTS.get(name, {})}
+    if part not in parts:
+        raise UserError(f"model.pretrained_part {part!r} of {name} is unknown; choose one of {', '.join(parts)}")
+    prefixes = parts[part]
     targets = {key for key in shapes if key.startswith(prefixes) and key.startswith(source.part)
                and not (drop_classifier and re.search(CLASSIFIERS.get(name, "(?!)"), key))}
     params, unplaced = _place(renamed, shapes, targets)
-    _fold_biases(source, renamed, params, unplaced)
     _check_shapes(name, source, params, shapes)
     filled = {key.split(".")[0] for key in params}
     for key in targets - set(params):
@@ -128,21 +135,20 @@ def detect_source(name: str, state: Mapping[str, np.ndarray]) -> Source:
     Raises:
         UserError: If the keys belong to no known implementation of this network.
     """
-    own_sources = SOURCES.get(name, ())     # a network of one's own has no public weights
-    for source in own_sources:
-        if source.marker in state:
+    found = [(network, source) for network, sources in SOURCES.items() for source in sources if source.marker in state]
+    for network, source in found:
+        if network == name:
             return source
     with no_init_parameters():
         known = {p.name for p in create_model(name, 2).get_parameters()}
     if len(known & set(state)) > len(state) // 2:
         return OWN
-    for other, sources in SOURCES.items():
-        for source in sources:
-            if source.marker in state:
-                raise UserError(f"these are weights of {source.title}: the model is {other}, not {name}")
+    if found:
+        network, source = found[0]
+        raise UserError(f"these are weights of {source.title}: the model is {network}, not {name}")
     if name == "fcn8s" and "features.0.weight" in state:
         raise UserError("these are weights of a VGG16 without BatchNorm, which this FCN-8s cannot use: take vgg16_bn")
-    titles = dict.fromkeys(source.title for source in (*own_sources, OWN))
+    titles = dict.fromkeys(source.title for source in (*SOURCES.get(name, ()), OWN))
     raise UserError(f"no known {name} has keys like {', '.join(list(state)[:3]) or '(none)'}; known are "
                     f"{', '.join(titles)}")
 
@@ -150,21 +156,9 @@ def detect_source(name: str, state: Mapping[str, np.ndarray]) -> Source:
 def clean_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Drops optimizer state and counters, and prefixes that all keys share (``module.`` of DataParallel)."""
     state = {key: value for key, value in state.items() if not STATE.search(key)}
-    while state:
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
-        if prefix is None:
-            break
+    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
-
-
-def _check_options(name: str, source: Source, model_kwargs: Mapping[str, object]) -> None:
-    defaults = model_options(name)
-    for key, value in source.options.items():
-        given = model_kwargs.get(key, defaults[key])
-        if given != value:
-            raise UserError(f"these are weights of {source.title}: they need {name} with {key}={value}, not "
-                            f"{key}={given} (--set model.{key}={value})")
 
 
 def _rename(source: Source, state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
@@ -181,16 +175,6 @@ def _rename(source: Source, state: Mapping[str, np.ndarray]) -> dict[str, tuple[
     return renamed
 
 
-def _part_prefixes(name: str, part: str) -> tuple[str, ...]:
-    if part == "all":
-        return ("",)
-    parts = PARTS.get(name, {})
-    if part not in parts:
-        raise UserError(f"model.pretrained_part {part!r} of {name} is unknown; choose one of "
-                        f"{', '.join(('all', *parts))}")
-    return parts[part]
-
-
 def _place(renamed: Mapping[str, tuple[str, np.ndarray]], shapes: Mapping[str, tuple[int, ...]],
            targets: set[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Our parameters among ``targets`` that the file holds, and the new names that have no place."""
@@ -202,19 +186,13 @@ def _place(renamed: Mapping[str, tuple[str, np.ndarray]], shapes: Mapping[str, t
             unplaced.append(new)
         elif target in targets and tensor != "step":
             params[target] = np.asarray(value, np.float32)
-    return params, unplaced
-
-
-def _fold_biases(source: Source, renamed: Mapping[str, tuple[str, np.ndarray]], params: dict[str, np.ndarray],
-                 unplaced: list[str]) -> None:
-    """A convolution's bias before BatchNorm only shifts the mean: VGG16 has them, our encoder does not."""
-    if not source.part:
-        return
+    # A convolution's bias before BatchNorm only shifts the mean: VGG16 has them, our encoder does not.
     for new in list(unplaced):
         mean = new.removesuffix(".conv.bias") + ".bn.moving_mean"
         if new.endswith(".conv.bias") and mean in params:
             params[mean] = params[mean] - np.asarray(renamed[new][1], np.float32)
             unplaced.remove(new)
+    return params, unplaced
 
 
 def _check_shapes(name: str, source: Source, params: Mapping[str, np.ndarray],
@@ -233,22 +211,15 @@ def _check_shapes(name: str, source: Source, params: Mapping[str, np.ndarray],
 
 def _check_leftovers(name: str, source: Source, lost: list[str], odd: dict[str, str], filled: set[str],
                      heads: set[str]) -> None:
-    """Raises on what is left over on either side and no missing head explains.
+    """Refuses parameters ``lost`` and keys of the file ``odd`` (by new name) that no missing head explains.
 
-    Args:
-        name: Network.
-        source: Source.
-        lost: Our parameters that the file does not hold.
-        odd: New names and keys of the file that have no place.
-        filled: First words of the parameters that were found.
-        heads: First words of all our parameters.
+    ``filled`` and ``heads`` are the first words of the parameters that were found and of all parameters.
     """
     # CoinCheung's backbone_v2 file holds the two branches and nothing else; a file with more has lost what it lacks.
-    optional = {"head", "bga"} if name == "bisenetv2" and filled <= {"detail", "segment"} else set()
+    optional = ("aux", "head", "bga") if name == "bisenetv2" and filled <= {"detail", "segment"} else ("aux",)
 
     def whole_head(key: str, others: set[str]) -> bool:
-        head = key.split(".")[0]
-        return head not in others and (head.startswith("aux") or head in optional)
+        return key.split(".")[0] not in others and key.startswith(optional)
 
     lost = [key for key in lost if not whole_head(key, filled)]
     keys = [key for new, key in odd.items()
@@ -276,7 +247,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     readers = {".pth": _read_torch, ".pt": _read_torch, ".tar": _read_torch, ".npz": _read_npz,
-               ".safetensors": _read_safetensors, ".ckpt": _read_mindspore}
+               ".safetensors": _read_mindspore, ".ckpt": _read_mindspore}
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown format {path.suffix or '(none)'}; known are {', '.join(readers)}")
     if not path.is_file():
@@ -299,14 +270,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file  # comes with MindSpore; slow to import
-
-    return load_file(path)
-
-
 def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
-    loaded = ms.load_checkpoint(str(path), crc_check=True)
+    loaded = ms.load_checkpoint(str(path), crc_check=path.suffix == ".ckpt", format=path.suffix[1:])
     return {key: value.asnumpy() for key, value in loaded.items() if hasattr(value, "asnumpy")}
 
 
@@ -327,12 +292,12 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         return found
 
     content = torch.load(path, map_location="cpu", weights_only=True)
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            return arrays(content)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights; save "
+                        "model.state_dict()")
+    while inner := next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None):
         content = inner
-    raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights; save model.state_dict()")
+    return arrays(content)
 
 
 def save_weights(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
