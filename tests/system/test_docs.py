@@ -27,7 +27,7 @@ from tests.support.deploy import make_manifest
 from tests.support.docs import COMMANDS, PAGES, Block, blocks, commands, output_pattern
 from tests.support.migration import command_module
 from tests.support.runner import MEAN, STD, build_folder
-from tools.synthetic import write_street
+from tools.synthetic import make_street, write_street
 
 DOCS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "README_CN.md"]
 CONFIG = "configs/fast_scnn/fast_scnn_cityscapes.yaml"
@@ -63,7 +63,7 @@ SLOW_PAGES = [page for page in DOCS if any(block.marker == "test: run slow" for 
 
 def copy_repository(folder: Path) -> Path:
     """Copies what a clone holds, goldens and pictures left out."""
-    left_out = {ROOT / name for name in (".git", ".venv", "outputs", "weights", "docs", "tests/goldens/__pycache__")}
+    left_out = {ROOT / name for name in (".git", ".venv", "outputs", "docs", "tests/goldens/__pycache__")}
     left_out |= set(ROOT.glob("ascend310_infer/build*/")) | {ROOT / "ascend310_infer" / "out"}
     left_out -= {ROOT / "ascend310_infer" / "build.sh"}
 
@@ -119,7 +119,8 @@ def add_recorder(folder: Path) -> Path:
 
 
 def add_data(folder: Path) -> None:
-    """Small data sets where the pages have theirs: ``/data`` and ``data`` are one folder here."""
+    """Small data sets where the pages have theirs: ``/data`` and ``data`` are one folder here; and a photograph."""
+    write_image(folder / "photo.jpg", make_street(0, "test", 0, 96, 192).image[..., ::-1])
     for split, count in (("train", 4), ("val", 2)):
         for index in range(count):
             write_street(folder / "data" / "cityscapes", 0, split, index, 96, 192)

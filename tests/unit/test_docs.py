@@ -137,8 +137,26 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-class TestWhoMayKnowWhom:
-    """The rules of docs/architecture.md that the layer contract of pyproject.toml cannot state."""
+class TestArchitecture:
+    """The layers of docs/architecture.md, and its rules that the layer contract of pyproject.toml cannot state."""
+
+    ROWS = tables(ROOT / "docs" / "architecture.md")[0][1:]
+
+    def test_layers_are_those_of_the_contract(self):
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        layers = re.findall(r'^    "(.+)",$', re.search(r"^layers = \[\n(.+?)^\]", text, re.M | re.S)[1], re.M)
+        found = [[] for _ in layers]
+        for number, modules, _ in self.ROWS:
+            found[int(number) - 1] += re.findall(r"`(\w+)`", modules)
+        assert found == [layer.split(" : ") for layer in layers]
+
+    def test_every_module_of_a_folder_is_listed(self):
+        for _, modules, content in self.ROWS:
+            folder = SOURCE / modules.strip("`")
+            listed = {f"{name}.py" for name in re.findall(r"`(\w+)\.py`", content)}
+            files = {path.name for path in folder.glob("*.py")} - {"__init__.py"} if folder.is_dir() else set()
+            assert listed <= files, folder
+            assert folder.name == "models" or listed == files, folder
 
     def test_only_the_runtime_sets_the_context_and_only_commands_parse(self):
         for path in SOURCE.rglob("*.py"):
