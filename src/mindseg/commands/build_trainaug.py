@@ -82,7 +82,6 @@ def build(voc: Path, sbd: Path, output: Path, label_dir: Path) -> tuple[int, int
     if both:
         raise DataError(f"{lists}: '{min(both)}' stands in train.txt and in val.txt; restore the lists")
     new = sorted(extra - train - val)
-    label_dir.mkdir(parents=True, exist_ok=True)
     pairs = {}
     for name in sorted(train):
         label = voc / "SegmentationClass" / f"{name}.png"
@@ -110,9 +109,6 @@ def main() -> None:
     if output.exists() and not args.overwrite:
         raise DataError(f"{output}: exists already; choose another --output or give --overwrite")
     label_dir = args.label_dir or args.voc / "SegmentationClassAug"
-    try:
-        from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output, label_dir)
-    except OSError as error:
-        raise DataError(f"{error.filename or output}: {error.strerror or error}") from None
+    from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output, label_dir)
     print(f"{output}: {from_voc + from_sbd} samples, {from_voc} of VOC train and {from_sbd} of SBD; "
           f"{left_out} SBD images left out because VOC's val holds them")

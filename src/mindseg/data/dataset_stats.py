@@ -2,8 +2,8 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -35,30 +35,24 @@ class SampleStats:
     digest: bytes = b""
 
 
-def sample_stats(source: Source, lut: np.ndarray, images: bool = True) -> Iterator[SampleStats]:
-    """Reads all samples as :class:`DatasetStats` does, with a progress bar; broken ones are reported, not raised."""
-    def measure(name: str, sample_index: np.ndarray, data: np.ndarray, label: np.ndarray) -> SampleStats:
-        image_name, label_name = source.describe(int(sample_index[2]), name)
-        stats = SampleStats(name)
-        try:
-            values = decode_label_values(label, label_name)
-            stats.values = np.bincount(values.ravel(), minlength=256)
-            stats.size = values.shape[1], values.shape[0]
-            if images:
-                pixels = decode_image(data, image_name)
-                check_sizes(pixels.shape, values.shape, image_name)
-                stats.sums, stats.digest = _sums(pixels), hashlib.sha1(data, usedforsecurity=False).digest()
-            if has_unmapped(values, lut):
-                raise DataError(f"{label_name}: {describe_unmapped(stats.values, lut)}")
-        except DataError as error:
-            stats.error = str(error)
-        return stats
-
-    pipeline = Pipeline(source, np.arange(len(source)), measure, LoaderOptions(num_workers=os.cpu_count() or 1))
-    for ((_, result),) in tqdm(pipeline, total=len(source), desc="reading", unit="sample", disable=None):
-        if isinstance(result, Exception):
-            raise result
-        yield result
+def _measure(source: Source, lut: np.ndarray, images: bool, name: str, sample_index: np.ndarray, data: np.ndarray,
+             label: np.ndarray) -> SampleStats:
+    """Measures one sample, in a thread of the pipeline."""
+    image_name, label_name = source.describe(int(sample_index[2]), name)
+    stats = SampleStats(name)
+    try:
+        values = decode_label_values(label, label_name)
+        stats.values = np.bincount(values.ravel(), minlength=256)
+        stats.size = values.shape[1], values.shape[0]
+        if images:
+            pixels = decode_image(data, image_name)
+            check_sizes(pixels.shape, values.shape, image_name)
+            stats.sums, stats.digest = _sums(pixels), hashlib.sha1(data, usedforsecurity=False).digest()
+        if has_unmapped(values, lut):
+            raise DataError(f"{label_name}: {describe_unmapped(stats.values, lut)}")
+    except DataError as error:
+        stats.error = str(error)
+    return stats
 
 
 def _sums(pixels: np.ndarray) -> np.ndarray:
@@ -99,10 +93,10 @@ def class_weights(pixels: np.ndarray, image_pixels: np.ndarray, method: str, c: 
 
 
 class DatasetStats:
-    """Statistics of a split.
+    """Statistics of a split; broken samples are listed, not raised.
 
     Args:
-        source: Encoded samples.
+        source: Encoded samples, which are read with a progress bar.
         lut: Label LUT, uint8 (256,).
         images: Read the images too; labels alone take a fifth of the time.
 
@@ -126,7 +120,11 @@ class DatasetStats:
         self.void: list[tuple[float, str]] = []
         self.digests: dict[bytes, list[str]] = {}
         sums = np.zeros((3, 3))
-        for stats in sample_stats(source, lut, images):
+        pipeline = Pipeline(source, np.arange(len(source)), partial(_measure, source, lut, images),
+                            LoaderOptions(num_workers=os.cpu_count() or 1))
+        for ((_, stats),) in tqdm(pipeline, total=len(source), desc="reading", unit="sample", disable=None):
+            if isinstance(stats, Exception):
+                raise stats
             if stats.error:
                 self.errors.append(stats.error)
             classes = np.bincount(lut, weights=stats.values, minlength=256).astype(np.int64)

@@ -7,7 +7,6 @@ crop needs half the rows of an image.
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,15 +14,6 @@ _SEQUENTIAL = (0xC0, 0xC1)                                  # frames that are de
 _OTHER_FRAMES = {*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC}   # those three are tables or reserved
 _BLOCK = 8
 _END = np.array([0xFF, 0xD9], np.uint8)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Image size, height of a row of blocks, and positions in the file of the height and of the first row."""
-    size: tuple[int, int]
-    row_height: int
-    height_at: int
-    body_at: int
 
 
 def is_whole(data: np.ndarray) -> bool:
@@ -78,25 +68,30 @@ def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, 
     layout = _read_layout(data)
     if layout is None:
         return None
-    body, count = data[layout.body_at:], math.ceil(layout.size[0] / layout.row_height)
+    (height, width), row_height, height_at, body_at = layout
+    body, count = data[body_at:], math.ceil(height / row_height)
     marks = np.flatnonzero((body[:-1] == 0xFF) & (body[1:] & 0xF8 == 0xD0))
     if len(marks) != count - 1:
         return None
     # Chroma is interpolated across rows of blocks, so one more on either side.
-    first = min(max(0, top // layout.row_height - 1), count - 1)
-    last = max(first + 1, min(count, math.ceil(bottom / layout.row_height) + 1))
+    first = min(max(0, top // row_height - 1), count - 1)
+    last = max(first + 1, min(count, math.ceil(bottom / row_height) + 1))
     begin = marks[first - 1] + 2 if first else 0
     part = body[begin:marks[last - 1] if last < count else len(body)].copy()
     inner = marks[first:last - 1] - begin
     part[inner + 1] = 0xD0 + np.arange(len(inner)) % 8      # markers are counted from 0, modulo 8
-    head = data[:layout.body_at].copy()
-    height = min(layout.size[0], last * layout.row_height) - first * layout.row_height
-    head[layout.height_at:layout.height_at + 2] = divmod(height, 256)
-    return np.concatenate([head, part, _END]), first * layout.row_height, layout.size
+    head = data[:body_at].copy()
+    head[height_at:height_at + 2] = divmod(min(height, last * row_height) - first * row_height, 256)
+    return np.concatenate([head, part, _END]), first * row_height, (height, width)
 
 
-def _read_layout(data: np.ndarray) -> _Layout | None:
-    """Reads the header; ``None`` if rows of blocks cannot be told apart by restart markers."""
+def _read_layout(data: np.ndarray) -> tuple[tuple[int, int], int, int, int] | None:
+    """Reads the header.
+
+    Returns:
+        (Height, width) of the image, height of a row of blocks, and positions in the file of that height and of the
+        first row; ``None`` if rows of blocks cannot be told apart by restart markers.
+    """
     if data[:2].tobytes() != b"\xff\xd8":
         return None
     interval, frame, height_at = 0, b"", 0
@@ -113,5 +108,5 @@ def _read_layout(data: np.ndarray) -> _Layout | None:
             across, down = (max(frame[i] >> shift & 15 for i in (7, 10, 13)) for shift in (4, 0))
             if (channels == 3 and height and width and across and down
                     and interval == math.ceil(width / (_BLOCK * across))):
-                return _Layout((height, width), _BLOCK * down, height_at, end)
+                return (height, width), _BLOCK * down, height_at, end
     return None

@@ -1,4 +1,4 @@
-"""Feeds batches from folders or MindRecord files, the same ones for any number of workers, ranks and restarts.
+"""Batches from folders or MindRecord files, the same ones for any number of workers, ranks and restarts.
 
 The order of an epoch is a permutation drawn from (seed, epoch), and the randomness of a sample is drawn from
 (seed, epoch, sample), so a batch depends on nothing but its position.
@@ -105,7 +105,7 @@ class Loader:
         if self._position != (epoch, start_step):
             self._stream = self._batches(epoch, start_step)
         for step in range(start_step, self.steps_per_epoch):
-            self._position = None       # in use: whoever leaves this loop early gets a new stream next time
+            self._position = None       # leaving this loop early makes the next call start a new stream
             rows = [self._checked(*row) or self._replacement(row[0]) for row in next(self._stream)]
             self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
             if step + 1 == self.steps_per_epoch:        # before the batch: a run may end with it
@@ -113,10 +113,10 @@ class Loader:
             yield _stack(rows)
 
     def samples(self) -> Iterator[Batch]:
-        """Evaluation: this rank's share of the split, every image exactly once over all ranks.
+        """Evaluation batches of this rank's share of the split; every image comes once over all ranks.
 
         Yields:
-            As :meth:`epoch`, at the original sizes; neighbours of equal size come together, ``batch_size`` at most.
+            Batches as in :meth:`epoch`, at the original sizes: successive images of one size, ``batch_size`` at most.
 
         Raises:
             DataError: A sample is broken.
@@ -125,24 +125,20 @@ class Loader:
         if not indices.size:
             return
         group: list[Row] = []
-        for row in itertools.chain.from_iterable(self._pipeline(indices)):
-            good = self._checked(*row)
-            if good is None:
+        for result in itertools.chain.from_iterable(self._pipeline(indices)):
+            row = self._checked(*result)
+            if row is None:
                 continue
-            if group and (len(group) == self.options.batch_size or group[0][1].shape != good[1].shape):
+            if group and (len(group) == self.options.batch_size or group[0][1].shape != row[1].shape):
                 yield _stack(group)
                 group = []
-            group.append(good)
+            group.append(row)
         if group:
             yield _stack(group)
         self._report_skipped("evaluation")
 
     def sample_indices(self, epoch: int, start_step: int = 0) -> np.ndarray:
-        """This rank's samples of an epoch, in order.
-
-        Args:
-            epoch: Number of the epoch.
-            start_step: Batches to leave out at the start.
+        """Draws this rank's samples of an ``epoch`` from batch ``start_step`` on, in order.
 
         Returns:
             int64 (N, 3): epoch, pass over the data, and number of the sample in the source.
@@ -158,23 +154,19 @@ class Loader:
         return rows[start_step:, options.rank].reshape(-1, 3)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[list]:
-        """Batches from there on, epoch after epoch without end."""
-        left = self.steps_per_epoch - start_step
-        current = self._pipeline(self.sample_indices(epoch, start_step))
-        while True:
-            following = None
-            while left:
-                if left <= _LOOKAHEAD and following is None:
-                    following = self._pipeline(self.sample_indices(epoch + 1))
-                yield next(current)
-                left -= 1
-            epoch, current, left = epoch + 1, following, self.steps_per_epoch
+        """Batches from one step on, epoch after epoch without end."""
+        current, left = self._pipeline(self.sample_indices(epoch, start_step)), self.steps_per_epoch - start_step
+        for following_epoch in itertools.count(epoch + 1):
+            yield from itertools.islice(current, max(0, left - _LOOKAHEAD))
+            following = self._pipeline(self.sample_indices(following_epoch))
+            yield from itertools.islice(current, min(left, _LOOKAHEAD))
+            current, left = following, self.steps_per_epoch
 
     def _pipeline(self, sample_indices: np.ndarray) -> Pipeline:
         return Pipeline(self.source, sample_indices, self._decode, self.options)
 
     def _checked(self, sample_index: np.ndarray, result: Row | Exception) -> Row | None:
-        """The row; or raises its error, or notes it and returns ``None`` if broken samples are to be skipped."""
+        """Returns the row, or ``None`` for a broken sample that is skipped; raises the error of any other."""
         if not isinstance(result, Exception):
             return result
         if not self.options.skip_errors or not isinstance(result, DataError):

@@ -57,19 +57,13 @@ class Packing:
     overwrite: bool = False
 
 
-@dataclass
-class _Row:
-    """One sample as it will be stored, and its part of the description."""
-    record: dict
-    digest: str
-    source_digest: str
-    counts: np.ndarray
-    size: str
-
-
 def _encode(source: FolderSource, lut: np.ndarray, packing: Packing, name: str, sample_index: np.ndarray,
-            data: np.ndarray, label: np.ndarray) -> _Row:
-    """Checks and encodes one sample, in a thread of the pipeline."""
+            data: np.ndarray, label: np.ndarray) -> tuple[dict, str, str, np.ndarray, str]:
+    """Checks and encodes one sample, in a thread of the pipeline.
+
+    Returns:
+        The row, digest of its content and of the source files, pixels of each train id, and size.
+    """
     image_name, label_name = source.describe(int(sample_index[2]), name)
     pixels = decode_image(data, image_name)
     values = decode_checked_label(label, label_name, lut)
@@ -83,8 +77,8 @@ def _encode(source: FolderSource, lut: np.ndarray, packing: Packing, name: str, 
         data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, packing.quality,
                                              cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval(pixels.shape[1])])[1]
     counts = np.bincount(cv2.LUT(values, lut).ravel(), minlength=256)
-    return _Row({"file_name": name, "data": data.tobytes(), "label": label.tobytes()}, _digest(data, label),
-                source_digest, counts, f"{values.shape[1]}x{values.shape[0]}")
+    return ({"file_name": name, "data": data.tobytes(), "label": label.tobytes()}, _digest(data, label), source_digest,
+            counts, f"{values.shape[1]}x{values.shape[0]}")
 
 
 def _digest(*columns: np.ndarray) -> str:
@@ -173,14 +167,14 @@ def _write(writer: FileWriter, rows: Pipeline, total: int) -> tuple[dict[str, st
     sources: dict[str, str] = {}
     sizes: Counter = Counter()
     counts = np.zeros(256, np.int64)
-    for ((_, row),) in tqdm(rows, total=total, desc="packing", unit="image"):
-        if isinstance(row, Exception):
-            raise row
-        name = row.record["file_name"]
-        digests[name], sources[name] = row.digest, row.source_digest
-        sizes[row.size] += 1
-        counts += row.counts
-        group.append(row.record)
+    for ((_, result),) in tqdm(rows, total=total, desc="packing", unit="image"):
+        if isinstance(result, Exception):
+            raise result
+        row, digest, source_digest, pixels, size = result
+        digests[row["file_name"]], sources[row["file_name"]] = digest, source_digest
+        sizes[size] += 1
+        counts += pixels
+        group.append(row)
         if len(group) == _GROUP or len(digests) == total:
             writer.write_raw_data(group)
             group = []
