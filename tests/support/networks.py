@@ -5,7 +5,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindseg.models import create_model
-from mindseg.models.layers import batch_norm, conv2d, resize_bilinear
+from mindseg.models.layers import conv2d, resize_bilinear
 
 
 def assign(network: nn.Cell, params: dict[str, np.ndarray]) -> dict[str, ms.Parameter]:
@@ -53,7 +53,7 @@ class TinyNet(nn.Cell):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.conv, self.bn, self.relu = conv2d(3, 8, 3, 2, 1), batch_norm(8), nn.ReLU()
+        self.conv, self.bn, self.relu = conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()
         self.head = conv2d(8, num_classes, bias=True)
 
     def construct(self, x: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
 """Publishes trained weights: a small file of parameters, named by its content and listed in ``weights/README.md``."""
-import argparse
 import os
 from pathlib import Path
 
@@ -23,20 +22,15 @@ digits of the file's SHA-256. Use one with `predict.py`, `eval.py`, `export.py` 
 """
 
 
-def parse_args() -> argparse.Namespace:
-    """Parses the command line."""
+def main() -> None:
+    """Writes the file and its row of the table, which replaces an older row of the same configuration."""
     parser = create_parser(__doc__, EXAMPLES)
     parser.add_argument("--config", required=True, help="configuration of the run")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of the run")
     parser.add_argument("--data", required=True, help="training data, for the table")
     parser.add_argument("--score", required=True, help="score and what it was measured on, for the table")
     parser.add_argument("--output", default="weights", help="folder (default: weights)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Writes the file and its row of the table, which replaces an older row of the same configuration."""
-    args = parse_args()
+    args = parser.parse_args()
     if "|" in args.data + args.score:
         raise UserError("--data and --score go into a table: they cannot hold the character |")
     output = Path(args.output)

@@ -6,7 +6,7 @@ logits, and everything behind it (resize, arg-max) is float too.
 """
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +35,15 @@ class _Images(CalibrationDataReader):
     """Calibration images in the model's input form, each repeated to fill its batch."""
 
     def __init__(self, manifest: Manifest, samples: Sequence[Sample], batch: int) -> None:
-        self._name = manifest.input.name
-        self._rows = self._read(manifest, samples, max(batch, 1))
-
-    @staticmethod
-    def _read(manifest: Manifest, samples: Sequence[Sample], batch: int) -> Iterator[np.ndarray]:
-        spec = manifest.input
-        for sample in tqdm(samples, desc="calibrate", unit="image", disable=None):
-            tensor = spec.prepare(spec.read_image(sample.image), str(sample.image))
-            yield np.repeat(tensor[None], batch, 0)
+        self._spec, self._batch = manifest.input, max(batch, 1)
+        self._samples = iter(tqdm(samples, desc="calibrate", unit="image", disable=None))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next feed, ``None`` at the end."""
-        row = next(self._rows, None)
-        return None if row is None else {self._name: row}
+        for sample in self._samples:
+            tensor = self._spec.prepare(self._spec.read_image(sample.image), str(sample.image))
+            return {self._spec.name: np.repeat(tensor[None], self._batch, 0)}
+        return None
 
 
 def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path) -> Manifest:

@@ -7,6 +7,7 @@ Two public variants differ in detail, and their weights fit only their own:
   gather-and-expansion layers of stride 1, bilinear instead of nearest up-sampling, one-sided average pooling, and no
   dropout.
 """
+from collections import OrderedDict
 from functools import partial
 
 from mindspore import Tensor, nn, ops
@@ -16,12 +17,10 @@ from mindseg.models.layers import (
     ConvBNReLU,
     Dropout,
     PooledBatchNorm,
+    SegmentationNetwork,
     avg_pool3,
-    batch_norm,
     conv2d,
-    crop,
     pad_low,
-    pad_to_multiple,
     resize_bilinear,
     resize_nearest,
 )
@@ -31,24 +30,20 @@ he_conv2d = partial(conv2d, he_init=True)
 conv_bn_relu = partial(ConvBNReLU, he_init=True)
 
 
-class DetailBranch(nn.Cell):
-    """Wide and shallow branch of eight 3x3 convolutions.
+class DetailBranch(nn.SequentialCell):
+    """Wide and shallow branch of eight 3x3 convolutions, from an image (N, 3, H, W) to (N, 128, H/8, W/8).
 
     Args:
         eps: Small number that BatchNorm adds to the variance.
     """
 
     def __init__(self, eps: float) -> None:
-        super().__init__()
-        self.S1 = nn.SequentialCell([conv_bn_relu(3, 64, 3, 2, eps=eps), conv_bn_relu(64, 64, 3, eps=eps)])
-        self.S2 = nn.SequentialCell([conv_bn_relu(64, 64, 3, 2, eps=eps), conv_bn_relu(64, 64, 3, eps=eps),
-                                     conv_bn_relu(64, 64, 3, eps=eps)])
-        self.S3 = nn.SequentialCell([conv_bn_relu(64, 128, 3, 2, eps=eps), conv_bn_relu(128, 128, 3, eps=eps),
-                                     conv_bn_relu(128, 128, 3, eps=eps)])
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps an image (N, 3, H, W) to (N, 128, H/8, W/8)."""
-        return self.S3(self.S2(self.S1(x)))
+        stages = OrderedDict()
+        for name, in_channels, channels, count in (("S1", 3, 64, 2), ("S2", 64, 64, 3), ("S3", 64, 128, 3)):
+            stages[name] = nn.SequentialCell([
+                conv_bn_relu(in_channels if i == 0 else channels, channels, 3, 2 if i == 0 else 1, eps=eps)
+                for i in range(count)])
+        super().__init__(stages)
 
 
 class StemBlock(nn.Cell):
@@ -87,7 +82,7 @@ class GELayerS1(nn.Cell):
         self.conv1 = conv_bn_relu(channels, channels, 3, eps=eps)
         self.dwconv = conv_bn_relu(channels, hidden, 3, groups=channels)
         self.conv2 = conv_bn_relu(hidden, channels, act=None)
-        self.conv2.bn = batch_norm(channels, gamma="zeros")
+        self.conv2.bn = nn.BatchNorm2d(channels, gamma_init="zeros")
         self.halve = halve
         self.relu = nn.ReLU()
 
@@ -113,7 +108,7 @@ class GELayerS2(nn.Cell):
         self.dwconv1 = conv_bn_relu(in_channels, hidden, 3, 2, groups=in_channels, act=None)
         self.dwconv2 = conv_bn_relu(hidden, hidden, 3, groups=hidden)
         self.conv2 = conv_bn_relu(hidden, out_channels, act=None)
-        self.conv2.bn = batch_norm(out_channels, gamma="zeros")
+        self.conv2.bn = nn.BatchNorm2d(out_channels, gamma_init="zeros")
         self.shortcut = nn.SequentialCell([conv_bn_relu(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
                                            conv_bn_relu(in_channels, out_channels, act=None)])
         self.relu = nn.ReLU()
@@ -235,7 +230,7 @@ class SegmentHead(nn.Cell):
         return resize_bilinear(self.conv_out(x), size, False)
 
 
-class BiSeNetV2(nn.Cell):
+class BiSeNetV2(SegmentationNetwork):
     """BiSeNet V2.
 
     Args:
@@ -267,23 +262,11 @@ class BiSeNetV2(nn.Cell):
             for name, channels, stride in heads:
                 setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, modelzoo))
 
-    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Computes logits.
-
-        Args:
-            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
-
-        Returns:
-            In evaluation (N, num_classes, H, W), in training a tuple (main, four auxiliary) of that shape.
-        """
-        height, width = x.shape[2], x.shape[3]
-        x = pad_to_multiple(x)
-        full = (x.shape[2], x.shape[3])
+    def predict(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes the logits of padded images."""
+        size = (x.shape[2], x.shape[3])
         feat2, feat3, feat4, feat5, semantic = self.segment(x)
-        main = crop(self.head(self.bga(self.detail(x), semantic), full), height, width)
-        if not self.training:
-            return main
-        if not self.aux:
+        main = self.head(self.bga(self.detail(x), semantic), size)
+        if not (self.training and self.aux):
             return (main,)
-        return (main, crop(self.aux2(feat2, full), height, width), crop(self.aux3(feat3, full), height, width),
-                crop(self.aux4(feat4, full), height, width), crop(self.aux5_4(feat5, full), height, width))
+        return main, self.aux2(feat2, size), self.aux3(feat3, size), self.aux4(feat4, size), self.aux5_4(feat5, size)

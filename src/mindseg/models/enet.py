@@ -14,13 +14,11 @@ from mindseg.models.layers import (
     ConvBNAct,
     Dropout,
     PReLU,
+    SegmentationNetwork,
     TransposedConv,
-    batch_norm,
     conv2d,
-    crop,
     max_pool_mask,
     pad_low,
-    pad_to_multiple,
     resize_bilinear,
     unpool,
 )
@@ -74,7 +72,7 @@ class InitialBlock(nn.Cell):
         self.conv = conv2d(3, 13, 3, 2, 1)
         self.pool = nn.MaxPool2d(3, 2, pad_mode="same" if style.modelzoo else "valid")
         self.pad = not style.modelzoo
-        self.bn = batch_norm(16)
+        self.bn = nn.BatchNorm2d(16)
         self.act = style.act(16, True)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -236,7 +234,7 @@ class Decoder(nn.Cell):
         return self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
 
 
-class ENet(nn.Cell):
+class ENet(SegmentationNetwork):
     """ENet.
 
     Args:
@@ -263,27 +261,10 @@ class ENet(nn.Cell):
         else:
             self.decoder = Decoder(num_classes, style)
 
-    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Computes logits.
-
-        Args:
-            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
-
-        Returns:
-            In evaluation (N, num_classes, H, W), in training a tuple with these logits alone: no auxiliary heads. With
-            ``encoder_only`` those of training are 1/8 as large as the input, rounded up.
-        """
-        height, width = x.shape[2], x.shape[3]
-        x = pad_to_multiple(x)
+    def predict(self, x: Tensor) -> tuple[Tensor]:
+        """Computes the logits of padded images; there are no auxiliary heads."""
         features, mask1, mask2 = self.encoder(x)
-        if self.encoder_only:
-            logits = self.pred(features)
-            if self.training:
-                return (crop(logits, (height + 7) // 8, (width + 7) // 8),)
-            logits = resize_bilinear(logits, (x.shape[2], x.shape[3]), False)
-        else:
-            logits = self.decoder(features, mask1, mask2)
-        logits = crop(logits, height, width)
-        if not self.training:
-            return logits
-        return (logits,)
+        if not self.encoder_only:
+            return (self.decoder(features, mask1, mask2),)
+        logits = self.pred(features)
+        return (logits if self.training else resize_bilinear(logits, (x.shape[2], x.shape[3]), False),)

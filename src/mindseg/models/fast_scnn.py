@@ -8,6 +8,8 @@ Three public variants differ in detail, and their weights fit only their own:
 - ``modelzoo``: the MindSpore model zoo's. As ``paper`` with two auxiliary heads, and a first convolution that pads
   at the bottom and right instead of not at all.
 """
+from collections import OrderedDict
+
 from mindspore import Tensor, nn, ops
 
 from mindseg.errors import UserError
@@ -15,17 +17,16 @@ from mindseg.models.layers import (
     ConvBNReLU,
     Dropout,
     PooledBatchNorm,
+    SegmentationNetwork,
     adaptive_avg_pool,
     conv2d,
-    crop,
-    pad_to_multiple,
     resize_bilinear,
 )
 
 VARIANTS = ("paper", "segmentron", "modelzoo")
 
 
-class DSConv(nn.Cell):
+class DSConv(nn.SequentialCell):
     """Depthwise separable convolution: 3x3 depthwise and 1x1 pointwise, each with BatchNorm and ReLU.
 
     Args:
@@ -35,31 +36,23 @@ class DSConv(nn.Cell):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.depthwise = ConvBNReLU(in_channels, in_channels, 3, stride, groups=in_channels)
-        self.pointwise = ConvBNReLU(in_channels, out_channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps (N, in, H, W) to (N, out, H / stride, W / stride)."""
-        return self.pointwise(self.depthwise(x))
+        super().__init__(OrderedDict(
+            depthwise=ConvBNReLU(in_channels, in_channels, 3, stride, groups=in_channels),
+            pointwise=ConvBNReLU(in_channels, out_channels)))
 
 
-class LearningToDownsample(nn.Cell):
-    """First module: three convolutions of stride 2.
+class LearningToDownsample(nn.SequentialCell):
+    """First module: three convolutions of stride 2, from an image (N, 3, H, W) to (N, 64, H/8, W/8).
 
     Args:
         stem_padding: Padding of the first convolution: 0, or ``same`` (bottom and right only) in the variant modelzoo.
     """
 
     def __init__(self, stem_padding: int | str = 0) -> None:
-        super().__init__()
-        self.conv = ConvBNReLU(3, 32, 3, 2, padding=stem_padding)
-        self.dsconv1 = DSConv(32, 48, 2)
-        self.dsconv2 = DSConv(48, 64, 2)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps an image (N, 3, H, W) to (N, 64, H/8, W/8)."""
-        return self.dsconv2(self.dsconv1(self.conv(x)))
+        super().__init__(OrderedDict(
+            conv=ConvBNReLU(3, 32, 3, 2, padding=stem_padding),
+            dsconv1=DSConv(32, 48, 2),
+            dsconv2=DSConv(48, 64, 2)))
 
 
 class LinearBottleneck(nn.Cell):
@@ -114,8 +107,8 @@ class PyramidPooling(nn.Cell):
         return self.out(ops.concat(features, 1))
 
 
-class GlobalFeatureExtractor(nn.Cell):
-    """Nine bottlenecks down to stride 32, then pyramid pooling.
+class GlobalFeatureExtractor(nn.SequentialCell):
+    """Nine bottlenecks, then pyramid pooling: (N, 64, H, W) to (N, 128, H/4, W/4).
 
     Args:
         act: Activation of the bottlenecks, ``relu`` or ``relu6``.
@@ -123,21 +116,17 @@ class GlobalFeatureExtractor(nn.Cell):
     """
 
     def __init__(self, act: str, ppm_kernel: int) -> None:
-        super().__init__()
-        self.bottleneck1 = self._stage(64, 64, 2, act)
-        self.bottleneck2 = self._stage(64, 96, 2, act)
-        self.bottleneck3 = self._stage(96, 128, 1, act)
-        self.ppm = PyramidPooling(128, 128, ppm_kernel)
+        super().__init__(OrderedDict(
+            bottleneck1=self._stage(64, 64, 2, act),
+            bottleneck2=self._stage(64, 96, 2, act),
+            bottleneck3=self._stage(96, 128, 1, act),
+            ppm=PyramidPooling(128, 128, ppm_kernel)))
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, stride: int, act: str) -> nn.SequentialCell:
         return nn.SequentialCell([LinearBottleneck(in_channels, out_channels, stride, act),
                                   LinearBottleneck(out_channels, out_channels, 1, act),
                                   LinearBottleneck(out_channels, out_channels, 1, act)])
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps (N, 64, H, W) to (N, 128, H/4, W/4)."""
-        return self.ppm(self.bottleneck3(self.bottleneck2(self.bottleneck1(x))))
 
 
 class FeatureFusionModule(nn.Cell):
@@ -160,8 +149,8 @@ class FeatureFusionModule(nn.Cell):
         return self.relu(self.conv_higher_res(higher) + self.conv_lower_res(self.dwconv(lower)))
 
 
-class Classifier(nn.Cell):
-    """Two separable convolutions, dropout and a 1x1 convolution to the classes.
+class Classifier(nn.SequentialCell):
+    """Two separable convolutions, dropout and a 1x1 convolution from (N, 128, H, W) to logits of that size.
 
     Args:
         num_classes: Channels of the logits.
@@ -170,19 +159,15 @@ class Classifier(nn.Cell):
     """
 
     def __init__(self, num_classes: int, dropout: float, spatial: bool) -> None:
-        super().__init__()
-        self.dsconv1 = DSConv(128, 128)
-        self.dsconv2 = DSConv(128, 128)
-        self.dropout = Dropout(dropout, "classifier", spatial)
-        self.conv = conv2d(128, num_classes, bias=True)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps (N, 128, H, W) to logits (N, num_classes, H, W)."""
-        return self.conv(self.dropout(self.dsconv2(self.dsconv1(x))))
+        super().__init__(OrderedDict(
+            dsconv1=DSConv(128, 128),
+            dsconv2=DSConv(128, 128),
+            dropout=Dropout(dropout, "classifier", spatial),
+            conv=conv2d(128, num_classes, bias=True)))
 
 
-class AuxiliaryHead(nn.Cell):
-    """3x3 convolution, dropout and a 1x1 convolution to the classes; used in training only.
+class AuxiliaryHead(nn.SequentialCell):
+    """3x3 convolution, dropout and a 1x1 convolution to logits; used in training only.
 
     Args:
         in_channels: Channels of the input.
@@ -193,17 +178,13 @@ class AuxiliaryHead(nn.Cell):
     """
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float, spatial: bool, name: str) -> None:
-        super().__init__()
-        self.conv1 = ConvBNReLU(in_channels, 32, 3)
-        self.dropout = Dropout(dropout, name, spatial)
-        self.conv2 = conv2d(32, num_classes, bias=True)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps (N, in, H, W) to logits (N, num_classes, H, W)."""
-        return self.conv2(self.dropout(self.conv1(x)))
+        super().__init__(OrderedDict(
+            conv1=ConvBNReLU(in_channels, 32, 3),
+            dropout=Dropout(dropout, name, spatial),
+            conv2=conv2d(32, num_classes, bias=True)))
 
 
-class FastSCNN(nn.Cell):
+class FastSCNN(SegmentationNetwork):
     """Fast-SCNN.
 
     Args:
@@ -237,27 +218,16 @@ class FastSCNN(nn.Cell):
         if self.aux_heads == 2:
             self.aux_head2 = AuxiliaryHead(128, num_classes, dropout, segmentron, "aux_head2")
 
-    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Computes logits.
-
-        Args:
-            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
-
-        Returns:
-            In evaluation (N, num_classes, H, W), in training a tuple (main, auxiliary, ...) of that shape.
-        """
-        height, width = x.shape[2], x.shape[3]
-        x = pad_to_multiple(x)
-        full = (x.shape[2], x.shape[3])
+    def predict(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes the logits of padded images."""
         higher = self.learning_to_downsample(x)
         lower = self.global_feature_extractor(higher)
-        logits = self.classifier(self.feature_fusion(higher, lower))
-        main = crop(resize_bilinear(logits, full, True), height, width)
-        if not self.training:
-            return main
-        outputs = (main,)
-        if self.aux_heads >= 1:
-            outputs += (crop(resize_bilinear(self.aux_head1(higher), full, True), height, width),)
-        if self.aux_heads == 2:
-            outputs += (crop(resize_bilinear(self.aux_head2(lower), full, True), height, width),)
-        return outputs
+        outputs = (self.classifier(self.feature_fusion(higher, lower)),)
+        if self.training and self.aux_heads >= 1:
+            outputs += (self.aux_head1(higher),)
+        if self.training and self.aux_heads == 2:
+            outputs += (self.aux_head2(lower),)
+        resized = ()
+        for logits in outputs:
+            resized += (resize_bilinear(logits, (x.shape[2], x.shape[3]), True),)
+        return resized

@@ -3,13 +3,15 @@
 The fully connected layers fc6 and fc7 become convolutions; scores of strides 32, 16 and 8 are added during up-sampling.
 Unlike in the original, images are not padded by 100 pixels, so the score maps fit together without cropping.
 """
+from collections import OrderedDict
+
 import numpy as np
 
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
 from mindseg.errors import UserError
-from mindseg.models.layers import ConvBNAct, ConvBNReLU, TransposedConv, conv2d, crop, pad_to_multiple
+from mindseg.models.layers import ConvBNAct, ConvBNReLU, SegmentationNetwork, TransposedConv, conv2d
 
 DECONV_INITS = ("bilinear", "xavier")
 
@@ -62,8 +64,8 @@ class WideConv(nn.Conv2d):
         return ops.concat(parts, 1)
 
 
-class VGGStage(nn.Cell):
-    """3x3 convolutions with BatchNorm and ReLU, then 2x2 max-pooling.
+class VGGStage(nn.SequentialCell):
+    """3x3 convolutions with BatchNorm and ReLU, then 2x2 max-pooling: (N, in, H, W) to (N, out, H/2, W/2).
 
     Args:
         in_channels: Channels of the input.
@@ -72,14 +74,8 @@ class VGGStage(nn.Cell):
     """
 
     def __init__(self, in_channels: int, out_channels: int, count: int) -> None:
-        super().__init__()
-        self.convs = nn.SequentialCell([ConvBNReLU(in_channels if i == 0 else out_channels, out_channels, 3)
-                                        for i in range(count)])
-        self.pool = nn.MaxPool2d(2, 2)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Maps (N, in, H, W) to (N, out, H/2, W/2)."""
-        return self.pool(self.convs(x))
+        convs = [ConvBNReLU(in_channels if i == 0 else out_channels, out_channels, 3) for i in range(count)]
+        super().__init__(OrderedDict(convs=nn.SequentialCell(convs), pool=nn.MaxPool2d(2, 2)))
 
 
 class VGG16(nn.Cell):
@@ -100,7 +96,7 @@ class VGG16(nn.Cell):
         return pool3, pool4, self.stage5(pool4)
 
 
-class FCN8s(nn.Cell):
+class FCN8s(SegmentationNetwork):
     """FCN-8s.
 
     Args:
@@ -130,20 +126,9 @@ class FCN8s(nn.Cell):
         weight = bilinear_kernel(channels, kernel) if init == "bilinear" else XavierUniform()
         return TransposedConv(channels, channels, kernel, stride, (kernel - stride) // 2, weight)
 
-    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Computes logits.
-
-        Args:
-            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
-
-        Returns:
-            In evaluation (N, num_classes, H, W), in training a tuple with these logits alone: no auxiliary heads.
-        """
-        height, width = x.shape[2], x.shape[3]
-        pool3, pool4, pool5 = self.backbone(pad_to_multiple(x))
+    def predict(self, x: Tensor) -> tuple[Tensor]:
+        """Computes the logits of padded images; there are no auxiliary heads."""
+        pool3, pool4, pool5 = self.backbone(x)
         score = self.upscore2(self.score_fr(self.fc7(self.fc6(pool5))))
         score = self.upscore_pool4(score + self.score_pool4(pool4))
-        logits = crop(self.upscore8(score + self.score_pool3(pool3)), height, width)
-        if not self.training:
-            return logits
-        return (logits,)
+        return (self.upscore8(score + self.score_pool3(pool3)),)

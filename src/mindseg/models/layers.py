@@ -45,17 +45,6 @@ def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 
                      bias_init="zeros" if he_init else None)
 
 
-def batch_norm(channels: int, eps: float = 1e-5, gamma: str = "ones") -> nn.Cell:
-    """Makes a BatchNorm; MindSpore's momentum 0.9 is PyTorch's 0.1.
-
-    Args:
-        channels: Channels of the input.
-        eps: Small number added to the variance.
-        gamma: Initial scale, ``ones`` or ``zeros``.
-    """
-    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9, gamma_init=gamma)
-
-
 class PooledBatchNorm(nn.BatchNorm2d):
     """BatchNorm after a global pooling, which sees one value per channel and image.
 
@@ -69,7 +58,7 @@ class PooledBatchNorm(nn.BatchNorm2d):
     """
 
     def __init__(self, channels: int, eps: float, where: str) -> None:
-        super().__init__(channels, eps=eps, momentum=0.9)
+        super().__init__(channels, eps)
         self.where = where
 
     def construct(self, x: Tensor) -> Tensor:
@@ -117,7 +106,7 @@ class ConvBNAct(nn.Cell):
     def __init__(self, conv: nn.Cell, channels: int, act: nn.Cell | None = None, eps: float = 1e-5) -> None:
         super().__init__()
         self.conv = conv
-        self.bn = batch_norm(channels, eps)
+        self.bn = nn.BatchNorm2d(channels, eps)
         self.act = act
 
     def construct(self, x: Tensor) -> Tensor:
@@ -261,28 +250,39 @@ def bilinear_matrix(out_size: int, in_size: int, align_corners: bool | str) -> n
         pos = np.arange(out_size) * ((in_size - 1) / max(out_size - 1, 1))
     else:
         pos = np.maximum((np.arange(out_size) + 0.5) * (in_size / out_size) - 0.5, 0.0)
-    low = np.minimum(np.floor(pos).astype(np.int64), in_size - 1)
-    high = np.minimum(low + 1, in_size - 1)
-    matrix = np.zeros((out_size, in_size))
-    np.add.at(matrix, (np.arange(out_size), low), 1.0 - (pos - low))
-    np.add.at(matrix, (np.arange(out_size), high), pos - low)
-    return matrix.astype(np.float32)
+    pos = np.minimum(pos, in_size - 1)[:, None]
+    return np.maximum(1 - np.abs(pos - np.arange(in_size)), 0).astype(np.float32)
 
 
-@constexpr
-def _resize_matrix(out_size: int, in_size: int, align_corners: bool | str, transpose: bool) -> Tensor:
-    matrix = bilinear_matrix(out_size, in_size, align_corners)
-    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix))
-
-
-@constexpr
-def _pool_matrix(out_size: int, in_size: int, transpose: bool) -> Tensor:
-    """Builds the (out, in) matrix of adaptive average pooling: bin i is floor(i*in/out) .. ceil((i+1)*in/out)."""
+def _pool_matrix(out_size: int, in_size: int, rule: str) -> np.ndarray:
+    """Builds the (out, in) matrix of averages: adaptive bins floor(i*in/out) .. ceil((i+1)*in/out), or three pixels."""
     matrix = np.zeros((out_size, in_size))
     for i in range(out_size):
-        start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
-        matrix[i, start:stop] = 1.0 / (stop - start)
+        start, stop = 2 * i, 2 * i + 3
+        if rule == "adaptive":
+            start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
+        elif rule == "padded":
+            start, stop = start - 1, stop - 1
+        taps = matrix[i, max(start, 0):stop]
+        taps[:] = 1 / (3 if rule == "padded" else taps.size)
+    return matrix
+
+
+@constexpr
+def _matrix(out_size: int, in_size: int, rule: bool | str, transpose: bool) -> Tensor:
+    pool = rule in ("adaptive", "padded", "same")
+    matrix = _pool_matrix(out_size, in_size, rule) if pool else bilinear_matrix(out_size, in_size, rule)
     return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
+
+
+def _resample(x: Tensor, size: tuple[int, int], rule: bool | str) -> Tensor:
+    """Multiplies the axes of (N, C, H, W) whose length changes by the matrices of a rule."""
+    height, width = x.shape[2], x.shape[3]
+    if width != size[1]:
+        x = ops.matmul(x, _matrix(size[1], width, rule, True).astype(x.dtype))
+    if height != size[0]:
+        x = ops.matmul(_matrix(size[0], height, rule, False).astype(x.dtype), x)
+    return x
 
 
 def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool | str) -> Tensor:
@@ -294,12 +294,7 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool | str)
         align_corners: True aligns the centres of the corner pixels, False the borders of the images, and ``"low"`` the
             top left pixel only, as old MindSpore and TensorFlow kernels do.
     """
-    height, width = x.shape[2], x.shape[3]
-    if width != size[1]:
-        x = ops.matmul(x, _resize_matrix(size[1], width, align_corners, True).astype(x.dtype))
-    if height != size[0]:
-        x = ops.matmul(_resize_matrix(size[0], height, align_corners, False).astype(x.dtype), x)
-    return x
+    return _resample(x, size, align_corners)
 
 
 def adaptive_avg_pool(x: Tensor, size: int) -> Tensor:
@@ -309,19 +304,7 @@ def adaptive_avg_pool(x: Tensor, size: int) -> Tensor:
         x: (N, C, H, W); H and W must be known when the graph is compiled.
         size: Height and width of the result.
     """
-    x = ops.matmul(x, _pool_matrix(size, x.shape[3], True).astype(x.dtype))
-    return ops.matmul(_pool_matrix(size, x.shape[2], False).astype(x.dtype), x)
-
-
-@constexpr
-def _pool3_matrix(in_size: int, one_sided: bool, transpose: bool) -> Tensor:
-    """Builds the (in/2, in) matrix that averages three neighbours with stride 2, see :func:`avg_pool3`."""
-    matrix = np.zeros((in_size // 2, in_size))
-    for i in range(in_size // 2):
-        start = 2 * i - (not one_sided)
-        taps = [j for j in range(start, start + 3) if 0 <= j < in_size]
-        matrix[i, taps] = 1.0 / (len(taps) if one_sided else 3)
-    return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
+    return _resample(x, (size, size), "adaptive")
 
 
 def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
@@ -332,8 +315,7 @@ def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
         one_sided: False pads one zero on every side and divides by 9 (PyTorch's ``padding=1``); True starts at the
             first pixel and leaves out what lies beyond the last one (MindSpore's ``same``).
     """
-    x = ops.matmul(x, _pool3_matrix(x.shape[3], one_sided, True).astype(x.dtype))
-    return ops.matmul(_pool3_matrix(x.shape[2], one_sided, False).astype(x.dtype), x)
+    return _resample(x, (x.shape[2] // 2, x.shape[3] // 2), "same" if one_sided else "padded")
 
 
 def resize_nearest(x: Tensor, factor: int) -> Tensor:
@@ -431,6 +413,35 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
     if x.shape[2] != height or x.shape[3] != width:
         x = window(x, 0, height, width)
     return x
+
+
+class SegmentationNetwork(nn.Cell):
+    """Network for images of any size, which are padded to multiples of 32. Sub-classes define ``predict``."""
+
+    def predict(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes logits of padded images, in evaluation those of the main head alone.
+
+        Args:
+            x: Normalised images (N, 3, H, W), H and W multiples of 32.
+        """
+        raise NotImplementedError
+
+    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Computes logits.
+
+        Args:
+            x: Normalised images (N, 3, H, W) float32, H and W at least 32.
+
+        Returns:
+            In evaluation (N, num_classes, H, W), in training a tuple of such logits: main head, auxiliary heads. The
+            logits of ENet's encoder alone are 1/8 as large in training, rounded up.
+        """
+        padded = pad_to_multiple(x)
+        outputs = ()
+        for logits in self.predict(padded):
+            stride = padded.shape[2] // logits.shape[2]
+            outputs += (crop(logits, (x.shape[2] + stride - 1) // stride, (x.shape[3] + stride - 1) // stride),)
+        return outputs if self.training else outputs[0]
 
 
 @constexpr
