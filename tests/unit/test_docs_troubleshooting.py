@@ -100,15 +100,15 @@ def odd_part(tmp_path):
 
 
 def batch_of_one(tmp_path):
-    from mindseg.models.layers import check_pooled_batch
+    from mindseg.models.layers import _check_pooled_batch
 
-    check_pooled_batch(1, "Fast-SCNN's pyramid pooling")
+    _check_pooled_batch(1, "Fast-SCNN's pyramid pooling")
 
 
 def small_image(tmp_path):
-    from mindseg.models.layers import check_size
+    from mindseg.models.layers import _check_size
 
-    check_size(20, 64)
+    _check_size(20, 64)
 
 
 def damaged_checkpoint(tmp_path):
