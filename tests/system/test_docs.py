@@ -199,7 +199,8 @@ def check_python(words: list[str], block: Block, folder: Path, monkeypatch: pyte
     config = getattr(args, "config", None)
     if config:
         protocol = getattr(args, "protocol", None)
-        load_config(folder / config, [*(protocol_overrides(protocol) if protocol else []), *args.set])
+        path = folder / config
+        load_config(path if path.exists() else config, [*(protocol_overrides(protocol) if protocol else []), *args.set])
 
 
 def check_script(variables: dict[str, str], words: list[str], folder: Path, record: Path) -> list[list[str]]:

@@ -13,9 +13,10 @@ EXAMPLES = """examples:
 """
 HEAD = """# Weights
 
-Trained with this project, parameters only (no optimizer state, no auxiliary heads). A name ends with the first eight
-digits of the file's SHA-256. Use one with `predict.py`, `eval.py`, `export.py` (`--ckpt_path`) or to start a training
-(`train.py --pretrained`), together with its configuration. Made by `mindseg publish`.
+Checkpoints trained with this project. They hold parameters and configuration, but no optimizer state and no auxiliary
+heads. A name ends with the first eight digits of the file's SHA-256. `mindseg.load` and `mindseg predict` need only the
+file. `mindseg eval` and `mindseg export` take it as `--ckpt_path` and `mindseg train` as `--pretrained`, each with the
+configuration in the table as `--config`. `mindseg publish` writes this page.
 
 | file | configuration | trained on | score | epochs | MB | SHA-256 |
 |---|---|---|---|---|---|---|
