@@ -85,6 +85,21 @@ def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "gra
                         f"({first_line(error)}); set runtime.device_target=CPU or another runtime.device_id") from None
 
 
+def ensure_device(target: str = "auto") -> None:
+    """Sets graph mode and the device, unless it is in use already: MindSpore refuses to set it once a kernel has run.
+
+    Args:
+        target: ``auto``, ``CPU``, ``Ascend`` or ``GPU``.
+
+    Raises:
+        UserError: The device is not there, or another one is in use.
+    """
+    if ms.get_context("device_target") == choose_device(target):
+        ms.set_context(mode=ms.GRAPH_MODE)
+    else:
+        use_device(target)
+
+
 def choose_device(target: str) -> str:
     """The device itself where ``auto`` is asked for: Ascend if its driver is there, else the CPU."""
     if target not in ("auto", "CPU", "Ascend", "GPU"):

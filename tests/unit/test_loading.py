@@ -81,6 +81,8 @@ def test_a_published_checkpoint_brings_its_configuration():
     assert isinstance(result, Segmentation)
     assert result.ids.shape == (96, 128)
     assert result.ids.max() < 11
+    again = mindseg.load(WEIGHTS)(image)        # a second model in the same process
+    np.testing.assert_array_equal(again.ids, result.ids)
 
 
 def test_a_run_folder_gives_its_best_checkpoint(tmp_path):

@@ -107,7 +107,8 @@ def load(path: str | Path, device: str = "auto", config: str | Path | None = Non
 
     Args:
         path: Checkpoint, run folder, export folder or its ``deploy.yaml``.
-        device: ``auto``, ``CPU``, ``Ascend`` or ``GPU``, for checkpoints and MINDIR files; ONNX files run on the CPU.
+        device: ``auto``, ``CPU``, ``Ascend`` or ``GPU``, for checkpoints and MINDIR files, which run in MindSpore's graph
+            mode; ONNX files run on the CPU.
         config: Configuration of a checkpoint that carries none: a file, or a name such as ``fast_scnn_camvid``.
 
     Raises:
@@ -199,6 +200,6 @@ def _use_device(device: str, path: Path) -> None:
     """Sets MindSpore's device, or says that MindSpore is missing."""
     if find_spec("mindspore") is None:
         raise UserError(f"{path}: needs MindSpore; pip install 'mindseg[train]', or load an ONNX export")
-    from mindseg.runtime import use_device
+    from mindseg.runtime import ensure_device
 
-    use_device(device)
+    ensure_device(device)
