@@ -107,8 +107,8 @@ def load(path: str | Path, device: str = "auto", config: str | Path | None = Non
 
     Args:
         path: Checkpoint, run folder, export folder or its ``deploy.yaml``.
-        device: ``auto``, ``CPU``, ``Ascend`` or ``GPU``, for checkpoints and MINDIR files; they run in MindSpore's graph
-            mode; ONNX files run on the CPU.
+        device: ``auto``, ``CPU``, ``Ascend`` or ``GPU``, for checkpoints and MINDIR files; MindSpore's graph mode is
+            set for them. ONNX files run on the CPU.
         config: Configuration of a checkpoint that carries none: a file, or a name such as ``fast_scnn_camvid``.
 
     Raises:
