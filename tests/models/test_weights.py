@@ -222,7 +222,7 @@ def test_a_whole_file_that_lost_a_part_is_no_backbone_file(lost):
 
 
 class FakeTensor:
-    """What ``read_weights`` asks of a PyTorch tensor."""
+    """Stand-in for a PyTorch tensor, as far as ``read_weights`` uses one."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values

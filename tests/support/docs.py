@@ -1,11 +1,11 @@
-"""Reads Markdown pages: blocks with their markers, headings, tables, links.
+"""Read Markdown pages: blocks with their markers, headings, tables, links.
 
 A fenced block of commands, Python, C++ or a patch has a marker on the line before it:
 
     <!-- test: run -->         executed by ``make test``, in page order, in a small copy of the repository
     <!-- test: run slow -->    likewise, by ``make test-all``
     <!-- test: parse -->       flags, files, configurations and keys are checked, nothing is executed
-    <!-- needs: Ascend -->     (or whatever is needed) likewise; converters are executed with --dry_run
+    <!-- needs: Ascend -->     (or other hardware or programs) likewise; converters are executed with --dry_run
 
 A ``text`` block behind an executed one is its output, whose numbers may differ and where ``…`` stands for anything.
 """
@@ -31,11 +31,11 @@ class Block:
     """One fenced block.
 
     Attributes:
-        page: Where it stands.
+        page: The file that holds it.
         line: Line of its fence, from 1.
         language: Word behind the fence, or "".
         text: Its content.
-        marker: What the comment before it says, such as ``test: run``; "" without one.
+        marker: Text of the comment before it, such as ``test: run``; "" without one.
         output: Content of the ``text`` block behind it, or "".
     """
     page: Path
@@ -88,7 +88,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def is_next(lines: list[str], block: Block, number: int) -> bool:
-    """Whether only blank lines stand between a block and the fence in line ``number`` (from 0)."""
+    """True if only blank lines stand between a block and the fence in line ``number`` (from 0)."""
     end = block.line + block.text.count("\n") + 1
     return block.language in TESTED and not any(line.strip() for line in lines[end:number])
 
@@ -145,6 +145,6 @@ def links(page: Path) -> list[str]:
 
 
 def code_words(page: Path) -> list[str]:
-    """What stands between backquotes in the running text."""
+    """The words between backquotes in the running text."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     return re.findall(r"`([^`\n]+)`", text)

@@ -14,18 +14,19 @@ SIZE = (96, 160)
 
 
 def make_streets(root: Path, count: int = 4, size: tuple[int, int] = SIZE) -> Path:
-    """A validation split in Cityscapes' layout, labels and instance ids included."""
+    """Make a validation split of synthetic streets in Cityscapes' layout, with instance ids; return the folder."""
     for index in range(count):
         write_street(root, 7, "val", index, *size)
     return root
 
 
 def street_config(root: Path, *overrides: str) -> Config:
+    """Return Fast-SCNN's configuration for Cityscapes over the data set in ``root``, on the CPU."""
     return load_config(CONFIG, [f"data.root={root}", "runtime.device_target=CPU", *overrides])
 
 
 def make_checkpoint(path: Path, cfg: Config, seed: int = 1) -> Path:
-    """A checkpoint of the configuration's network as it starts; its predictions are poor, but many classes occur."""
+    """Write a checkpoint of the configuration's network with its first weights; many classes occur in its masks."""
     ms.set_seed(seed)
     net = build_network(cfg)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Reads docs/migration.md and does what its rows say, on small data.
+"""Read docs/migration.md and do what its rows say, on small data.
 
 A row promises by code spans, and each span is checked by its form (``KINDS``): a command is run, ``section.key=value``
 must stand in the older project's configuration, ``--set …`` must load, a path must exist, and so on. The letters of the
@@ -75,7 +75,7 @@ class Row:
 
 
 def kind_of(span: str) -> str:
-    """What a code span is, by its form; "" if nobody can check it."""
+    """Return the kind of a code span by its form; "" if it cannot be checked."""
     return next((kind for kind, form in KINDS.items() if re.fullmatch(form, span)), "")
 
 
@@ -144,7 +144,7 @@ class Bench:
     # What a span says, by its form.
 
     def check(self, span: str) -> None:
-        """Does what a span says, or compares it with the code; fails if it is not true."""
+        """Do what a span says, or compare it with the code; fail if it is not true."""
         getattr(self, f"check_{kind_of(span)}")(span)
 
     def check_command(self, span: str) -> None:
@@ -194,7 +194,7 @@ class Bench:
     # The letters and files of the commands.
 
     def letter(self, name: str) -> Path:
-        """What a letter stands for, or a file that a command names; it is made now if need be."""
+        """Return the path of a letter or of a file that a command names; make it if it is missing."""
         if name == "OUT":
             return self.out
         if name not in self.letters:
@@ -202,12 +202,12 @@ class Bench:
         return self.letters[name]
 
     def make_by_output(self, name: str) -> Path:
-        """Runs the first command of the page that writes a letter; the project's own commands come first."""
+        """Run the first command of the page that writes a letter; the project's own commands come first."""
         self.run(next(command for command in self.commands if re.search(rf" --output {name}\b", command)))
         return self.place(name)
 
     def place(self, name: str) -> Path:
-        """Where a command shall write a letter."""
+        """Return the path at which a command writes a letter."""
         return {"OUT": self.out, "X": self.folder / "X.ckpt", "L": self.folder / "made_list.txt"}.get(
             name, self.folder / name)
 
@@ -287,7 +287,7 @@ class Bench:
     # Commands.
 
     def run(self, command: str) -> str:
-        """Runs a command of the page once; returns what it printed. It must succeed."""
+        """Run a command of the page once; return what it printed. It must succeed."""
         if command not in self.done:
             out = self.folder / f"out{len(list(self.folder.glob('out*')))}"
             out.mkdir()
@@ -300,7 +300,7 @@ class Bench:
         return printed
 
     def fill(self, word: str, before: str, out: Path) -> str:
-        """Puts paths for the letters of a word."""
+        """Put paths for the letters of a word."""
         def path(match: re.Match) -> str:
             name = match[2]
             written = name == "OUT" or before == "--output"
@@ -311,7 +311,7 @@ class Bench:
         return re.sub(rf"(^|=)({LETTERS})(?=/|$)", path, word)
 
     def dispatch(self, words: list[str], variables: dict[str, str], out: Path) -> str:
-        """Finds out how a command can be run here."""
+        """Find out how a command can be run here."""
         settings = self.small | {"runtime.output_dir": out / "runs"}
         if words[0] == "mindseg":
             return run_python(words[1], words[2:])
@@ -331,7 +331,7 @@ class Bench:
         return self.run_script(words, variables, out, settings)
 
     def run_script(self, words: list[str], variables: dict[str, str], out: Path, settings: dict) -> str:
-        """Runs one of scripts/, with what stands in for msrun and for programs of CANN."""
+        """Run one of scripts/, with what stands in for msrun and for programs of CANN."""
         name = words[1]
         env = {"DEVICE_TARGET": "CPU", "PYTHON": sys.executable, "OUTPUT": str(out),
                "RUNNER": str(build_folder() / "out" / "segment") if "infer" in name else "", **variables}
@@ -352,9 +352,9 @@ class Bench:
         return run_shell(words, env)
 
     @contextmanager
-    def bucket(self, wanted: bool) -> Iterator[None]:
+    def bucket(self, needed: bool) -> Iterator[None]:
         """A stand-in for ModelArts' package moxing, whose bucket holds data and a checkpoint; results must come out."""
-        if not wanted:
+        if not needed:
             yield
             return
         store = self.folder / "bucket"
@@ -391,7 +391,7 @@ def save_torch(path: Path, state: dict[str, np.ndarray]) -> Path:
 
 
 def run_shell(words: list, env: dict[str, str] | None = None) -> str:
-    """Runs a command in a process of its own. A device that is not here must be refused in one line."""
+    """Run a command in a process of its own. A device that is not here must be refused in one line."""
     env = {key: value for key, value in (env or {}).items() if value}
     done = subprocess.run([str(word) for word in words], cwd=ROOT, env=os.environ | env, capture_output=True, text=True,
                           timeout=600, check=False)
@@ -417,7 +417,7 @@ def command_module(script: str) -> types.ModuleType:
 
 
 def run_python(script: str, words: list[str]) -> str:
-    """Runs a root verb, a command or a tool in this process; returns what it printed."""
+    """Run a root verb, a command or a tool in this process; return what it printed."""
     module = command_module(script)
     runtime = mock.patch.object(module, "setup_runtime", this_process) if hasattr(module, "setup_runtime") else \
         nullcontext()
@@ -434,7 +434,7 @@ def run_python(script: str, words: list[str]) -> str:
 
 
 def parse_train(words: list[str]) -> str:
-    """Checks the command line of a training without running it."""
+    """Check the command line of a training without running it."""
     train = command_module("train.py")
     with mock.patch.object(sys, "argv", ["train.py", *words]):
         args = train.parse_args()

@@ -1,4 +1,4 @@
-"""Builds the C++ runner once and makes tiny exported models for its tests."""
+"""Build the C++ runner once and make tiny exported models for its tests."""
 import fcntl
 import functools
 import hashlib
@@ -30,7 +30,7 @@ SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1"}
 
 
 def _require_toolchain() -> None:
-    """Skips only where the machine cannot compile the runner at all; the quick start installs what is missing."""
+    """Skip only where the machine cannot compile the runner at all; the quick start installs what is missing."""
     headers = {"yaml-cpp/yaml.h": "libyaml-cpp-dev", "opencv4/opencv2/imgcodecs.hpp": "libopencv-imgcodecs-dev",
                "nlohmann/json.hpp": "nlohmann-json3-dev", "CLI/CLI.hpp": "libcli11-dev", "openssl/evp.h": "libssl-dev"}
     missing = [package for header, package in headers.items()
@@ -42,7 +42,7 @@ def _require_toolchain() -> None:
 
 
 def build(folder: Path, *options: str) -> Path:
-    """Builds runner and tests into ``folder`` (incremental, one process at a time)."""
+    """Build runner and tests into ``folder`` (incremental, one process at a time)."""
     _require_toolchain()
     folder.mkdir(exist_ok=True, parents=True)
     with (folder / ".lock").open("w") as lock:
@@ -62,12 +62,12 @@ def build_folder() -> Path:
 
 
 def segment(*arguments: object, env: dict | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
-    """Runs the product program and captures its text."""
+    """Run the product program and capture its text."""
     return run_program(build_folder() / "out" / "segment", *arguments, env=env, timeout=timeout)
 
 
 def segment_json(*arguments: object) -> dict:
-    """What ``segment … --json`` prints; fails with its message if it fails."""
+    """Return what ``segment … --json`` prints, parsed; fail with its message if it fails."""
     done = segment(*arguments, "--json")
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     return json.loads(done.stdout)
@@ -75,7 +75,7 @@ def segment_json(*arguments: object) -> dict:
 
 def run_program(program: Path, *arguments: object, env: dict | None = None,
                 timeout: float = 120) -> subprocess.CompletedProcess:
-    """Runs any program of the build and captures its text."""
+    """Run any program of the build and capture its text."""
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
                           env={**os.environ, **(env or {})})
 
@@ -179,20 +179,20 @@ class TinyModel:
         return self.folder / "deploy.yaml"
 
     def add_file(self, name: str, text: str, batch: int, **facts: object) -> Path:
-        """Writes a further model file, lists it by its suffix as the format, and saves the manifest."""
+        """Write a further model file, list it by its suffix as the format, and save the manifest."""
         (self.folder / name).write_text(text, encoding="utf-8")
         self.manifest["models"].append({"format": name.rpartition(".")[2], "file": name, "batch": batch, **facts})
         self.save_with_hashes()
         return self.folder / name
 
     def save_with_hashes(self) -> None:
-        """Writes ``deploy.yaml`` with the SHA-256 that the listed files have now."""
+        """Write ``deploy.yaml`` with the SHA-256 that the listed files have now."""
         for entry in self.manifest["models"]:
             entry["sha256"] = hashlib.sha256((self.folder / entry["file"]).read_bytes()).hexdigest()
         self.save()
 
     def save(self) -> None:
-        """Writes ``deploy.yaml``."""
+        """Write ``deploy.yaml``."""
         self.yaml_path.write_text(yaml.safe_dump(self.manifest, sort_keys=False), encoding="utf-8")
 
     def tensor(self, bgr: np.ndarray) -> np.ndarray:
@@ -231,7 +231,7 @@ class TinyModel:
 
 
 def make_images(folder: Path, count: int, seed: int, height: int = 24, width: int = 40) -> dict[str, np.ndarray]:
-    """Writes random BGR images as ``img_<i>.png`` and returns them by sample name."""
+    """Write random BGR images as ``img_<i>.png`` and return them by sample name."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     images = {}

@@ -19,7 +19,7 @@ BASE = {"data.crop_size": "[64,64]", "data.num_workers": 1, "train.global_batch"
         "train.save_interval_steps": 3, "train.run_eval": "false"}
 
 
-def make_streets(folder: Path, number: int = 10) -> Path:
+def make_splits(folder: Path, number: int = 10) -> Path:
     """Make a training split and a validation split of four in Cityscapes' layout, 64x128 pixels; return the folder."""
     rng = np.random.default_rng(3)
     make_cityscapes(folder, rng, number)
@@ -36,7 +36,7 @@ def train_command(config: str, root: Path, output: Path, *words: str, **changes:
 
 
 def run_to_end(command: list[str], **options) -> subprocess.CompletedProcess:
-    """Runs a command that must succeed."""
+    """Run a command that must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -49,7 +49,7 @@ def only_run(output: Path) -> Path:
 
 
 def run_and_signal(command: list[str], output: Path, number: int, ready) -> subprocess.CompletedProcess:
-    """Starts a run, and sends a signal as soon as ``ready(run folder)`` is true."""
+    """Start a run, and send a signal as soon as ``ready(run folder)`` is true."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
@@ -76,7 +76,7 @@ def steps_logged(run_dir: Path) -> int:
 
 
 def kill_at(command: list[str], output: Path, ready) -> None:
-    """Kills a run with SIGKILL; it must die of it."""
+    """Kill a run with SIGKILL; it must die of it."""
     assert run_and_signal(command, output, signal.SIGKILL, ready).returncode == -signal.SIGKILL
 
 

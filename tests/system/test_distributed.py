@@ -19,7 +19,7 @@ from tests.support.distributed import (
     run_script,
     script_command,
 )
-from tests.support.train import make_streets, metrics, only_run, run_to_end, train_command
+from tests.support.train import make_splits, metrics, only_run, run_to_end, train_command
 
 WORKER = ROOT / "tests" / "support" / "distributed_worker.py"
 STEPS = 10
@@ -57,7 +57,7 @@ def test_ranks_and_micro_batches_equal_micro_batches_alone(tmp_path):
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    return make_streets(tmp_path_factory.mktemp("two words") / "streets")
+    return make_splits(tmp_path_factory.mktemp("two words") / "streets")
 
 
 @pytest.mark.slow

@@ -18,14 +18,14 @@ from tests.support.distributed import (
     wait_for,
     worker_ids,
 )
-from tests.support.train import assert_same_state, make_streets, only_run
+from tests.support.train import assert_same_state, make_splits, only_run
 
 UNDISTURBED = {"train__steps": 30, "train__sync_bn": "never"}      # with dropout, as the configuration has it
 
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    return make_streets(tmp_path_factory.mktemp("two words") / "streets")
+    return make_splits(tmp_path_factory.mktemp("two words") / "streets")
 
 
 @pytest.fixture(scope="module")

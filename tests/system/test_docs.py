@@ -159,7 +159,7 @@ class Parsed(Exception):
 
 
 def parse(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> argparse.Namespace | None:
-    """What a verb or tool understands; None if it takes no arguments.
+    """The options of a verb or tool; None if it takes no arguments.
 
     Fails if a flag is unknown, a value is not allowed or something is missing.
     """

@@ -41,7 +41,7 @@ def example(tmp_path_factory) -> Path:
 
 
 def make_mask(example: Path, model: TinyModel, image: Path, folder: Path) -> np.ndarray:
-    """What the example writes for an image."""
+    """The class ids that the example writes for an image."""
     done = run_program(example, model.yaml_path, image, folder / "mask.png")
     assert done.returncode == 0, done.stderr
     return read_ids(folder / "mask.png")

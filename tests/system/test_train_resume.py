@@ -7,7 +7,7 @@ import pytest
 from tests.support.train import (
     assert_same_state,
     kill_at,
-    make_streets,
+    make_splits,
     metrics,
     only_run,
     reached,
@@ -21,7 +21,7 @@ FAST = "configs/fast_scnn/fast_scnn_cityscapes.yaml"
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    return make_streets(tmp_path_factory.mktemp("streets"))
+    return make_splits(tmp_path_factory.mktemp("streets"))
 
 
 @pytest.fixture(scope="module")

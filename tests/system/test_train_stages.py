@@ -8,7 +8,7 @@ from mindseg.checkpoint import read_checkpoint
 from tests.support.train import (
     assert_same_state,
     kill_at,
-    make_streets,
+    make_splits,
     only_run,
     run_to_end,
     steps_logged,
@@ -21,7 +21,7 @@ SMALL = {"data__resize": "[64,64]", "train__steps": 2, "train__save_interval_ste
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    return make_streets(tmp_path_factory.mktemp("streets"))
+    return make_splits(tmp_path_factory.mktemp("streets"))
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_gears_aipp_and_a_graph_that_normalises(tmp_path):
 
 
 def aipp(text, pixels):
-    """What the chip makes of uint8 NHWC pixels by the documented formula; constants are uint8 and fp16."""
+    """The chip's values of uint8 NHWC pixels by the documented formula; constants are uint8 and fp16."""
     value = dict(re.findall(r"(\w+): ([\w.\-]+)", text))
     assert value["aipp_mode"] == "static"
     assert value["input_format"] == "RGB888_U8"

@@ -1,4 +1,4 @@
-"""What ``train.py`` makes of its command line, with the training itself recorded."""
+"""The command line of ``train.py``, with the training itself recorded."""
 import sys
 from pathlib import Path
 
