@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
 #include "inc/error.h"
 #include "inc/files.h"
@@ -363,6 +364,21 @@ void CheckText(const std::string& text, const fs::path& path) {
   }
 }
 
+// YAML::Load reads the first document only, and YAML::LoadAll never ends on some malformed texts.
+int CountDocuments(const std::string& text) {
+  std::istringstream stream(text);
+  int count = 0;
+  bool open = false;
+  for (std::string line; std::getline(stream, line);) {
+    if (line.compare(0, 3, "...") == 0) open = false;
+    const bool none = line.empty() || line[0] == '#' || line[0] == '\r' || line.compare(0, 3, "...") == 0;
+    if (none || (!open && line[0] == '%')) continue;
+    if (!open || line.compare(0, 3, "---") == 0) ++count;
+    open = true;
+  }
+  return count;
+}
+
 }  // namespace
 
 std::vector<int64_t> InputSpec::Shape(int64_t with_batch) const {
@@ -398,12 +414,11 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
 
 Manifest ParseManifest(const std::string& text, const fs::path& path) {
   CheckText(text, path);
+  if (CountDocuments(text) > 1) {
+    throw UserError(path.string() + ": not valid YAML for a manifest: it holds several documents; " + kRemedy);
+  }
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
-      throw UserError(path.string() + ": not valid YAML for a manifest: it holds several documents; " + kRemedy);
-    }
-    return Interpret(documents.empty() ? YAML::Node() : documents[0], path);
+    return Interpret(YAML::Load(text), path);
   } catch (const YAML::Exception& error) {
     throw UserError(path.string() + ":" + std::to_string(error.mark.line + 1) + ": not valid YAML: " + error.msg +
                     "; " + kRemedy);

@@ -90,9 +90,7 @@ def resident_kilobytes(pid):
 @pytest.mark.parametrize("program", ["out/segment", "test/segment_simulated"])
 def test_ten_thousand_images_in_flat_memory(tmp_path, program):
     model = TinyModel(tmp_path / "model", seed=62, height=64, width=64, batch=4)
-    (model.folder / "tiny.om").write_text("SIMULATED OM\nonnx: tiny.onnx\n", encoding="utf-8")
-    model.manifest["models"].append({"format": "om", "file": "tiny.om", "batch": 4})
-    model.save()
+    model.add_file("tiny.om", "SIMULATED OM\nonnx: tiny.onnx\n", 4)
     make_images(tmp_path / "images", 20, seed=63, height=80, width=50)
     sources = sorted((tmp_path / "images").iterdir())
     for i in range(20, 10000):
