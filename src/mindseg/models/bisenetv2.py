@@ -84,12 +84,11 @@ class GELayerS1(nn.Cell):
         self.conv2 = conv_bn_relu(hidden, channels, act=None)
         self.conv2.bn = nn.BatchNorm2d(channels, gamma_init="zeros")
         self.halve = halve
-        self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""
         out = self.conv2(self.dwconv(self.conv1(x))) + x
-        return self.relu(out / 2 if self.halve else out)
+        return ops.relu(out / 2 if self.halve else out)
 
 
 class GELayerS2(nn.Cell):
@@ -111,11 +110,10 @@ class GELayerS2(nn.Cell):
         self.conv2.bn = nn.BatchNorm2d(out_channels, gamma_init="zeros")
         self.shortcut = nn.SequentialCell([conv_bn_relu(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
                                            conv_bn_relu(in_channels, out_channels, act=None)])
-        self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H/2, W/2)."""
-        return self.relu(self.conv2(self.dwconv2(self.dwconv1(self.conv1(x)))) + self.shortcut(x))
+        return ops.relu(self.conv2(self.dwconv2(self.dwconv1(self.conv1(x)))) + self.shortcut(x))
 
 
 class CEBlock(nn.Cell):

@@ -170,7 +170,6 @@ class UpsamplingBottleneck(nn.Cell):
         self.conv2 = ConvBNAct(conv2d(inner, out_channels), out_channels)
         self.dropout = style.drop(0.1, name)
         self.corners = "low" if style.modelzoo else False
-        self.relu = nn.ReLU()
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         """Maps (N, in, H, W) and the mask of a downsampling block to (N, out, 2H, 2W)."""
@@ -179,7 +178,7 @@ class UpsamplingBottleneck(nn.Cell):
             main = unpool(main, mask)
         else:
             main = resize_bilinear(main, (2 * x.shape[2], 2 * x.shape[3]), self.corners)
-        return self.relu(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
+        return ops.relu(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
 
 
 class Encoder(nn.Cell):

@@ -141,12 +141,11 @@ class FeatureFusionModule(nn.Cell):
         self.dwconv = ConvBNReLU(128, 128, 3, groups=128) if depthwise else ConvBNReLU(128, 128)
         self.conv_lower_res = ConvBNReLU(128, 128, act=None, bias=True)
         self.conv_higher_res = ConvBNReLU(64, 128, act=None, bias=True)
-        self.relu = nn.ReLU()
 
     def construct(self, higher: Tensor, lower: Tensor) -> Tensor:
         """Maps ``higher`` (N, 64, H, W) and ``lower`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
         lower = resize_bilinear(lower, (higher.shape[2], higher.shape[3]), True)
-        return self.relu(self.conv_higher_res(higher) + self.conv_lower_res(self.dwconv(lower)))
+        return ops.relu(self.conv_higher_res(higher) + self.conv_lower_res(self.dwconv(lower)))
 
 
 class Classifier(nn.SequentialCell):
