@@ -89,7 +89,7 @@ def benchmark_app(model: Path, args: argparse.Namespace) -> float:
 
 
 def runner(manifest: Manifest, *words: object) -> dict:
-    """What ``segment bench`` or ``segment run`` reports."""
+    """Figures that ``segment bench`` or ``segment run`` report."""
     text = check([RUNNER, words[0], "--backend", "openvino", "--manifest", manifest.path, *words[1:]])
     return json.loads(text) if words[0] == "bench" else {}
 
