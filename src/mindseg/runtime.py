@@ -86,7 +86,10 @@ def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "gra
 
 
 def ensure_device(target: str = "auto") -> None:
-    """Sets graph mode and the device, unless it is in use already: MindSpore refuses to set it once a kernel has run.
+    """Sets graph mode and the device, also where that device is in use already.
+
+    MindSpore refuses to set a device once a kernel has run, unless it was set before. So it is set here where possible,
+    for a later :func:`setup_runtime`.
 
     Args:
         target: ``auto``, ``CPU``, ``Ascend`` or ``GPU``.
@@ -94,10 +97,11 @@ def ensure_device(target: str = "auto") -> None:
     Raises:
         UserError: The device is not there, or another one is in use.
     """
-    if ms.get_context("device_target") == choose_device(target):
-        ms.set_context(mode=ms.GRAPH_MODE)
-    else:
+    try:
         use_device(target)
+    except UserError:
+        if ms.get_context("device_target") != choose_device(target):
+            raise
 
 
 def choose_device(target: str) -> str:
