@@ -137,6 +137,15 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
+@pytest.mark.parametrize("folder", ["src", "tools", "benchmarks", "tests"])
+def test_docstrings_begin_with_what_a_thing_is_or_does(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                words = (ast.get_docstring(node) or "").split()
+                assert not words or words[0] not in ("What", "Where", "How", "Whether"), (path, node)
+
+
 class TestArchitecture:
     """The layers of docs/architecture.md, and its rules that the layer contract of pyproject.toml cannot state."""
 
