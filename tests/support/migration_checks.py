@@ -17,7 +17,7 @@ from mindspore.mindrecord import FileWriter
 
 from mindseg.commands.evaluate import protocol_overrides
 from mindseg.config import Config, load_config
-from mindseg.data.datasets import CITYSCAPES, VOC, dataset_info
+from mindseg.data.datasets import CITYSCAPES, VOC, check_classes, dataset_info
 from mindseg.data.loader import create_loader
 from mindseg.errors import ConfigError
 from mindseg.losses import create_loss
@@ -184,7 +184,7 @@ def wrong_keys_are_named(bench: Bench) -> None:
 
 def wrong_class_count_is_an_error(bench: Bench) -> None:
     with pytest.raises(ConfigError, match=r"model\.num_classes = 20.*set model\.num_classes=21"):
-        recipe(bench, "model.num_classes=20")
+        check_classes(recipe(bench, "model.num_classes=20"))
 
 
 def vgg16_is_loaded(bench: Bench) -> None:
