@@ -26,7 +26,8 @@ NUM_CLASSES = 5
 SANITIZED = (RUNNER / "build-sanitize", "-DSANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=Debug",
              "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1")
 # Without it TBB loads a library in a way that the sanitizers refuse.
-SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1"}
+SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1",
+                         "LSAN_OPTIONS": f"suppressions={RUNNER}/test/leaks.txt:print_suppressions=0"}
 
 
 def _require_toolchain() -> None:
