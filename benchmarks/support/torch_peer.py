@@ -33,6 +33,8 @@ class TorchPeer:
         words = [sys.executable, str(Path(__file__).resolve()), spec, *(str(n) for n in shape), str(classes),
                  "train" if train else "forward", str(threads)]
         environment = {key: value for key, value in os.environ.items() if key != "ONEDNN_MAX_CPU_ISA"}
+        folder = str(Path(spec.split(",")[0].rpartition(":")[0]).resolve().parent)     # for imports of the file's own
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, environment.get("PYTHONPATH"))))
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         env=environment)
         self.run()      # waits until the network is built
@@ -72,7 +74,6 @@ def build(spec: str, classes: int):
     path, _, name = target.rpartition(":")
     if not Path(path).is_file():
         sys.exit(f"error: --torch {spec}: write FILE.py:CLASS with an existing file")
-    sys.path.insert(0, str(Path(path).resolve().parent))
     definition = importlib.util.spec_from_file_location("torch_network", path)
     module = importlib.util.module_from_spec(definition)
     definition.loader.exec_module(module)
