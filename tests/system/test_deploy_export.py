@@ -288,3 +288,10 @@ def test_command_line_refuses_air_and_writes_the_rest(network, tmp_path):
     assert [entry.format for entry in load_manifest(tmp_path / "out").models] == ["onnx"]
     images = random_images(5, 1)
     assert_ids(open_exported(tmp_path / "out")(images), network_logits(network, images))
+
+
+def test_mindspore_is_loaded_before_onnx():
+    """MindSpore 2.7's protobuf files refuse to be loaded behind onnx's; a process of its own, where neither is yet."""
+    code = ("import sys; import mindseg.deploy.exporter; names = list(sys.modules); "
+            "assert names.index('mindspore') < names.index('onnx')")
+    subprocess.run([sys.executable, "-c", code], check=True)

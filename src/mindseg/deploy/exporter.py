@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# MindSpore before onnx: the protobuf files of 2.7 cannot be loaded behind onnx's.
+import mindspore as ms
+from mindspore import Tensor, nn
+
+# isort: split
 import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
-
-import mindspore as ms
-from mindspore import Tensor, nn
 
 from mindseg.checkpoint import load_network
 from mindseg.data.datasets import dataset_info
