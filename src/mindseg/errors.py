@@ -26,6 +26,17 @@ def first_line(error: BaseException) -> str:
     return (marked or lines or [type(error).__name__])[0][:300]
 
 
+def shorten(value: object, limit: int = 80) -> str:
+    """A value as text in quotes on one line, cut to a length, for a message.
+
+    Args:
+        value: Anything with a ``repr``.
+        limit: Characters to keep.
+    """
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit - 3]}..."
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Runs a command's ``main`` and exits; a ``UserError`` becomes one line on stderr and status 1.
 
