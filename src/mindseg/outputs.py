@@ -90,7 +90,8 @@ class OutputFolder:
         self._claimed: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._record: IO[bytes] = open(self.folder / RECORD_NAME, "a+b", buffering=0)
+            record = self.folder / RECORD_NAME
+            self._record: IO[bytes] = open(record, "a+b", buffering=0)    # noqa: SIM115 (locked while it is open)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
         try:

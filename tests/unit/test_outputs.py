@@ -24,7 +24,7 @@ def test_other_names_are_joined(name: str) -> None:
     assert output_path("out", name, "x") == Path("out") / name
 
 
-@pytest.mark.parametrize("source, output, word", [
+@pytest.mark.parametrize(("source", "output", "word"), [
     ("photos", "photos", "is the folder of"), ("photos", ".", "lies above"), ("photos", "link", "is the folder of"),
     ("photos/a.jpg", "photos", "is the folder of"), ("photos/sub", "photos", "lies above"),
     ("photos/sub/b.jpg", ".", "lies above")])

@@ -1,0 +1,72 @@
+"""Checks for hostile input: one line that names the file, no traceback, no signal, nothing left behind."""
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mindseg.errors import UserError
+from tests.support import ROOT
+
+TIMEOUT = 60        # seconds; a guard against hanging, not a limit on speed
+
+
+def check_refused(read: Callable[[], object], *words: object) -> str:
+    """Asserts that a reader refuses its input with a ``UserError`` of one line; returns the message.
+
+    Args:
+        read: Calls the reader.
+        *words: Texts that the message must contain, such as the name of the file.
+    """
+    with pytest.raises(UserError) as caught:
+        read()
+    message = str(caught.value)
+    assert message and "\n" not in message and len(message) < 1000, message
+    for word in words:
+        assert str(word) in message, message
+    return message
+
+
+def files_below(folder: Path) -> dict[str, bytes | None]:
+    """Content of all files below a folder by relative name; None for folders, links as their target."""
+    content: dict[str, bytes | None] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            content[str(path.relative_to(folder))] = os.fsencode(os.readlink(path))
+        else:
+            content[str(path.relative_to(folder))] = path.read_bytes() if path.is_file() else None
+    return content
+
+
+def run_program(*words: object, cwd: Path | None = None, stdin: bytes | None = None,
+                env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Runs ``python -m mindseg WORDS`` (or another program, if the first word is an absolute path) with a time limit.
+
+    Output that is not UTF-8 is kept readable with backslashes.
+    """
+    first = Path(str(words[0]))
+    command = [str(word) for word in words] if first.is_absolute() else [sys.executable, "-m", "mindseg",
+                                                                        *map(str, words)]
+    return subprocess.run(command, cwd=cwd or ROOT, input=stdin, capture_output=True, timeout=TIMEOUT, check=False,
+                          text=stdin is None, errors=None if stdin is not None else "backslashreplace",
+                          env={**os.environ, **(env or {})})
+
+
+def check_program_refuses(done: subprocess.CompletedProcess, *words: object, status: int = 1) -> str:
+    """Asserts that a program ended with one ``error:`` line that contains ``words``; returns the line.
+
+    Args:
+        done: The finished program.
+        *words: Texts that the line must contain.
+        status: Exit status that it must have: never a signal.
+    """
+    shown = f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == status, shown
+    assert "Traceback" not in done.stdout + done.stderr, shown
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, shown
+    for word in words:
+        assert str(word) in lines[0], shown
+    return lines[0]
