@@ -28,8 +28,8 @@ def output_path(folder: str | Path, name: str, source: str) -> Path:
     parts = name.split("/")
     if (_CONTROL.search(name) or "\\" in name or re.match("[A-Za-z]:", name)
             or any(part in ("", ".", "..") for part in parts)):
-        raise UserError(f"{source}: the name {shorten(name)} cannot be used for a file in the output folder; it must be "
-                        "relative, without '..', drive, backslash or control character: rename it")
+        raise UserError(f"{source}: the name {shorten(name)} cannot be used for a file in the output folder; it must "
+                        "be relative, without '..', drive, backslash or control character: rename it")
     return Path(folder).joinpath(*parts)
 
 

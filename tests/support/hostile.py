@@ -23,7 +23,9 @@ def check_refused(read: Callable[[], object], *words: object) -> str:
     with pytest.raises(UserError) as caught:
         read()
     message = str(caught.value)
-    assert message and "\n" not in message and len(message) < 1000, message
+    assert message
+    assert "\n" not in message
+    assert len(message) < 1000, message
     for word in words:
         assert str(word) in message, message
     return message
