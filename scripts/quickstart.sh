@@ -3,10 +3,13 @@
 #
 # usage: bash scripts/quickstart.sh
 # Installs what is missing (scripts/setup.sh), then writes outputs/quickstart/{summary.json,report.html,logs/}.
-# It can be run again: data are kept, everything else is made anew. OUTPUT=DIR chooses another folder,
-# EPOCHS=N another training length.
+# It can be run again: data and earlier runs are kept, everything else is made anew. OUTPUT=DIR chooses another folder, which
+# must be new, EPOCHS=N another training length.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/own_folder.sh
+source scripts/own_folder.sh
 if [ $# -gt 0 ]; then
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' scripts/quickstart.sh
   [ "$1" = --help ] || [ "$1" = -h ] && exit 0
@@ -14,6 +17,7 @@ if [ $# -gt 0 ]; then
 fi
 out=${OUTPUT:-outputs/quickstart}
 config=configs/fast_scnn/fast_scnn_synthetic.yaml
+own_folder "$out"
 mkdir -p "$out/logs"
 python=.venv/bin/python
 export DEVICE_TARGET=CPU BACKEND=openvino
@@ -34,23 +38,21 @@ step() {
 }
 
 step "1 install what is missing" setup bash scripts/setup.sh run
-if [ ! -f "$out/data/synthetic.json" ]; then
-  rm -rf "$out/data"
-  step "2 make 160 + 40 synthetic streets" data "$python" tools/make_synthetic.py --output "$out/data" --num 160 --num_val 40
-fi
+step "2 make 160 + 40 synthetic streets" data "$python" tools/make_synthetic.py --output "$out/data" --num 160 --num_val 40 \
+  --keep
 for split in train val; do
   step "3 pack $split into MindRecord" "mindrecord_$split" "$python" -m mindseg pack --dataset cityscapes \
     --root "$out/data" --split "$split" --output "$out/$split.mindrecord" --overwrite
 done
 common=(--config "$config" --set "data.root=$out/data" --set "data.mindrecord=$out/train.mindrecord"
   --set "data.eval_mindrecord=$out/val.mindrecord")
-rm -rf "$out/runs"
 started=$SECONDS
 train=("$python" train.py "${common[@]}" --set "runtime.output_dir=$out/runs")
 if [ -n "${EPOCHS:-}" ]; then train+=(--set "train.epochs=$EPOCHS"); fi
 step "4 train Fast-SCNN" train "${train[@]}"
 train_seconds=$((SECONDS - started))
-run=$(dirname "$out"/runs/fast_scnn_synthetic/*/config.yaml)
+runs=("$out"/runs/fast_scnn_synthetic/*/config.yaml)
+run=$(dirname "${runs[-1]}")    # their names are times
 step "5 export MINDIR and ONNX" export "$python" export.py "${common[@]}" --ckpt_path "$run/ckpt/best.ckpt" \
   --file_format MINDIR ONNX --output "$out/export" --set export.height=512 --set export.width=1024
 step "6 build the runner, run it, score its masks" runner \

@@ -20,7 +20,7 @@
 # The work folder gets build.log preprocess.log infer.log acc.log, preprocess_Result/ result_Files/ and eval.json.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
@@ -30,6 +30,8 @@ fail() {
   echo "error: $*" >&2
   exit 1
 }
+# shellcheck source=scripts/own_folder.sh
+source "$root/scripts/own_folder.sh"
 
 # Runs one step with its log; a failure shows the log's last lines and says which log it is.
 step() {
@@ -115,13 +117,10 @@ case $input in bins | images) ;; *) fail "INPUT=$input: must be bins or images" 
 
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -x $python ]] || python=$(command -v python3) || fail "no python found; run scripts/setup.sh or set PYTHON"
-mkdir -p "$work" || fail "$work: cannot make the work folder; set OUTPUT to another one"
-work=$(cd "$work" && pwd)
+own_folder "$work"
+work=$(CDPATH='' cd -- "$work" && pwd)
 bins=$work/preprocess_Result
 results=$work/result_Files
-# Results of an earlier run must not be counted in this one.
-rm -rf "$bins" "$results"
-rm -f "$work"/{build,preprocess,infer,acc}.log "$work/eval.json"
 
 segment=${RUNNER:-$root/ascend310_infer/out/segment}
 if [[ -n ${RUNNER:-} ]]; then

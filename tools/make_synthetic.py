@@ -5,6 +5,7 @@ Cityscapes: OUTPUT/leftImg8bit and OUTPUT/gtFine. VOC: OUTPUT/JPEGImages, Segmen
 ImageSets/Segmentation, so OUTPUT corresponds to VOCdevkit/VOC2012.
 """
 import argparse
+import json
 import multiprocessing
 import os
 import shutil
@@ -20,6 +21,7 @@ from mindseg.errors import DataError, UserError, run_main
 from mindseg.files import write_json
 
 MARKER = "synthetic.json"  # names a folder as made by this tool, and how; only such a folder is ever overwritten
+OWN_NAMES = {MARKER, "leftImg8bit", "gtFine", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets"}
 EPILOG = """\
 example:
   python tools/make_synthetic.py --dataset cityscapes --output data/streets --num 96 --num_val 32
@@ -41,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes (0 = one per core)")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set this tool made before")
+    parser.add_argument("--keep", action="store_true", help="as --overwrite, but keep a data set of the same settings")
     return parser.parse_args()
 
 
@@ -53,6 +56,9 @@ def check_output(output: Path, overwrite: bool) -> None:
             raise UserError(f"--output {output} is not empty: choose another folder or add --overwrite")
         if not (output / MARKER).is_file():
             raise UserError(f"--output {output} has no {MARKER}, so this tool did not make it: choose another folder")
+        foreign = sorted(path.name for path in output.iterdir() if path.name not in OWN_NAMES)
+        if foreign:
+            raise UserError(f"--output {output} holds {foreign[0]}, which this tool did not make: move it away")
 
 
 def make_one(job: tuple[str, int], dataset: str, root: Path, seed: int, size: tuple[int, int]) -> None:
@@ -76,8 +82,21 @@ def make_all(root: Path, args: argparse.Namespace, counts: dict[str, int]) -> No
             pass
     if args.dataset == "voc":
         write_voc_lists(root, counts)
-    write_json(root / MARKER, {"version": VERSION, "dataset": args.dataset, "seed": args.seed, "height": args.height,
-                               "width": args.width, **counts})
+    write_json(root / MARKER, settings(args, counts))
+
+
+def settings(args: argparse.Namespace, counts: dict[str, int]) -> dict:
+    """Everything that the pictures depend on."""
+    return {"version": VERSION, "dataset": args.dataset, "seed": args.seed, "height": args.height,
+            "width": args.width, **counts}
+
+
+def read_settings(output: Path) -> dict:
+    """The settings of the data set in a folder; empty if there is none."""
+    try:
+        return json.loads((output / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def main() -> None:
@@ -93,7 +112,10 @@ def main() -> None:
     args.height, args.width = args.height or height, args.width or width
     check_size(args.height, args.width)
     output = args.output = args.output.resolve()
-    check_output(output, args.overwrite)
+    if args.keep and read_settings(output) == settings(args, counts):
+        print(f"{output}: kept, it has these settings already")
+        return
+    check_output(output, args.overwrite or args.keep)
     part, old = (output.with_name(f".{output.name}.{word}-{os.getpid()}") for word in ("part", "old"))
     try:
         part.mkdir(parents=True)

@@ -43,6 +43,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     Args:
         main: Parses arguments and works; returns the exit status (``None`` means 0).
     """
+    sys.stdout.reconfigure(errors="backslashreplace")       # for file names that are not UTF-8
     try:
         status = main() or 0
     except UserError as error:

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
         UserError: The file cannot be written; an older one of that name is kept.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -39,6 +40,34 @@ def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):     # the folder may be a file
             temporary.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """Hidden name beside a file, with the same suffix, for the time of writing."""
+    return path.with_name(f".{path.stem}.mindseg-{os.getpid()}.tmp{path.suffix}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files of a folder whose processes were killed while they wrote.
+
+    Args:
+        folder: Folder, may be missing.
+    """
+    for path in folder.glob(".*.mindseg-*"):
+        found = re.fullmatch(r"\..*\.mindseg-(\d+)\.tmp(\..*)?", path.name, re.DOTALL)
+        if found and not _is_running(int(found[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass        # it belongs to another user
+    return True
 
 
 def sync_to_disk(path: Path) -> None:
@@ -57,8 +86,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 text file, see :func:`replacing`."""
-    write_bytes(path, text.encode())
+    """Writes a UTF-8 text file, see :func:`replacing`; in names that are not UTF-8 bytes become escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | Path, tree: dict) -> None:

@@ -23,7 +23,7 @@ def setup_logging(run_dir: Path | None = None, rank: int = 0, name: str = "train
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)] if rank == 0 else []
     if run_dir is not None:
         names = [f"rank{rank}.log"] + ([name] if rank == 0 else [])
-        handlers += [logging.FileHandler(run_dir / file, encoding="utf-8") for file in names]
+        handlers += [logging.FileHandler(run_dir / file, encoding="utf-8", errors="backslashreplace") for file in names]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)

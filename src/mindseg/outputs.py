@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from mindseg.errors import UserError, shorten
+from mindseg.files import remove_leftovers
 
 RECORD_NAME = ".mindseg-files"      # the C++ runner reads and writes it too (ascend310_infer/src/output_folder.cc)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -74,23 +75,28 @@ class OutputFolder:
     """Folder for results that replaces only files which this program wrote.
 
     The names of all files written stand in ``.mindseg-files``, one a line. The file is locked while the folder is in
-    use; the kernel releases the lock when the process ends, however it ends.
+    use; the kernel releases the lock when the process ends, however it ends. Temporary files of killed processes are
+    removed.
 
     Args:
         folder: Made if need be.
         overwrite: Replace foreign files too.
         shared: Other processes of the same call write there too, so that nothing is locked.
+        own: Refuse a folder that holds files of others, before any work is done.
 
     Raises:
-        UserError: The folder cannot be written, or another process writes there.
+        UserError: The folder cannot be written, holds files of others, or another process writes there.
     """
 
-    def __init__(self, folder: str | Path, overwrite: bool = False, shared: bool = False) -> None:
+    def __init__(self, folder: str | Path, overwrite: bool = False, shared: bool = False, own: bool = False) -> None:
         self.folder, self.overwrite = Path(folder), overwrite
         self._claimed: set[str] = set()
+        record = self.folder / RECORD_NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            record = self.folder / RECORD_NAME
+            if own and not overwrite and any(self.folder.iterdir()) and not record.exists():
+                raise UserError(f"{self.folder}: holds files that were not written by mindseg; choose another --output "
+                                "or give --overwrite")
             self._record: IO[bytes] = open(record, "a+b", buffering=0)    # noqa: SIM115 (locked while it is open)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
@@ -103,7 +109,9 @@ class OutputFolder:
         except OSError:
             pass        # a file system without locks
         self._record.seek(0)
-        self._own = set(os.fsdecode(self._record.read()).split("\n"))
+        self._own = {name for name in os.fsdecode(self._record.read()).split("\n") if _is_inside(name)}
+        for place in {self.folder} | {self.folder.joinpath(name).parent for name in self._own}:
+            remove_leftovers(place)
 
     def claim(self, *paths: Path) -> None:
         """Notes files that are about to be written.
@@ -132,9 +140,20 @@ class OutputFolder:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror}); free space or choose another "
                             "--output") from None
 
+    def remove_old(self, below: str = "") -> None:
+        """Removes files of earlier calls that this call has not claimed.
+
+        Args:
+            below: Name of a folder inside; "": everywhere.
+        """
+        for name in self._own - self._claimed:
+            if name.startswith(f"{below}/" if below else ""):
+                with suppress(OSError):
+                    self.folder.joinpath(name).unlink()
+
     def close(self) -> None:
         """Releases the lock; removes the record of a folder without results."""
-        if not any(self._own):
+        if not self._own:
             with suppress(OSError):
                 (self.folder / RECORD_NAME).unlink()
         self._record.close()
@@ -144,3 +163,11 @@ class OutputFolder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _is_inside(name: str) -> bool:
+    try:
+        output_path("", name, RECORD_NAME)
+    except UserError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from mindseg.data.datasets import CITYSCAPES, VOC
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import UserError
 from mindseg.inference.masks import MaskWriter, write_submission
+from mindseg.outputs import RECORD_NAME, OutputFolder
 from mindseg.runtime import Runtime
 from tests.support.evaluation import CONFIG, SIZE, make_checkpoint, make_streets, street_config
 from tests.support.networks import make_tiny_network
@@ -99,8 +100,8 @@ def test_the_official_program_gives_the_same_numbers(record, run_folder, streets
 def test_submission_and_other_files(record, run_folder):
     with zipfile.ZipFile(run_folder / "submission.zip") as archive:
         assert archive.testzip() is None
-        assert sorted(archive.namelist()) == sorted(p.name for p in (run_folder / "masks_labelIds").iterdir())
-    for path in (run_folder / "masks_labelIds").iterdir():
+        assert sorted(archive.namelist()) == sorted(p.name for p in (run_folder / "masks_labelIds").glob("*.png"))
+    for path in (run_folder / "masks_labelIds").glob("*.png"):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert mask.shape == SIZE
         assert set(np.unique(mask)) <= set(CITYSCAPES.train_to_id)
@@ -110,7 +111,7 @@ def test_submission_and_other_files(record, run_folder):
     assert len(lines) == 20
     page = (run_folder / "report.html").read_text()
     assert f"{100 * record['miou']:.1f}" in page
-    assert not [path for path in run_folder.rglob("*") if path.name.startswith(".")]
+    assert {path.name for path in run_folder.rglob(".*")} == {RECORD_NAME}
 
 
 def test_images_csv_equals_numpy(record, run_folder, streets):
@@ -140,7 +141,8 @@ def test_several_ranks_hand_in_their_own_masks_only(streets, tmp_path, monkeypat
     road = FunctionPredictor(lambda images, size: np.zeros((len(images), *size), np.uint8), CITYSCAPES)
     monkeypatch.setattr(scoring, "open_checkpoint", lambda *_: road)
     cfg, masks = street_config(streets), tmp_path / "masks_labelIds"
-    masks.mkdir()
+    with OutputFolder(masks) as earlier:
+        earlier.claim(masks / "earlier_labelIds.png")
     (masks / "earlier_labelIds.png").write_bytes(b"an earlier run's")
     for rank in (1, 0):
         request = Request(str(CONFIG), tmp_path, ckpt_path="x.ckpt", save_masks="labelIds", csv=True, report=True)
@@ -149,7 +151,7 @@ def test_several_ranks_hand_in_their_own_masks_only(streets, tmp_path, monkeypat
         assert sorted(archive.namelist()) == sorted(f"{name}_labelIds.png" for name in labels_of(streets))
     assert (masks / "earlier_labelIds.png").exists()
     assert sorted(path.name for path in tmp_path.glob("images*.csv")) == ["images.rank0.csv", "images.rank1.csv"]
-    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    assert {path.name for path in tmp_path.rglob(".*")} == {RECORD_NAME}
     assert "first of 2 processes" in (tmp_path / "report.html").read_text()
 
 
@@ -240,13 +242,13 @@ def test_colour_masks_and_the_form_of_voc(tmp_path, rng):
 
     from PIL import Image
     ids = rng.integers(0, 21, (20, 30), np.uint8)
-    writer = MaskWriter("color", VOC, tmp_path / "color")
+    writer = MaskWriter("color", VOC, OutputFolder(tmp_path / "color"))
     writer.write("2007_000033", ids)
     with Image.open(tmp_path / "color" / "2007_000033.png") as picture:
         assert picture.mode == "P"
         assert np.array_equal(np.array(picture), ids)
         assert picture.getpalette()[3:6] == [128, 0, 0]
-    writer = MaskWriter("labelIds", VOC, tmp_path / "masks")
+    writer = MaskWriter("labelIds", VOC, OutputFolder(tmp_path / "masks"))
     writer.write("2007_000033", ids)
     with tarfile.open(write_submission(writer.files, VOC, tmp_path)) as archive:
         assert archive.getnames() == ["results/VOC2012/Segmentation/comp6_test_cls/2007_000033.png"]
@@ -263,3 +265,25 @@ def test_mistakes_are_one_line(run_cli, streets, tmp_path, words, text):
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert text in lines[0]
+
+
+def test_a_users_files_are_kept(run_folder, streets, tmp_path, monkeypatch):
+    cfg, checkpoint = street_config(streets), str(run_folder / "ckpt" / "best.ckpt")
+    monkeypatch.setattr(scoring, "open_checkpoint", lambda *_: pytest.fail("refused only after the network was built"))
+    for name, options in (("eval.json", {}), ("report.html", {"report": True}), ("images.csv", {"csv": True}),
+                          ("submission.zip", {"save_masks": "labelIds"})):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(UserError, match=f"{name}: exists and was not written by mindseg"):
+            evaluated(cfg, tmp_path, ckpt_path=checkpoint, **options)
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+
+
+def test_masks_do_not_join_a_users_files(run_folder, streets, tmp_path):
+    cfg, checkpoint = street_config(streets), str(run_folder / "ckpt" / "best.ckpt")
+    (tmp_path / "masks_color").mkdir()
+    (tmp_path / "masks_color" / "other.png").write_text("precious")
+    with pytest.raises(UserError, match="masks_color: holds files that were not written by mindseg"):
+        evaluated(cfg, tmp_path, ckpt_path=checkpoint, save_masks="color")
+    evaluated(cfg, tmp_path, ckpt_path=checkpoint, save_masks="color", overwrite=True)
+    assert (tmp_path / "masks_color" / "other.png").read_text() == "precious"

@@ -16,6 +16,7 @@ from mindseg.deploy.exporter import export_network
 from mindseg.errors import DataError, UserError
 from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
+from mindseg.outputs import RECORD_NAME
 from tests.support.evaluation import CONFIG, make_checkpoint, street_config
 from tests.support.networks import make_tiny_network
 from tests.support.predictors import FunctionPredictor
@@ -191,7 +192,8 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         predict(FunctionPredictor(stops, CITYSCAPES), str(path), Output(tmp_path / "out", ("overlay",)))
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["legend.png"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"legend.png", "summary.json", RECORD_NAME}
+    assert summary(tmp_path / "out") == {"status": "running"}
 
 
 def test_colour_order_reaches_the_model(tmp_path):

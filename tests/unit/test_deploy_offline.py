@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from mindseg.commands.postprocess import Results, interpret, score, write_scores
+from mindseg.commands.postprocess import score, write_scores
 from mindseg.commands.preprocess import find_samples, preprocess
 from mindseg.errors import DataError, UserError
 from mindseg.inference.masks import MaskWriter
+from mindseg.inference.results import Results, interpret
 from mindseg.manifest import OutputSpec, eval_resize, save_manifest
+from mindseg.outputs import RECORD_NAME, OutputFolder
 from tests.support.data import make_camvid, make_cityscapes, write_image
 from tests.support.deploy import MEAN, STD, make_manifest
 
@@ -91,7 +93,8 @@ def test_preprocess_writes_exact_bytes_and_names(tmp_path, in_graph):
     output = tmp_path / "bins here"
     preprocess(manifest, samples, output)
     assert (output / "files.txt").read_text().split() == names
-    assert sorted(path.name for path in output.iterdir()) == sorted([*(f"{n}.bin" for n in names), "files.txt"])
+    assert sorted(path.name for path in output.iterdir()) == sorted([RECORD_NAME, "files.txt",
+                                                                    *(f"{n}.bin" for n in names)])
     rgb = cv2.imread(str(samples[1].image))[..., ::-1]
     expected = rgb if in_graph else ((rgb.astype(np.float64) - MEAN) / STD).transpose(2, 0, 1)
     got = np.fromfile(output / f"{samples[1].name}.bin", np.uint8 if in_graph else np.float32)
@@ -128,7 +131,7 @@ def test_preprocess_names_a_broken_image_and_leaves_no_list(tmp_path):
     with pytest.raises(DataError, match=names[2]):
         preprocess(manifest, find_samples(manifest, tmp_path / "data"), output)
     assert not (output / "files.txt").exists()
-    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in output.iterdir() if path.name.startswith(".")] == [RECORD_NAME]
 
 
 def test_preprocess_refuses_a_disk_that_is_too_small(tmp_path, monkeypatch):
@@ -343,7 +346,7 @@ def test_masks_have_the_manifests_colours_or_official_ids(tmp_path):
     info = replace(manifest, dataset=dataset).dataset_info()
     wanted = {"color": np.array([(30, 20, 10), (60, 50, 40)])[ids], "labelIds": np.array([7, 33])[ids]}
     for kind, expected in wanted.items():
-        writer = MaskWriter(kind, info, tmp_path / "masks")
+        writer = MaskWriter(kind, info, OutputFolder(tmp_path / kind))
         writer.write("a", ids)
         flag = cv2.IMREAD_COLOR if kind == "color" else cv2.IMREAD_UNCHANGED
         np.testing.assert_array_equal(cv2.imread(str(writer.files[0]), flag), expected)

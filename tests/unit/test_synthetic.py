@@ -200,6 +200,18 @@ class TestTool:
         assert json.loads((out / "synthetic.json").read_text())["seed"] == 1
         assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
+    def test_keep_makes_only_what_is_missing_and_no_file_of_the_user_goes(self, run_cli, tmp_path):
+        out = tmp_path / "set"
+        assert run_cli("tools/make_synthetic.py", "--output", out, *self.ARGS, "--keep").returncode == 0
+        before = (out / "synthetic.json").stat().st_mtime_ns
+        assert "kept" in run_cli("tools/make_synthetic.py", "--output", out, *self.ARGS, "--keep").stdout
+        assert (out / "synthetic.json").stat().st_mtime_ns == before
+        (out / "thesis.txt").write_text("x")
+        done = run_cli("tools/make_synthetic.py", "--output", out, *self.ARGS, "--seed", 5, "--keep")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "thesis.txt" in done.stderr
+        assert (out / "thesis.txt").read_text() == "x"
+
     @pytest.mark.parametrize(("words", "names"), [(("--height", 32, "--width", 64), "32x64"), (("--num", -1), "--num"),
                                                   (("--seed", -5), "-5")])
     def test_bad_input_is_one_line(self, run_cli, tmp_path, words, names):

@@ -30,6 +30,7 @@ from mindseg.manifest import load_manifest
 from mindseg.metrics import format_table
 from mindseg.modelarts import modelarts, modelarts_arguments
 from mindseg.models import build_network
+from mindseg.outputs import OutputFolder
 from mindseg.report.run_page import write_run_report
 from mindseg.runtime import Runtime, setup_runtime
 
@@ -63,6 +64,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="also write report.html, one page that needs no network")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=EVAL_JSON", help="with --report: the "
                         "same model's result in another program, to show beside; repeatable")
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that this program did not write")
     return parser.parse_args(modelarts_arguments(sys.argv[1:]))
 
 
@@ -77,7 +79,7 @@ def main() -> None:
     output = output_folder(args, cfg)
     with modelarts(cfg, output, runtime) as checkpoint:
         request = Request(args.config, output, str(checkpoint) if checkpoint else args.ckpt_path, args.manifest,
-                          args.file_format, args.save_masks, args.csv, args.report, tuple(args.beside))
+                          args.file_format, args.save_masks, args.csv, args.report, tuple(args.beside), args.overwrite)
         try:
             score(cfg, runtime, request)
         except OSError as error:
@@ -137,6 +139,7 @@ class Request:
         csv: Write ``images.csv`` with the IoU of every image.
         report: Write ``report.html``.
         beside: ``name=eval.json`` of the same model in other programs, for the report.
+        overwrite: Replace files that this program did not write.
     """
     config: str
     output: Path
@@ -147,6 +150,7 @@ class Request:
     csv: bool = False
     report: bool = False
     beside: tuple[str, ...] = ()
+    overwrite: bool = False
 
 
 def score(cfg: Config, runtime: Runtime, request: Request) -> None:
@@ -160,12 +164,31 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
         raise UserError("--save_masks labelIds: benchmark servers want masks of the images' own size, but "
                         "eval.label_size = input; set eval.label_size=original")
     programs = read_beside(request.beside)
-    request.output.mkdir(parents=True, exist_ok=True)
-    if request.ckpt_path and Path(request.ckpt_path).is_dir():
-        if request.save_masks:
-            raise UserError(f"--save_masks: {request.ckpt_path} is a folder of checkpoints; name one of them")
-        _score_folder(cfg, runtime, request, info, programs)
-        return
+    several = request.ckpt_path and Path(request.ckpt_path).is_dir()
+    if several and request.save_masks:
+        raise UserError(f"--save_masks: {request.ckpt_path} is a folder of checkpoints; name one of them")
+    with OutputFolder(request.output, request.overwrite, shared=runtime.size > 1) as results:
+        results.claim(*_result_files(runtime, request, info))
+        if several:
+            _score_folder(cfg, runtime, request, info, programs)
+        else:
+            _score_model(cfg, runtime, request, info, programs)
+
+
+def _result_files(runtime: Runtime, request: Request, info: DatasetInfo) -> list[Path]:
+    """Files that this process will write; claimed at once, so that no work is lost."""
+    names = [_csv_name(runtime)] if request.csv else []
+    if runtime.is_main:
+        names += ["eval.json", "eval_results.txt"] + (["report.html"] if request.report else [])
+        names += [info.submission.archive] if request.save_masks == "labelIds" else []
+        if request.ckpt_path and Path(request.ckpt_path).is_dir():
+            names += [f"{path.name}.eval.json" for path in _checkpoints(request)]
+    return [request.output / name for name in names]
+
+
+def _score_model(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo,
+                 programs: list[tuple[str, float]]) -> None:
+    """Evaluates one checkpoint or exported model."""
     predictor = open_for_scoring(cfg, info, request) if request.manifest else open_checkpoint(request.ckpt_path, cfg)
     record, result, rows = _score_one(cfg, runtime, request, predictor, request.ckpt_path or request.manifest)
     _write_csv(runtime, request, info.classes, rows)
@@ -225,7 +248,9 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predi
     if request.save_masks:
         # Rank 0 packs the masks of all ranks, and only those: the folder may hold an earlier run's.
         notes = _notes(request, runtime.rank) if runtime.size > 1 and request.save_masks == "labelIds" else None
-        writer = MaskWriter(request.save_masks, info, request.output / f"masks_{request.save_masks}", notes)
+        masks = OutputFolder(request.output / f"masks_{request.save_masks}", request.overwrite,
+                             shared=runtime.size > 1, own=True)
+        writer = MaskWriter(request.save_masks, info, masks, notes)
     rows: list[list] = []
 
     def on_image(image: str, ids: np.ndarray, counts: np.ndarray) -> None:
@@ -241,7 +266,7 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predi
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}
     if writer and request.save_masks == "labelIds" and runtime.is_main:
-        files = writer.files if runtime.size == 1 else _all_masks(writer.folder, request, runtime.size)
+        files = writer.files if runtime.size == 1 else _all_masks(writer.output.folder, request, runtime.size)
         log.info("submission archive: %s", write_submission(files, info, request.output))
     return record, result, rows
 
@@ -280,20 +305,28 @@ def _write_csv(runtime: Runtime, request: Request, classes: tuple[str, ...], row
     """Writes ``images.csv``, or this rank's part of it, if it is asked for."""
     if not request.csv:
         return
-    part = f".rank{runtime.rank}" if runtime.size > 1 else ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "miou", "pixel_accuracy", *classes])
     writer.writerows(rows)
-    write_text(request.output / f"images{part}.csv", text.getvalue())
+    write_text(request.output / _csv_name(runtime), text.getvalue())
+
+
+def _csv_name(runtime: Runtime) -> str:
+    return f"images.rank{runtime.rank}.csv" if runtime.size > 1 else "images.csv"
+
+
+def _checkpoints(request: Request) -> list[Path]:
+    """Checkpoints of the folder ``request.ckpt_path``, or of the run folder."""
+    folder = Path(request.ckpt_path)
+    folder = folder / "ckpt" if (folder / "ckpt").is_dir() else folder
+    return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
 
 
 def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo,
                   programs: list[tuple[str, float]]) -> None:
     """Evaluates every checkpoint of a folder with one compiled network; the best one's results are ``eval.json``."""
-    folder = Path(request.ckpt_path)
-    folder = folder / "ckpt" if (folder / "ckpt").is_dir() else folder      # a run folder will do, too
-    paths = sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
+    paths = _checkpoints(request)
     if not paths:
         raise UserError(f"--ckpt_path {request.ckpt_path}: the folder holds no *.ckpt file")
     predictor = NetworkPredictor(cfg, build_network(cfg), info)

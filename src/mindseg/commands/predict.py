@@ -1,10 +1,10 @@
 """Segments pictures and videos: ``python predict.py --config C --ckpt_path X --input street.jpg --output out``."""
 import argparse
+import errno
 import glob
 import logging
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.config import SCHEMA_FILE, load_config
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.decode import decode_image
-from mindseg.data.samples import IMAGE_SUFFIXES
+from mindseg.data.samples import IMAGE_SUFFIXES, image_stem
 from mindseg.drawing import legend, overlay, save_palette_png, save_png, to_label_ids
 from mindseg.errors import DataError, UserError
 from mindseg.files import read_bytes, write_json
@@ -27,11 +27,13 @@ from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.inference.predictor import Predictor, segment_image
 from mindseg.inference.video import FrameSink, frames, video_facts
 from mindseg.logs import log, setup_logging
+from mindseg.outputs import OutputFolder, check_apart, output_path, unique_names
 from mindseg.runtime import setup_runtime
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 KINDS = ("overlay", "mask", "ids", "labelIds", "side")
 SOME_FAILED = 3                # exit status when some inputs could not be read, as the runner's
+_NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)     # the next file would fail, too
 EXAMPLES = """examples:
   python predict.py --ckpt_path best.ckpt --input street.jpg --output out
   python predict.py --config C --ckpt_path best.ckpt --input drive.mp4 --output out --save side
@@ -56,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--alpha", type=float, default=0.55, help="opacity of the colours, 0 to 1 (%(default)s)")
     parser.add_argument("--submission", action="store_true", help="also write label-id masks under the benchmark's "
                         "names, and pack them")
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that this program did not write")
     return parser.parse_args()
 
 
@@ -76,7 +79,8 @@ def main() -> int:
         cfg = read_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
         setup_runtime(cfg.runtime)
         predictor = open_checkpoint(args.ckpt_path, cfg, whole_image=True)
-    output = Output(Path(args.output), tuple(dict.fromkeys(args.save)), args.alpha, args.submission)
+    output = Output(Path(args.output), tuple(dict.fromkeys(args.save)), args.alpha, args.submission,
+                    args.overwrite)
     try:
         return predict(predictor, args.input, output)
     except OSError as error:
@@ -105,11 +109,13 @@ class Output:
         kinds: Of ``KINDS``.
         alpha: Opacity of an overlay.
         submission: Also write label-id masks and pack them for the benchmark server.
+        overwrite: Replace files that this program did not write.
     """
     folder: Path
     kinds: tuple[str, ...] = ("overlay",)
     alpha: float = 0.55
     submission: bool = False
+    overwrite: bool = False
 
 
 def find_inputs(text: str) -> tuple[Path, list[Path]]:
@@ -153,54 +159,96 @@ def predict(predictor: Predictor, source: str, output: Output) -> int:
         Exit status: 0, or 3 if something could not be read; it is named, counted, and the rest goes on.
     """
     base, files = find_inputs(source)
+    check_apart(source if Path(source).exists() else base, output.folder)
     own = output.folder.resolve()       # results of an earlier call are no input, if they lie inside the input folder
     files = [path for path in files if not path.resolve().is_relative_to(own)]
+    if not files:
+        raise UserError(f"--input {source}: holds nothing but results of an earlier call; add images or videos")
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     images = [path for path in files if path not in set(videos)]
-    output.folder.mkdir(parents=True, exist_ok=True)
-    if {"overlay", "mask", "side"} & set(output.kinds):
-        save_png(output.folder / "legend.png", legend(predictor.info.classes, predictor.info.palette))
+    if output.submission:
+        _check_submission(images)
     tally, started = Tally(), time.perf_counter()
-    with logging_redirect_tqdm([logging.getLogger("mindseg")]):
-        if images:
-            predict_images(predictor, base, images, output, tally)
-        for path in videos:
-            predict_video(predictor, path, output.folder / path.relative_to(base).with_suffix(""), output, tally)
-    seconds = time.perf_counter() - started
-    count = max(tally.images, 1)
-    summary = {"images": tally.images, "failures": len(tally.failed), "failed": tally.failed,
-               "seconds": round(seconds, 3), "images_per_second": round(tally.images / seconds, 3),
-               "model_ms": round(1000 * tally.model_seconds / count, 3)}
-    write_json(output.folder / "summary.json", summary)
+    with OutputFolder(output.folder, output.overwrite) as results:
+        summary = output.folder / "summary.json"
+        results.claim(summary)
+        write_json(summary, {"status": "running"})      # after a kill, nobody takes the folder for a whole result
+        if {"overlay", "mask", "side"} & set(output.kinds):
+            results.claim(output.folder / "legend.png")
+            save_png(output.folder / "legend.png", legend(predictor.info.classes, predictor.info.palette))
+        with logging_redirect_tqdm([logging.getLogger("mindseg")]):
+            if images:
+                predict_images(predictor, _names(images, base), output, results, tally)
+            for path, name in _names(videos, base).items():
+                predict_video(predictor, path, name, output, results, tally)
+        seconds = time.perf_counter() - started
+        write_json(summary, {
+            "status": "finished", "images": tally.images, "failures": len(tally.failed), "failed": tally.failed,
+            "seconds": round(seconds, 3), "images_per_second": round(tally.images / seconds, 3),
+            "model_ms": round(1000 * tally.model_seconds / max(tally.images, 1), 3)})
     log.info("%d pictures in %.1f s: %.1f a second (the model alone %.1f), %d failed, results in %s", tally.images,
              seconds, tally.images / seconds, tally.images / max(tally.model_seconds, 1e-9), len(tally.failed),
              output.folder)
     return SOME_FAILED if tally.failed else 0
 
 
-def predict_images(predictor: Predictor, base: Path, files: Sequence[Path], output: Output, tally: Tally) -> None:
-    """Segments image files, one after the other."""
-    writer = MaskWriter("labelIds", predictor.info, output.folder / "masks_labelIds") if output.submission else None
-    stems = Counter(path.with_suffix("") for path in files)
-    for path in tqdm(files, desc="predict", unit="image", disable=None):
+def _names(files: Sequence[Path], base: Path) -> dict[Path, str]:
+    """Name of each file's results, relative to the output folder: its path below the input without the suffix."""
+    names = unique_names(path.relative_to(base) for path in files)
+    return {path: names[path.relative_to(base)] for path in files}
+
+
+def _check_submission(images: Sequence[Path]) -> None:
+    """Refuses two images that would have one name on the benchmark server."""
+    first: dict[str, Path] = {}
+    for path in images:
+        other = first.setdefault(image_stem(path), path)
+        if other != path:
+            raise UserError(f"--submission: {other} and {path} would both be '{image_stem(path)}' in the archive; "
+                            "submit one split at a time, or rename one")
+
+
+def predict_images(predictor: Predictor, names: Mapping[Path, str], output: Output, results: OutputFolder,
+                   tally: Tally) -> None:
+    """Segments image files, one after the other.
+
+    Args:
+        predictor: Model.
+        names: Name of the results of each image, relative to the output folder.
+        output: Results to write.
+        results: The output folder.
+        tally: Receives counts and failures.
+
+    Raises:
+        UserError: The disk is full or cannot be written.
+    """
+    masks = OutputFolder(output.folder / "masks_labelIds", output.overwrite) if output.submission else None
+    writer = MaskWriter("labelIds", predictor.info, masks) if masks else None
+    for path, name in tqdm(names.items(), desc="predict", unit="image", disable=None):
         try:
+            targets = {kind: output_path(output.folder, f"{name}_{kind}.png", f"{path}") for kind in output.kinds}
+            results.claim(*targets.values())
             image = decode_image(read_bytes(path), str(path))
             ids = _timed(predictor, image, tally)
-        except DataError as error:
+            for kind, target in targets.items():
+                _save(target, kind, render(kind, image, ids, predictor.info, output.alpha), predictor.info)
+            if writer:
+                writer.write(image_stem(path), ids)
+        except UserError as error:
+            _go_on(error)
             tally.fail(str(path), _named(path, error))
             continue
         tally.images += 1
-        target = output.folder / path.relative_to(base)
-        if stems[path.with_suffix("")] == 1:    # a.png beside a.jpg: both keep their suffix
-            target = target.with_suffix("")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for kind in output.kinds:
-            picture = render(kind, image, ids, predictor.info, output.alpha)
-            _save(Path(f"{target}_{kind}.png"), kind, picture, predictor.info)
-        if writer:
-            writer.write(path.stem.removesuffix("_leftImg8bit"), ids)
     if writer and writer.files:
+        results.claim(output.folder / predictor.info.submission.archive)
         log.info("submission archive: %s", write_submission(writer.files, predictor.info, output.folder))
+
+
+def _go_on(error: Exception) -> None:
+    """Raises an error again that every further file would meet, such as a full disk."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.errno in _NO_DISK:
+        raise error
 
 
 def _named(path: Path, error: Exception) -> str:
@@ -253,19 +301,34 @@ def _save(path: Path, kind: str, picture: np.ndarray, info: DatasetInfo) -> None
         save_png(path, picture)
 
 
-def predict_video(predictor: Predictor, path: Path, target: Path, output: Output, tally: Tally) -> None:
+def predict_video(predictor: Predictor, path: Path, name: str, output: Output, results: OutputFolder,
+                  tally: Tally) -> None:
     """Segments a video frame by frame.
 
-    Overlay, mask and side by side become ``<target>_<kind>.mp4`` at the source's frame rate; ids, which no lossy video
-    can hold, ``<target>_<kind>/<frame>.png``. In the place of a broken frame the one before is shown again, so that
+    Overlay, mask and side by side become ``<name>_<kind>.mp4`` at the source's frame rate; ids, which no lossy video
+    can hold, ``<name>_<kind>/<frame>.png``. In the place of a broken frame the one before is shown again, so that
     the time stays right.
+
+    Args:
+        predictor: Model.
+        path: Video file.
+        name: Name of the results, relative to the output folder.
+        output: Results to write.
+        results: The output folder.
+        tally: Receives counts and failures.
+
+    Raises:
+        UserError: The disk is full or cannot be written.
     """
-    rate, total = video_facts(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sinks = {kind: FrameSink(target, kind, rate, predictor.info.palette) for kind in output.kinds}
-    bar = tqdm(total=total or None, desc=path.name, unit="frame", disable=None)
+    sinks: dict[str, FrameSink] = {}
+    bar = tqdm(desc=path.name, unit="frame", disable=None)
     finished = False
     try:
+        rate, bar.total = video_facts(path)
+        target = output_path(output.folder, name, str(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for kind in output.kinds:
+            sinks[kind] = FrameSink(target, kind, rate, predictor.info.palette, results)
         for number, frame in enumerate(frames(path), 1):
             bar.update()
             if frame is None:
@@ -274,13 +337,14 @@ def predict_video(predictor: Predictor, path: Path, target: Path, output: Output
                     sink.again(number)
                 continue
             ids = _timed(predictor, frame, tally)
-            tally.images += 1
             for kind, sink in sinks.items():
                 sink.write(number, render(kind, frame, ids, predictor.info, output.alpha))
+            tally.images += 1
         finished = True
-    except DataError as error:
+    except (UserError, OSError) as error:
+        _go_on(error)
         tally.fail(str(path), _named(path, error))
-        finished = True         # what came before a cut is kept
+        finished = True         # the frames before a cut are kept
     finally:
         bar.close()
         for sink in sinks.values():

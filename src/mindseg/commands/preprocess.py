@@ -13,6 +13,7 @@ from mindseg.data.samples import Sample, read_lines
 from mindseg.errors import DataError, UserError
 from mindseg.files import write_bytes, write_text
 from mindseg.manifest import Manifest, load_manifest
+from mindseg.outputs import OutputFolder, check_apart, output_path
 
 EXAMPLES = """examples:
   python preprocess.py --manifest export/deploy.yaml --dataset data/cityscapes --output preprocess_Result
@@ -26,14 +27,16 @@ def main() -> None:
     add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="BINDIR", help="folder for the bins, made if need be")
     parser.add_argument("--link_images", action="store_true", help="only link the images; the runner will decode them")
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that this program did not write")
     args = parser.parse_args()
+    check_apart(args.dataset, args.output)
     manifest = load_manifest(args.manifest)
     samples = find_samples(manifest, args.dataset, args.split, args.list)
     if args.link_images:
-        link_images(samples, Path(args.output))
+        link_images(samples, Path(args.output), args.overwrite)
         print(f"{len(samples)} links to images of {manifest.dataset.name} in {args.output}")
         return
-    preprocess(manifest, samples, Path(args.output))
+    preprocess(manifest, samples, Path(args.output), args.overwrite)
     print(f"{len(samples)} images of {manifest.dataset.name} in {args.output}, {manifest.input.dtype} "
           f"{manifest.input.layout} {'x'.join(map(str, manifest.input.shape[1:]))}")
 
@@ -71,59 +74,73 @@ def find_samples(manifest: Manifest, root: str | Path, split: str = "val", list_
     return chosen
 
 
-def preprocess(manifest: Manifest, samples: Sequence[Sample], output: Path) -> None:
+def preprocess(manifest: Manifest, samples: Sequence[Sample], output: Path, overwrite: bool = False) -> None:
     """Writes ``<name>.bin`` for each sample, the exact bytes of a batch of one, and ``files.txt`` with their names.
 
     Args:
         manifest: Of the model.
         samples: Their labels are not read.
-        output: Folder, made if need be. ``files.txt`` is removed first and written last: it stands for a whole set.
+        output: Folder, made if need be; files of an earlier call are removed. ``files.txt`` is removed first and
+            written last: it stands for a whole set.
+        overwrite: Replace files that this program did not write.
 
     Raises:
         UserError: An image is broken or does not fit, the disk is too small, or the folder cannot be written.
     """
     spec = manifest.input
     size = math.prod(spec.shape[1:]) * (1 if spec.dtype == "uint8" else 4)
-    _check_space(output, size * len(samples))
-    (output / NAMES_FILE).unlink(missing_ok=True)
+    paths = {sample: output_path(output, f"{sample.name}.bin", str(sample.image)) for sample in samples}
 
     def work(sample: Sample) -> None:
         tensor = spec.prepare(spec.read_image(sample.image), str(sample.image))
-        write_bytes(output / f"{sample.name}.bin", tensor.tobytes())
+        write_bytes(paths[sample], tensor.tobytes())
 
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with _claimed(output, overwrite, [output / NAMES_FILE, *paths.values()], size * len(samples)), \
+            ThreadPoolExecutor(_WRITERS) as pool:
+        (output / NAMES_FILE).unlink(missing_ok=True)
         try:
             for _ in tqdm(pool.map(work, samples), desc="preprocess", total=len(samples), unit="image", disable=None):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    write_text(output / NAMES_FILE, "".join(f"{sample.name}\n" for sample in samples))
+        write_text(output / NAMES_FILE, "".join(f"{sample.name}\n" for sample in samples))
 
 
-def link_images(samples: Sequence[Sample], output: Path) -> None:
+def link_images(samples: Sequence[Sample], output: Path, overwrite: bool = False) -> None:
     """Makes a folder of links ``<name>.<suffix>`` to the samples' images, for a runner that decodes by itself.
+
+    Args:
+        samples: Their labels are not read.
+        output: Folder, made if need be; files of an earlier call are removed.
+        overwrite: Replace files that this program did not write.
 
     Raises:
         UserError: The folder cannot be written, or something else stands there under such a name.
     """
-    _check_space(output, 0)
-    for sample in samples:
-        link = output / f"{sample.name}{sample.image.suffix}"
-        try:
-            if link.is_symlink():
-                link.unlink()
-            link.symlink_to(sample.image.resolve())
-        except OSError as error:
-            raise UserError(f"{link}: cannot be made ({error.strerror}); choose another --output") from error
+    links = {sample: output_path(output, f"{sample.name}{sample.image.suffix}", str(sample.image))
+             for sample in samples}
+    with _claimed(output, overwrite, list(links.values())):
+        for sample, link in links.items():
+            try:
+                link.unlink(missing_ok=True)
+                link.symlink_to(sample.image.resolve())
+            except OSError as error:
+                raise UserError(f"{link}: cannot be made ({error.strerror}); choose another --output") from error
 
 
-def _check_space(output: Path, needed: int) -> None:
+def _claimed(output: Path, overwrite: bool, paths: list[Path], needed: int = 0) -> OutputFolder:
+    """The output folder, with its files claimed, older ones removed, and room for ``needed`` bytes."""
+    folder = OutputFolder(output, overwrite)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.claim(*paths)
+        folder.remove_old()
         free = shutil.disk_usage(output).free
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
-    if free < needed:
-        raise UserError(f"--output {output}: the bins take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose "
-                        "another disk, let the runner read the images, or export with export.normalize_in_graph=true")
+        if free < needed:
+            raise UserError(f"--output {output}: the bins take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+                            "choose another disk, let the runner read the images, or export with "
+                            "export.normalize_in_graph=true")
+    except UserError:
+        folder.close()
+        raise
+    return folder

@@ -8,8 +8,8 @@ import numpy as np
 
 from mindseg.data.datasets import DatasetInfo
 from mindseg.drawing import save_palette_png, save_png, to_label_ids
-from mindseg.errors import UserError
 from mindseg.files import replacing
+from mindseg.outputs import OutputFolder, output_path
 
 KINDS = ("color", "labelIds")
 
@@ -23,26 +23,29 @@ class MaskWriter:
     Args:
         kind: ``color`` or ``labelIds``.
         info: Palette and official ids.
-        folder: Made if need be.
+        output: Folder of the masks.
         notes: File that gets the name of every mask, one a line, for another process to read; None: nobody does.
-
-    Raises:
-        UserError: The folder cannot be made.
     """
 
-    def __init__(self, kind: str, info: DatasetInfo, folder: Path, notes: Path | None = None) -> None:
-        self.kind, self.info, self.folder, self.notes = kind, info, folder, notes
+    def __init__(self, kind: str, info: DatasetInfo, output: OutputFolder, notes: Path | None = None) -> None:
+        self.kind, self.info, self.output, self.notes = kind, info, output, notes
         self.files: list[Path] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
         if notes:
             notes.write_text("", encoding="utf-8")
 
     def write(self, name: str, ids: np.ndarray) -> None:
-        """Writes the mask of one image: uint8 train ids (H, W)."""
-        path = self.folder / f"{name}{self.info.submission.suffix if self.kind == 'labelIds' else '.png'}"
+        """Writes the mask of one image.
+
+        Args:
+            name: Name of the image without suffix.
+            ids: Train ids, uint8 (H, W).
+
+        Raises:
+            UserError: The name leaves the folder, stands for two masks, or is that of a foreign file.
+        """
+        suffix = self.info.submission.suffix if self.kind == "labelIds" else ".png"
+        path = output_path(self.output.folder, f"{name}{suffix}", f"image {name}")
+        self.output.claim(path)
         if self.kind == "labelIds" and not self.info.submission.palette:
             save_png(path, to_label_ids(ids, self.info.train_to_id))
         else:

@@ -8,23 +8,34 @@ import numpy as np
 
 from mindseg.drawing import Palette, colorize, save_png
 from mindseg.errors import DataError, UserError
+from mindseg.files import temporary_name
+from mindseg.outputs import OutputFolder
 
 _GIVE_UP = 25       # frames that fail in a row before the rest of a video counts as lost
+_FASTEST = 1000     # frames a second; a larger number is a damaged header
 # What is broken is reported by us, by frame; read when the first video is opened.
 _QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8"}
 
 
 def video_facts(path: Path) -> tuple[float, int]:
-    """Frames a second (25 if the file does not say) and the announced number of frames (0: unknown)."""
+    """Frames a second (25 if the file does not say) and the announced number of frames (0: unknown).
+
+    Raises:
+        DataError: OpenCV cannot take the file's name.
+    """
     capture = _open(path)
     rate, total = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
-    return rate if rate > 0 else 25.0, max(total, 0)
+    return rate if 0 < rate <= _FASTEST else 25.0, max(total, 0)
 
 
 def _open(path: Path) -> cv2.VideoCapture:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:      # OpenCV would crash
+        raise DataError(f"{path}: the name is not UTF-8, which OpenCV needs for a video; rename the file") from None
     return cv2.VideoCapture(str(path))
 
 
@@ -63,13 +74,19 @@ class FrameSink:
         kind: ``overlay``, ``side`` (RGB), ``mask`` (ids that get colours), ``ids`` or ``labelIds`` (kept as they are).
         rate: Frames a second.
         palette: Colours of a mask.
+        output: Output folder, which the target lies in.
+
+    Raises:
+        UserError: A file of that name exists and was not written by this program.
     """
 
-    def __init__(self, target: Path, kind: str, rate: float, palette: Palette) -> None:
-        self.kind, self.rate, self.palette = kind, rate, palette
+    def __init__(self, target: Path, kind: str, rate: float, palette: Palette, output: OutputFolder) -> None:
+        self.kind, self.rate, self.palette, self.output = kind, rate, palette, output
         self.lossless = kind in ("ids", "labelIds")
         self.path = Path(f"{target}_{kind}" if self.lossless else f"{target}_{kind}.mp4")
-        self.partial = self.path.with_name(f".{self.path.name}.part.mp4")
+        self.partial = temporary_name(self.path)
+        if not self.lossless:
+            output.claim(self.path)
         self.writer: cv2.VideoWriter | None = None
         self.last: np.ndarray | None = None
         self.owed: list[int] = []
@@ -93,7 +110,13 @@ class FrameSink:
             self._write(number, self.last)
 
     def close(self, finished: bool) -> None:
-        """Gives the video its name, or removes what was written if the work was broken off."""
+        """Gives the video its name, or removes what was written if the work was broken off.
+
+        Args:
+            finished: All frames were added.
+        """
+        if self.lossless and finished:      # an earlier result may have had more frames
+            self.output.remove_old(self.path.relative_to(self.output.folder).as_posix())
         if self.writer is not None:
             self.writer.release()
             if finished:
@@ -103,8 +126,9 @@ class FrameSink:
 
     def _write(self, number: int, picture: np.ndarray) -> None:
         if self.lossless:
-            self.path.mkdir(exist_ok=True)
-            save_png(self.path / f"{number:06d}.png", picture)
+            frame = self.path / f"{number:06d}.png"
+            self.output.claim(frame)
+            save_png(frame, picture)
             return
         pixels = colorize(picture, self.palette) if self.kind == "mask" else picture
         # The codec wants even sides.
