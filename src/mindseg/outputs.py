@@ -165,6 +165,20 @@ class OutputFolder:
         self.close()
 
 
+def check_new(path: str | Path, overwrite: bool = False) -> None:
+    """Refuses to replace a single file.
+
+    Args:
+        path: File to write.
+        overwrite: Replace it all the same.
+
+    Raises:
+        UserError: The file exists.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path}: exists already; choose another --output or give --overwrite")
+
+
 def _is_inside(name: str) -> bool:
     try:
         output_path("", name, RECORD_NAME)

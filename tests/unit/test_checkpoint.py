@@ -186,6 +186,10 @@ def test_published_weights_are_small_named_by_content_and_work(cfg, network_file
     assert (extras["epoch"], extras["best_miou"]) == (2, 0.5)
     table = (tmp_path / "README.md").read_text()
     assert table.count(digest) == table.count("`fast_scnn_camvid`") == 1
+    (tmp_path / "README.md").write_text("# My own page\n| `fast_scnn_camvid` |\n")
+    with pytest.raises(UserError, match=r"README\.md: not the table of weights that this command writes"):
+        publish.main()
+    assert (tmp_path / "README.md").read_text().startswith("# My own page")
     net = load_network(cfg, published)
     values = {p.name: p.asnumpy() for p in net.get_parameters()}
     np.testing.assert_array_equal(values[averaged], network_file[1][averaged] + 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mindseg.errors import UserError
-from mindseg.outputs import RECORD_NAME, OutputFolder, check_apart, output_path, unique_names
+from mindseg.outputs import RECORD_NAME, OutputFolder, check_apart, check_new, output_path, unique_names
 
 OUTSIDE = ["", ".", "..", "/etc/x", "../x", "a/../../x", "a//b", "a/./b", "a/", "C:x", "c:/x", "a\\b", "..\\x", "a\nb",
            "a\0b"]
@@ -102,3 +102,11 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match=r"out: cannot be written \(.*\); choose another --output"):
         OutputFolder(tmp_path / "out")
+
+
+def test_a_single_file_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    check_new(tmp_path / "new.html")
+    (tmp_path / "mine.html").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"mine\.html: exists already; choose another --output or give --overwrite"):
+        check_new(tmp_path / "mine.html")
+    check_new(tmp_path / "mine.html", overwrite=True)

@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+from mindseg.outputs import check_new
 from mindseg.report.pages import read_run, write_comparison
 
 EPILOG = """\
@@ -17,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path,
                         help="folder with eval.json; the first one is the reference")
     parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args()
 
 
@@ -33,4 +35,5 @@ def main() -> None:
     """Reads the runs and writes the page."""
     args = parse_args()
     runs = [read_run(folder, name) for folder, name in zip(args.runs, name_runs(args.runs), strict=True)]
+    check_new(args.output, args.overwrite)
     print(write_comparison(args.output, runs))

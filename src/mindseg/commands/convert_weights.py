@@ -6,6 +6,7 @@ from mindseg.config import rename_old_values
 from mindseg.errors import UserError
 from mindseg.models import MODELS, model_options
 from mindseg.models.weights import clean_state, convert, detect_source, read_weights, save_weights
+from mindseg.outputs import check_new
 
 EXAMPLES = """examples:
   mindseg convert-weights --model fast_scnn --source fast_scnn_segmentron.pth --output segmentron.ckpt
@@ -51,8 +52,10 @@ def main() -> None:
     parser.add_argument("--part", default="all", help="all, backbone or encoder: convert only this part")
     parser.add_argument("--drop_classifier", action="store_true",
                         help="leave out the layers that depend on the number of classes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args()
 
+    check_new(args.output, args.overwrite)
     state = read_weights(args.source)
     options = {**detect_source(args.model, clean_state(state)).options, **parse_options(args.model, args.set)}
     result = convert(args.model, state, args.part, args.drop_classifier, **options)

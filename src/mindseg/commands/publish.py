@@ -5,7 +5,7 @@ from pathlib import Path
 from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint
 from mindseg.commands.arguments import create_parser, read_config
 from mindseg.errors import UserError
-from mindseg.files import file_sha256, write_text
+from mindseg.files import file_sha256, remove_leftovers, temporary_name, write_text
 
 EXAMPLES = """examples:
   mindseg publish --config configs/fast_scnn/fast_scnn_camvid.yaml --ckpt_path RUN/ckpt/best.ckpt \\
@@ -36,13 +36,15 @@ def main() -> None:
         raise UserError("--data and --score go into a table: they cannot hold the character |")
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
+    table = output / "README.md"
+    text = table.read_text(encoding="utf-8") if table.exists() else HEAD
+    if not text.startswith(HEAD):
+        raise UserError(f"{table}: not the table of weights that this command writes; choose another --output")
     path = publish(args.config, args.ckpt_path, output)
     _, extras = read_checkpoint(path)
     digest = file_sha256(path)
     row = (f"| `{path.name}` | `{Path(args.config).stem}` | {args.data} | {args.score} | {extras['epoch']} | "
            f"{path.stat().st_size / 1e6:.2f} | `{digest}` |\n")
-    table = output / "README.md"
-    text = table.read_text(encoding="utf-8") if table.exists() else HEAD
     kept = [line for line in text.splitlines(keepends=True) if f"`{Path(args.config).stem}`" not in line]
     write_text(table, "".join(kept) + row)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {digest}")
@@ -68,7 +70,8 @@ def publish(config: str, ckpt_path: str, output: Path) -> Path:
     if "epoch" not in extras:
         raise UserError(f"{ckpt_path}: not a checkpoint of a run of this project; give RUN/ckpt/best.ckpt")
     parameters = [p for p in network.get_parameters() if not p.name.startswith("aux") and not p.name.endswith(".step")]
-    tmp = output / f"{Path(config).stem}.unnamed.ckpt"
+    tmp = temporary_name(output / f"{Path(config).stem}.ckpt")
+    remove_leftovers(output)
     save_checkpoint(tmp, parameters, Progress(extras["epoch"], extras["step"], extras["best_miou"]), cfg)
     path = output / f"{Path(config).stem}-{file_sha256(tmp)[:8]}.ckpt"
     os.replace(tmp, path)
