@@ -46,14 +46,14 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+def small_disk(tmp_path: Path) -> Iterator[Callable[[float], Path]]:
     """``small_disk(megabytes)`` makes a folder that is a file system of that size."""
     mounted = []
 
-    def make(megabytes: int) -> Path:
+    def make(megabytes: float) -> Path:
         folder = tmp_path / f"disk{len(mounted)}"
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)],
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1024 * megabytes)}k", "none", str(folder)],
                               capture_output=True, check=False)
         if done.returncode:
             pytest.skip("mounting a tmpfs needs root")
