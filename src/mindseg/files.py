@@ -3,7 +3,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from mindseg.errors import DataError, UserError
+
+_REMOVE = ".remove"     # in a folder of new files: names of old ones to remove
 
 
 @contextmanager
@@ -68,6 +70,63 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         pass        # it belongs to another user
     return True
+
+
+def replace_set(staging: Path, target: Path, remove: Iterable[str] = ()) -> None:
+    """Replaces files that belong together, so that a kill leaves the old ones or the new ones, never a mixture.
+
+    The complete folder of new files gets the name ``.<target>.ready``. From then on they count: whoever reads the set
+    calls :func:`finish_set` first, which moves what an interrupted call has not moved.
+
+    Args:
+        staging: Folder on the same disk that holds the new files and nothing else; it is gone afterwards.
+        target: File that names the set, such as ``deploy.yaml``; the new files go into its folder.
+        remove: Names of older files in that folder that are no longer needed.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    finish_set(target)
+    (staging / _REMOVE).write_text(json.dumps(list(remove)), encoding="utf-8")
+    for path in (*staging.iterdir(), staging):
+        sync_to_disk(path)
+    os.replace(staging, _ready(target))
+    sync_to_disk(target.parent)
+    finish_set(target)
+
+
+def finish_set(target: Path) -> None:
+    """Completes an interrupted :func:`replace_set`, if there is one.
+
+    Args:
+        target: File that names the set.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    ready = _ready(target)
+    if not ready.is_dir():
+        return
+    try:
+        new = [path.name for path in ready.iterdir() if path.name != _REMOVE]
+        if (ready / _REMOVE).exists():
+            for name in json.loads((ready / _REMOVE).read_text(encoding="utf-8")):
+                if name not in new:
+                    (target.parent / Path(name).name).unlink(missing_ok=True)
+        for name in new:
+            with suppress(FileNotFoundError):      # another process finishes it, too
+                os.replace(ready / name, target.parent / name)
+        (ready / _REMOVE).unlink(missing_ok=True)
+        ready.rmdir()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{ready}: the files of an interrupted program cannot be moved to their place ({error}); move "
+                        "them into the folder above, or remove this one") from None
+
+
+def _ready(target: Path) -> Path:
+    return target.with_name(f".{target.name}.ready")
 
 
 def sync_to_disk(path: Path) -> None:

@@ -162,7 +162,8 @@ def writers(root: Path) -> dict[str, Writer]:
                     "--output {output}/set.mindrecord"),
             lambda folder, old, new: _among(rows(folder), rows(old), rows(new)), same_rows),
         "export": Writer(
-            words(*python("-m", "tests.support.kill_worker", "export", "{seed}", "{output}")), check_models, same_models),
+            words(*python("-m", "tests.support.kill_worker", "export", "{seed}", "{output}")), check_models,
+            same_models),
         "quantize": Writer(
             mindseg("quantize --manifest {model} --dataset {data} --split val --num 2 --output {output}"),
             check_models, same_models),
