@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from mindseg.checkpoint import read_checkpoint
-from mindseg.data.datasets import CITYSCAPES
 from mindseg.data.sources import RecordSource
 from mindseg.files import file_sha256
 from mindseg.manifest import load_manifest
 from mindseg.outputs import RECORD_NAME
 from tests.support.data import make_cityscapes, write_image
 from tests.support.evaluation import make_checkpoint, street_config
-from tests.support.kills import Writer, fill_and_repeat, kill_and_repeat, python
+from tests.support.kills import Writer, fill_and_repeat, kill_and_repeat, python, watch
 from tests.support.runner import TinyModel, build_folder, make_images
+from tests.support.train import assert_same_state, make_splits, only_run, run_to_end, train_command
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("MINDSEG_KILLS", "3"))
@@ -95,7 +95,7 @@ def same_models(folder: Path, new: Path) -> None:
 
 def rows(folder: Path) -> str:
     """Digest of a MindRecord set, read as training does."""
-    source, digest = RecordSource(folder / "set.mindrecord", CITYSCAPES), hashlib.sha256()
+    source, digest = RecordSource(folder / "set.mindrecord"), hashlib.sha256()
     for row in source.rows(range(len(source))).create_dict_iterator(num_epochs=1, output_numpy=True):
         digest.update(str(row["file_name"]).encode() + row["data"].tobytes() + row["label"].tobytes())
     return digest.hexdigest()
@@ -202,3 +202,19 @@ def test_killed_at_random_moments(name, inputs, tmp_path, rng):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk(name, inputs, tmp_path, small_disk):
     fill_and_repeat(writers(inputs)[name], tmp_path, small_disk(64), KILLS)
+
+
+def test_training_killed_at_random_moments(tmp_path, rng):
+    """Killed ``KILLS`` times, each time anywhere between start and end; the resumed run equals one left alone."""
+    data = make_splits(tmp_path)
+    fast = "configs/fast_scnn/fast_scnn_cityscapes.yaml"
+    seconds, _ = watch(train_command(fast, data, tmp_path / "whole"), tmp_path / "nowhere")
+    for number in range(KILLS):
+        output = tmp_path / f"killed{number}"
+        watch(train_command(fast, data, output, "--resume", "auto"), output, seconds=rng.uniform(0.3, 1) * seconds)
+        for path in output.glob("*/*/ckpt/[!.]*.ckpt"):
+            read_checkpoint(path)
+        run_to_end(train_command(fast, data, output, "--resume", "auto"))
+        (last,) = (path for path in output.glob("*/*/ckpt/last.ckpt"))
+        assert_same_state(only_run(tmp_path / "whole") / "ckpt" / "last.ckpt", last)
+        assert not list(last.parent.glob(".*"))
