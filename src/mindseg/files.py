@@ -1,8 +1,10 @@
 """Files: written whole or not at all, read with one-line errors."""
+import errno
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -166,12 +168,36 @@ def read_bytes(path: str | Path) -> np.ndarray:
     """Reads a file as uint8 array.
 
     Raises:
-        DataError: The file is missing or cannot be read.
+        DataError: The file is missing, cannot be read, or is a folder, a pipe or a device.
     """
     try:
+        check_regular(path)
         return np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuses everything but a file: reading from a pipe would wait, and reading from a device would not end.
+
+    Raises:
+        OSError: The path leads to nothing, to a folder, a pipe or a device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:     # a NUL in the path
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device instead of a file")
+
+
+def csv_cell(value: Any) -> Any:
+    """Content of a cell that no spreadsheet takes for a formula: a text gets an apostrophe before ``= + - @``.
+
+    Args:
+        value: Text or number; numbers stay as they are.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def file_sha256(path: str | Path) -> str:

@@ -154,13 +154,13 @@ def test_labels_that_are_none(rng):
     for data, words in ((encode(".png", image), "colour, 8-bit"),
                         (encode(".png", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
                         (encode(".png", image[..., 0].astype(np.uint16)), "grey, 16-bit"),
-                        (encode(".jpg", image), "colour, 8-bit"),
+                        (encode(".jpg", image), "JPEG"),
                         (pillow(image, "1"), "1-bit grey")):
         with pytest.raises(DataError, match=rf"x: label is {words}"):
             decode_label(data, "x", LUT)
 
 
-@pytest.mark.parametrize(("suffix", "name"), [(".jpg", "JPEG"), (".bmp", "BMP"), (".tiff", "not PNG")])
+@pytest.mark.parametrize(("suffix", "name"), [(".jpg", "JPEG"), (".bmp", "BMP"), (".tiff", "TIFF")])
 def test_grey_labels_that_are_no_png_are_refused_though_their_values_are_legal(suffix, name):
     ids = np.full((32, 32), 1, np.uint8)
     assert np.array_equal(cv2.imdecode(encode(suffix, ids), cv2.IMREAD_UNCHANGED), ids)

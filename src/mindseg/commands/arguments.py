@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mindseg.config import Config, load_config
 from mindseg.data.datasets import check_classes
+from mindseg.data.decode import limit_pixels
 
 
 def create_parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True, note: str
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Loads a configuration and checks that network and data set have the same number of classes.
+    """Loads a configuration, checks that network and data set have the same number of classes, and limits image sizes.
 
     Args:
         path: YAML file.
@@ -44,6 +45,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     cfg = load_config(path, overrides)
     check_classes(cfg, str(path))
+    limit_pixels(cfg.runtime.max_pixels)
     return cfg
 
 

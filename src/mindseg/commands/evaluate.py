@@ -19,7 +19,7 @@ from mindseg.data.loader import Loader, create_loader
 from mindseg.errors import ConfigError, DataError, UserError
 from mindseg.evaluation.cityscapes import instance_reader
 from mindseg.evaluation.evaluator import Result, evaluate, image_miou
-from mindseg.files import write_json, write_text
+from mindseg.files import csv_cell, write_json, write_text
 from mindseg.inference.exported import ExportedPredictor, open_exported
 from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.masks import MaskWriter, write_submission
@@ -307,8 +307,8 @@ def _write_csv(runtime: Runtime, request: Request, classes: tuple[str, ...], row
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "miou", "pixel_accuracy", *classes])
-    writer.writerows(rows)
+    writer.writerow(["name", "miou", "pixel_accuracy", *map(csv_cell, classes)])
+    writer.writerows([csv_cell(name), *scores] for name, *scores in rows)
     write_text(request.output / _csv_name(runtime), text.getvalue())
 
 

@@ -1,42 +1,55 @@
-"""Decoding of image and label files; refuses everything that training could not use."""
-import io
+"""Decoding of image and label files; refuses everything that training could not use.
+
+A file is judged by its content, never by its suffix, and its header is read before anything is decoded, so that a small
+file that claims a huge size costs no memory. Photographs are PNG, JPEG, WebP or BMP, labels are PNG. Their sides are 1 to
+1048576 and their pixels at most ``runtime.max_pixels``. Nothing may be missing at the end, anything may follow it:
+
+- PNG: the chunks lead from ``IHDR``, the first one, to ``IEND``.
+- JPEG: an end mark follows the pixels, see :func:`mindseg.data.jpeg.is_whole`; three channels.
+- WebP: the file is as long as its RIFF header says; no animation.
+- BMP: the file holds all rows; not run-length encoded.
+"""
 import struct
 import zlib
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from mindseg.data import jpeg
+from mindseg.data.headers import PNG_SIGNATURE, Header, file_format, png_chunks, read_header
 from mindseg.data.labels import describe_unmapped, has_unmapped
 from mindseg.errors import DataError
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_OTHERS = {b"\xff\xd8": "JPEG", b"BM": "BMP", b"RIFF": "WebP"}
-_KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+MAX_PIXELS = 2 ** 28
+_MAX_SIDE = 2 ** 20         # OpenCV's
+_IMAGE_FORMATS = ("PNG", "JPEG", "WebP", "BMP")
+_limits = {"pixels": MAX_PIXELS}
+
+
+def limit_pixels(count: int) -> None:
+    """Sets the number of pixels that an image or label may have (``runtime.max_pixels``).
+
+    Args:
+        count: At least 1; OpenCV refuses more than 2 ** 30 whatever is set here.
+    """
+    _limits["pixels"] = count
 
 
 def decode_image(data: np.ndarray, name: str) -> np.ndarray:
     """Decodes a photograph.
 
     Args:
-        data: Bytes of a PNG, JPEG or WebP file, uint8 (N,).
+        data: Bytes of a PNG, JPEG, WebP or BMP file, uint8 (N,).
         name: File or sample, for error messages.
 
     Returns:
         uint8 (H, W, 3) in BGR order.
 
     Raises:
-        DataError: Empty, damaged or cut off, 16-bit, grey, or with alpha.
+        DataError: Empty, damaged or cut off, too large, of another format, 16-bit, grey, or with alpha.
     """
-    kind, bits = _png_kind(data, name)
-    image = _imdecode(data, name, "image")
-    if image.ndim == 2 or image.shape[2] != 3 or image.dtype != np.uint8:
-        channels = 1 if image.ndim == 2 else image.shape[2]
-        what = kind or {1: "grey", 4: "colour with alpha"}.get(channels, f"{channels} channels")
-        raise DataError(f"{name}: image is {what}, {bits or 8 * image.itemsize}-bit; "
-                        "it must be colour, 8-bit, without alpha: convert it")
-    return image
+    header = _read_image_header(data, name)
+    return _decode_image(data, name, header, header.height)
 
 
 def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -51,13 +64,13 @@ def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tup
     Returns:
         The rows, uint8 (bottom - top, W, 3) in BGR order, and the (height, width) of the whole image.
     """
-    _png_kind(data, name)
+    header = _read_image_header(data, name)
+    size = header.height, header.width
     cut = jpeg.cut_rows(data, top, bottom)
     if cut is None:
-        image = decode_image(data, name)
-        return image[top:bottom], image.shape[:2]
-    part, start, size = cut
-    return decode_image(part, name)[top - start:bottom - start], size
+        return _decode_image(data, name, header, header.height)[top:bottom], size
+    part, start, _ = cut
+    return _decode_image(part, name, header, jpeg.read_frame(part)[1])[top - start:bottom - start], size
 
 
 def decode_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:
@@ -87,49 +100,102 @@ def decode_checked_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.nda
 
 def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
     """Decodes a label map to the values as stored, uint8 (H, W), without checking them."""
-    kind, bits = _png_kind(data, name)
-    if kind == "palette":
-        # OpenCV turns palette indices into colours; Pillow keeps them, but checks the pixels' checksum only if asked.
-        raw = data.tobytes()
-        try:
-            Image.open(io.BytesIO(raw)).verify()
-            return np.array(Image.open(io.BytesIO(raw)), dtype=np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{name}: label is damaged or cut off ({error}); restore the file") from None
-    if kind == "grey" and bits < 8:
-        raise DataError(f"{name}: label is {bits}-bit grey; store class ids as 8-bit grey")
-    values = _imdecode(data, name, "label")
-    if values.ndim != 2 or values.dtype != np.uint8:
-        what = kind or "colour"
-        raise DataError(f"{name}: label is {what}, {bits or 8}-bit; it must hold class ids (8-bit grey or palette): "
-                        "colour and instance files are not labels")
-    if data[:len(_PNG)].tobytes() != _PNG:
-        # A lossy file may hold legal values by luck, and other ones along the edges.
-        kind = next((word for magic, word in _OTHERS.items() if data[:4].tobytes().startswith(magic)), "not PNG")
-        raise DataError(f"{name}: label is {kind}; class ids must be stored exactly, as PNG (8-bit grey or palette): "
-                        "make the file again from its source, a lossy one cannot be converted")
-    return values
+    header = _read_header(data, name, "label", ("PNG",))
+    if header.kind not in ("grey", "palette") or header.bits > 8:
+        raise DataError(f"{name}: label is {header.kind}, {header.bits}-bit; it must hold class ids (8-bit grey or "
+                        "palette): colour and instance files are not labels")
+    if header.kind == "grey" and header.bits < 8:
+        raise DataError(f"{name}: label is {header.bits}-bit grey; store class ids as 8-bit grey")
+    # OpenCV turns palette indices into colours, but not those of a file that says that it is grey.
+    data = _without_palette(data, name) if header.kind == "palette" else data
+    values = _imdecode(data, name, "label", (header.height, header.width))
+    if values.ndim != 2:
+        raise DataError(f"{name}: label is grey with transparency; store class ids as 8-bit grey")
+    return values >> (8 - header.bits) if header.bits < 8 else values
 
 
-def _png_kind(data: np.ndarray, name: str) -> tuple[str, int]:
-    """Colour type and bit depth of a PNG, ``("", 0)`` for other formats; refuses empty and cut-off files."""
+def decode_instances(data: np.ndarray, name: str) -> np.ndarray:
+    """Decodes a map of instance ids, a grey PNG of 8 or 16 bits, to uint8 or uint16 (H, W).
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+        name: File, for error messages.
+
+    Raises:
+        DataError: Empty, damaged, or of another kind.
+    """
+    header = _read_header(data, name, "instance map", ("PNG",))
+    ids = _imdecode(data, name, "instance map", (header.height, header.width))
+    if ids.ndim != 2:
+        raise DataError(f"{name}: instance map is {header.kind}; it must hold ids as grey PNG: restore the file")
+    return ids
+
+
+def _without_palette(data: np.ndarray, name: str) -> np.ndarray:
+    """Makes a grey PNG of a palette PNG with the same pixels."""
+    parts = {kind: data[begin:end] for kind, begin, end in png_chunks(data) if kind != b"IDAT"}
+    pixels = [data[begin:end] for kind, begin, end in png_chunks(data) if kind == b"IDAT"]
+    if b"PLTE" not in parts or any(zlib.crc32(part[4:-4]).to_bytes(4, "big") != part[-4:].tobytes()
+                                   for part in parts.values()):
+        raise DataError(f"{name}: label is damaged ({data.size} bytes); restore the file")
+    header = parts[b"IHDR"][8:-4].copy()
+    header[9] = 0       # grey
+    start, end = (np.frombuffer(part, np.uint8) for part in (PNG_SIGNATURE + _png_chunk(b"IHDR", header.tobytes()),
+                                                             _png_chunk(b"IEND", b"")))
+    return np.concatenate([start, *pixels, end])
+
+
+def _read_header(data: np.ndarray, name: str, what: str, formats: tuple[str, ...]) -> Header:
+    """Reads the header of an image file; refuses other formats, sizes above the limit, and files that are not whole."""
     if data.size == 0:
         raise DataError(f"{name}: the file is empty or unreadable; restore it")
-    # Not every OpenCV refuses a file that ends early: some return the rows they got and leave the rest grey.
-    if data[:8].tobytes() == _PNG:
-        if data.size >= 32 and b"IEND" in data[-4096:].tobytes():
-            return _KINDS.get(int(data[25]), "unknown"), int(data[24])
-    elif data[:2].tobytes() != b"\xff\xd8" or jpeg.is_whole(data):
-        return "", 0
-    raise DataError(f"{name}: the file is cut off ({data.size} bytes); restore it")
+    kind = file_format(data)
+    if not kind:
+        raise DataError(f"{name}: {what} cannot be decoded ({data.size} bytes): damaged, cut off or no image file")
+    if kind not in formats:
+        remedy = (f"it must be {', '.join(formats[:-1])} or {formats[-1]}: convert it" if what == "image" else
+                  "class ids must be stored exactly, as PNG (8-bit grey or palette): make the file again from its "
+                  "source, a lossy one cannot be converted")
+        raise DataError(f"{name}: {what} is {kind}; {remedy}")
+    header = read_header(data, kind)
+    if header is None:
+        raise DataError(f"{name}: the file is cut off or damaged in its header ({data.size} bytes); restore it")
+    width, height = header.width, header.height
+    if width < 1 or height < 1:
+        raise DataError(f"{name}: {what} claims a size of {width}x{height}; restore the file")
+    if width * height > _limits["pixels"] or max(width, height) > _MAX_SIDE:
+        raise DataError(f"{name}: {what} of {width}x{height} is above the limit of {_limits['pixels']} pixels "
+                        f"and sides of {_MAX_SIDE}; make it smaller or raise runtime.max_pixels")
+    if not header.whole:
+        raise DataError(f"{name}: the file is cut off ({data.size} bytes); restore it")
+    return header
 
 
-def _imdecode(data: np.ndarray, name: str, what: str) -> np.ndarray:
+def _read_image_header(data: np.ndarray, name: str) -> Header:
+    header = _read_header(data, name, "image", _IMAGE_FORMATS)
+    if header.kind not in ("", "colour", "palette") or header.bits > 8:
+        bits = f", {header.bits}-bit" if header.bits else ""
+        raise DataError(f"{name}: image is {header.kind}{bits}; it must be colour, 8-bit, without alpha: convert it")
+    return header
+
+
+def _decode_image(data: np.ndarray, name: str, header: Header, height: int) -> np.ndarray:
+    """Decodes a photograph that must come out with ``height`` rows."""
+    image = _imdecode(data, name, "image", (height, header.width))
+    if image.ndim == 2 or image.shape[2] != 3 or image.dtype != np.uint8:
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        what = header.kind or {1: "grey", 4: "colour with alpha"}.get(channels, f"{channels} channels")
+        raise DataError(f"{name}: image is {what}, {header.bits or 8 * image.itemsize}-bit; "
+                        "it must be colour, 8-bit, without alpha: convert it")
+    return image
+
+
+def _imdecode(data: np.ndarray, name: str, what: str, size: tuple[int, int]) -> np.ndarray:
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    if pixels is None:
+    if pixels is None or pixels.shape[:2] != size:
         raise DataError(f"{name}: {what} cannot be decoded ({data.size} bytes): damaged, cut off or no image file")
     return pixels
 
@@ -145,12 +211,13 @@ def encode_label(values: np.ndarray) -> bytes:
     height, width = values.shape
     rows = np.zeros((height, width + 1), np.uint8)      # each row is preceded by the number of its filter, 0
     rows[:, 1:] = values
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return _PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
+    return b"".join([PNG_SIGNATURE, _png_chunk(b"IHDR", header), _png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
+                     _png_chunk(b"IEND", b"")])
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def check_sizes(image: tuple[int, ...], label: tuple[int, ...], name: str) -> None:

@@ -12,20 +12,47 @@ import numpy as np
 
 _SEQUENTIAL = (0xC0, 0xC1)                                  # frames that are decoded in one pass
 _OTHER_FRAMES = {*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC}   # those three are tables or reserved
+_WITHIN = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}     # segments that may stand between scans
 _BLOCK = 8
 _END = np.array([0xFF, 0xD9], np.uint8)
 
 
 def is_whole(data: np.ndarray) -> bool:
-    """Tests whether ``data``, the bytes of a JPEG, has an end mark behind the header of its first scan.
+    """Tests whether ``data``, the bytes of a JPEG, has the end mark of its image; behind that anything may follow.
 
-    Further up it can be a thumbnail's, a JPEG of its own in the EXIF segment; behind it anything may follow. The C++
-    runner has the same rule (``ascend310_infer/src/preprocess.cc``).
+    Marks are looked for behind the header of the first scan, because a thumbnail in the EXIF segment has an end mark
+    too. There a byte 0xFF is followed by 0x00, 0xFF or 0xD0 to 0xD7 (pixels), or begins a segment, which is skipped, or
+    the end mark. Any other mark belongs to other data behind an image that is cut off. The C++ runner has the same rule
+    (``ascend310_infer/src/preprocess.cc``).
     """
-    for kind, _, end in _segments(data):
-        if kind == 0xDA:
-            return _END.tobytes() in data[end:].tobytes()
+    begin = next((end for kind, _, end in _segments(data) if kind == 0xDA), data.size)
+    body = data[begin:]
+    places = np.flatnonzero(body[:-1] == 0xFF)
+    kinds = body[places + 1]
+    marks = (kinds != 0x00) & (kinds != 0xFF) & (kinds & 0xF8 != 0xD0)
+    at = 0
+    for place, kind in zip(places[marks].tolist(), kinds[marks].tolist(), strict=True):
+        if place < at:
+            continue        # within the segment before
+        if kind == 0xD9:
+            return True
+        if kind not in _WITHIN or place + 4 > body.size:
+            return False
+        at = place + 2 + 256 * int(body[place + 2]) + int(body[place + 3])
     return False
+
+
+def read_frame(data: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Reads bits, height, width and number of channels from a JPEG's header; ``None`` if it has none.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+    """
+    for kind, begin, end in _segments(data):
+        if kind in _SEQUENTIAL or kind in _OTHER_FRAMES:
+            segment = data[begin:end].tobytes()
+            return struct.unpack_from(">BHHB", segment) if len(segment) >= 6 else None
+    return None
 
 
 def _segments(data: np.ndarray) -> Iterator[tuple[int, int, int]]:

@@ -2,12 +2,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mindseg.data.datasets import CITYSCAPES, DatasetInfo
+from mindseg.data.decode import decode_instances
 from mindseg.data.samples import Sample
 from mindseg.errors import DataError
+from mindseg.files import read_bytes
 from mindseg.metrics import InstanceCounts
 
 
@@ -35,11 +36,10 @@ def instance_reader(samples: Sequence[Sample]) -> Callable[[str], np.ndarray] | 
         if path is None:    # a MindRecord file of other images than the folder's
             raise DataError(f"sample '{name}' is not among the images of data.root, so its instance ids are unknown; "
                             "correct data.root or set eval.instance_iou=false")
-        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if ids is None or ids.ndim != 2:
-            raise DataError(f"{path}: no readable instance ids, needed for iIoU; restore it or set "
-                            "eval.instance_iou=false")
-        return ids
+        try:
+            return decode_instances(read_bytes(path), str(path))
+        except DataError as error:
+            raise DataError(f"{error}, or set eval.instance_iou=false, as only iIoU needs it") from None
 
     return read
 

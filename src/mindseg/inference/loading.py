@@ -10,7 +10,7 @@ import numpy as np
 
 from mindseg.config import Config, load_config, parse_config
 from mindseg.data.datasets import DatasetInfo, check_classes, dataset_info
-from mindseg.data.decode import decode_image
+from mindseg.data.decode import decode_image, limit_pixels
 from mindseg.drawing import overlay, save_png
 from mindseg.errors import DataError, UserError
 from mindseg.files import read_bytes
@@ -175,6 +175,7 @@ def open_checkpoint(path: str | Path, cfg: Config | None = None, whole_image: bo
 
     cfg = cfg or checkpoint_config(path)
     check_classes(cfg)
+    limit_pixels(cfg.runtime.max_pixels)
     arrays, _ = read_checkpoint(path)
     net = build_network(cfg)
     load_weights(net, arrays, str(path))

@@ -1,0 +1,134 @@
+"""Headers of image files: format, size and kind, read from the first bytes before anything is decoded.
+
+The C++ runner has the same rules (``ascend310_infer/src/preprocess.cc``).
+"""
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindseg.data import jpeg
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+_JPEG_KINDS = {1: "grey", 3: "colour", 4: "CMYK"}
+# Formats by their first bytes; those that no reader below takes are here to be named in the message.
+_SIGNATURES = [(re.compile(pattern, re.DOTALL), name) for pattern, name in (
+    (rb"\x89PNG\r\n\x1a\n", "PNG"), (rb"\xff\xd8\xff", "JPEG"), (rb"RIFF....WEBP", "WebP"), (rb"BM", "BMP"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"), (rb"\x59\xa6\x6a\x95", "Sun raster"),
+    (rb"II[*+]\0|MM\0[*+]", "TIFF"), (rb"P[1-7Ff]\s", "PNM"), (rb"GIF8", "GIF"),
+    (rb"....ftypavi[fs]", "AVIF"), (rb"....ftyp(?:hei|hev|mif)", "HEIF"), (rb"#\?R", "HDR"),
+    (rb"\x76\x2f\x31\x01", "OpenEXR"), (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"))]
+
+
+@dataclass(frozen=True)
+class Header:
+    """Header of an image file.
+
+    Attributes:
+        width: Columns as the file claims them.
+        height: Rows as the file claims them.
+        kind: ``grey``, ``colour``, ``palette``, ``CMYK``, …; empty if only decoding tells.
+        bits: Bits of a channel or palette index; 0 if only decoding tells.
+        whole: Nothing is missing at the end of the file; anything may follow.
+    """
+    width: int
+    height: int
+    kind: str
+    bits: int
+    whole: bool
+
+
+def file_format(data: np.ndarray) -> str:
+    """Name of a file's format by its first bytes, empty if unknown.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+    """
+    start = data[:16].tobytes()
+    return next((name for pattern, name in _SIGNATURES if pattern.match(start)), "")
+
+
+def read_header(data: np.ndarray, kind: str) -> Header | None:
+    """Reads the header of a file.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+        kind: ``PNG``, ``JPEG``, ``WebP`` or ``BMP``, see :func:`file_format`.
+
+    Returns:
+        The header, or ``None`` if the file ends within it or it is none.
+    """
+    try:
+        return {"PNG": _read_png, "JPEG": _read_jpeg, "WebP": _read_webp, "BMP": _read_bmp}[kind](data)
+    except (struct.error, IndexError):
+        return None
+
+
+def png_chunks(data: np.ndarray) -> Iterator[tuple[bytes, int, int]]:
+    """Walks over the chunks of a PNG.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+
+    Yields:
+        (type, begin, end) of each chunk, its length, type and checksum included, up to and with ``IEND``; fewer if the
+        file is cut off.
+    """
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= data.size:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > data.size:
+            return
+        yield kind, at, at + 12 + length
+        if kind == b"IEND":
+            return
+        at += 12 + length
+
+
+def _read_png(data: np.ndarray) -> Header | None:
+    length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
+    if (length, kind) != (13, b"IHDR"):
+        return None
+    whole = False
+    for kind, _, _ in png_chunks(data):
+        whole = kind == b"IEND"
+    return Header(width, height, _PNG_KINDS.get(colour, "unknown"), bits, whole)
+
+
+def _read_jpeg(data: np.ndarray) -> Header | None:
+    frame = jpeg.read_frame(data)
+    if frame is None:
+        return None
+    bits, height, width, channels = frame
+    return Header(width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, jpeg.is_whole(data))
+
+
+def _read_webp(data: np.ndarray) -> Header | None:
+    size, = struct.unpack_from("<I", data, 4)
+    chunk, body = data[12:16].tobytes(), data[20:30].tobytes()
+    whole = 8 + size <= data.size
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", body, 6)
+        return Header(width & 0x3FFF, height & 0x3FFF, "", 0, whole)
+    if chunk == b"VP8L":
+        sides, = struct.unpack_from("<I", body, 1)
+        return Header((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1, "", 0, whole)
+    if chunk == b"VP8X":
+        width, height = (int.from_bytes(body[i:i + 3], "little") + 1 for i in (4, 7))
+        return Header(width, height, "an animation" if body[0] & 2 else "", 0, whole)
+    return None
+
+
+def _read_bmp(data: np.ndarray) -> Header | None:
+    pixels, size = struct.unpack_from("<II", data, 10)
+    if size == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+        packing = 0
+    else:
+        width, height, _, bits, packing = struct.unpack_from("<iiHHI", data, 18)
+    height = abs(height)        # negative: the rows stand from top to bottom
+    row = (width * bits + 31) // 32 * 4
+    return Header(width, height, "packed" if packing not in (0, 3) else "", 0, pixels + row * height <= data.size)
