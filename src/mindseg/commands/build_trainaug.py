@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from mindseg.commands.arguments import create_parser
 from mindseg.data.datasets import VOC, voc_palette
-from mindseg.data.samples import read_lines
+from mindseg.data.samples import check_name, read_lines
 from mindseg.drawing import save_palette_png
-from mindseg.errors import DataError
-from mindseg.files import write_text
+from mindseg.errors import DataError, first_line
+from mindseg.files import check_regular, write_text
+from mindseg.outputs import OutputFolder, output_path
 
 EXAMPLES = """examples:
   mindseg build-trainaug --voc data/VOCdevkit/VOC2012 --sbd data/benchmark_RELEASE
@@ -28,8 +29,16 @@ def read_ids(list_file: Path) -> set[str]:
 
     Line ends and blanks never belong to an id: else a list with CRLF, or without a last line end, would match nothing,
     and validation images would slip into training.
+
+    Raises:
+        DataError: The list cannot be read, or an id cannot become a file name.
     """
-    return {line.split()[0] for _, line in read_lines(list_file)}
+    ids = set()
+    for number, line in read_lines(list_file):
+        name = line.split()[0]
+        check_name(name, f"{list_file}:{number}")
+        ids.add(name)
+    return ids
 
 
 def sbd_folder(sbd: Path) -> Path:
@@ -44,11 +53,13 @@ def sbd_folder(sbd: Path) -> Path:
 def read_mat(path: Path) -> np.ndarray:
     """Reads the class labels of one SBD file, uint8 (H, W)."""
     try:
+        check_regular(path)
         label = scipy.io.loadmat(str(path))["GTcls"]["Segmentation"][0, 0]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file, but SBD's lists name it; unpack the archive again") from None
     except Exception as error:      # the parser fails in a dozen ways, all of which mean the same
-        raise DataError(f"{path}: no SBD label ({type(error).__name__}: {error}); unpack the archive again") from None
+        raise DataError(f"{path}: no SBD label ({type(error).__name__}: {first_line(error)}); unpack the archive again"
+                        ) from None
     if label.ndim != 2 or label.min() < 0 or label.max() >= len(VOC.classes):
         raise DataError(f"{path}: label of shape {label.shape} with values {label.min()}..{label.max()}; "
                         f"expected two dimensions and 0..{len(VOC.classes) - 1}")
@@ -63,7 +74,7 @@ def find_image(name: str, voc: Path, sbd: Path) -> Path:
     raise DataError(f"{voc / 'JPEGImages' / name}.jpg: no such image, nor {sbd / 'img' / name}.jpg")
 
 
-def build(voc: Path, sbd: Path, output: Path, label_dir: Path) -> tuple[int, int, int]:
+def build(voc: Path, sbd: Path, output: Path, label_dir: Path, overwrite: bool = False) -> tuple[int, int, int]:
     """Writes labels and list.
 
     Args:
@@ -71,6 +82,7 @@ def build(voc: Path, sbd: Path, output: Path, label_dir: Path) -> tuple[int, int
         sbd: SBD folder with cls/.
         output: List file.
         label_dir: Folder of the new labels.
+        overwrite: Replace label files that this program did not write.
 
     Returns:
         Number of samples from VOC train, from SBD, and of SBD ids left out because VOC's val holds them.
@@ -88,9 +100,12 @@ def build(voc: Path, sbd: Path, output: Path, label_dir: Path) -> tuple[int, int
         if not label.is_file():
             raise DataError(f"{label}: no such label, but {lists / 'train.txt'} names it")
         pairs[name] = find_image(name, voc, sbd), label
-    for name in tqdm(new, desc="labels", unit="image"):
-        pairs[name] = find_image(name, voc, sbd), label_dir / f"{name}.png"
-        save_palette_png(pairs[name][1], read_mat(sbd / "cls" / f"{name}.mat"), voc_palette(256))
+    with OutputFolder(label_dir, overwrite) as folder:
+        for name in tqdm(new, desc="labels", unit="image"):
+            pairs[name] = find_image(name, voc, sbd), output_path(label_dir, f"{name}.png", str(sbd))
+            label = read_mat(sbd / "cls" / f"{name}.mat")
+            folder.claim(pairs[name][1])
+            save_palette_png(pairs[name][1], label, voc_palette(256))
     lines = [",".join(Path(os.path.relpath(path, voc)).as_posix() for path in pairs[name]) for name in sorted(pairs)]
     write_text(output, "".join(f"{line}\n" for line in lines))
     return len(train), len(new), len(extra & val)
@@ -103,12 +118,13 @@ def main() -> None:
     parser.add_argument("--sbd", required=True, type=Path, help="unpacked SBD archive (benchmark_RELEASE)")
     parser.add_argument("--output", type=Path, help="list (default: VOC/ImageSets/Segmentation/trainaug.txt)")
     parser.add_argument("--label_dir", type=Path, help="folder of the new PNGs (default: VOC/SegmentationClassAug)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing list")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing list and labels")
     args = parser.parse_args()
     output = args.output or args.voc / "ImageSets" / "Segmentation" / "trainaug.txt"
     if output.exists() and not args.overwrite:
         raise DataError(f"{output}: exists already; choose another --output or give --overwrite")
     label_dir = args.label_dir or args.voc / "SegmentationClassAug"
-    from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output, label_dir)
+    from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output, label_dir,
+                                         args.overwrite)
     print(f"{output}: {from_voc + from_sbd} samples, {from_voc} of VOC train and {from_sbd} of SBD; "
           f"{left_out} SBD images left out because VOC's val holds them")

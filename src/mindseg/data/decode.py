@@ -1,8 +1,9 @@
 """Decoding of image and label files; refuses everything that training could not use.
 
-A file is judged by its content, never by its suffix, and its header is read before anything is decoded, so that a small
-file that claims a huge size costs no memory. Photographs are PNG, JPEG, WebP or BMP, labels are PNG. Their sides are 1 to
-1048576 and their pixels at most ``runtime.max_pixels``. Nothing may be missing at the end, anything may follow it:
+A file is judged by its content, never by its suffix, and its header is read before anything is decoded, so that a
+small file that claims a huge size costs no memory. Photographs are PNG, JPEG, WebP or BMP, labels are PNG. Their sides
+are 1 to 1048576 and their pixels at most ``runtime.max_pixels``. Nothing may be missing at the end, anything may follow
+it:
 
 - PNG: the chunks lead from ``IHDR``, the first one, to ``IEND``.
 - JPEG: an end mark follows the pixels, see :func:`mindseg.data.jpeg.is_whole`; three channels.

@@ -3,11 +3,14 @@
 A build is written into a hidden folder beside its place, read back, and only then moved there; its description,
 ``NAME.json``, comes last.
 """
+import fcntl
 import glob
 import hashlib
 import os
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,7 @@ from mindseg.data.decode import check_sizes, decode_checked_label, decode_image,
 from mindseg.data.jpeg import restart_interval
 from mindseg.data.labels import IGNORE
 from mindseg.data.pipeline import LoaderOptions, Pipeline
+from mindseg.data.record_files import file_identities
 from mindseg.data.samples import Sample
 from mindseg.data.sources import COLUMNS, FolderSource, as_bytes, sidecar_path
 from mindseg.errors import DataError, first_line
@@ -116,9 +120,9 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lu
         order = np.random.default_rng(packing.shuffle_seed).permutation(order)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{output.name}.building-", dir=output.parent,
-                                ignore_cleanup_errors=True) as folder:
-            work = Path(folder) / output.name
+        _remove_leftovers(output)
+        with _work_folder(output) as folder:
+            work = folder / output.name
             writer = FileWriter(str(work), packing.num_shards)
             if max((p.stat().st_size for p in (s.image for s in samples) if p.is_file()), default=0) > _LARGE:
                 writer.set_page_size(_LARGE_PAGE)
@@ -131,7 +135,8 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lu
                 "format_version": 1, "dataset": info.name, "classes": list(info.classes), **about,
                 "samples": len(samples), "num_shards": packing.num_shards, "codec": packing.codec,
                 "lossless": packing.codec != "jpeg", "fast_labels": packing.fast_labels, **contents,
-                "class_pixels": counts[:len(info.classes)], "ignored_pixels": counts[IGNORE], "names": names}
+                "class_pixels": counts[:len(info.classes)], "ignored_pixels": counts[IGNORE], "names": names,
+                "sha256": file_identities(tuple(_shard_paths(work, packing.num_shards)))}
             write_json(sidecar_path(work), description)
             _publish(work, output, packing.num_shards)
     except RuntimeError as error:
@@ -140,6 +145,32 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lu
         raise DataError(f"{output}: could not be written ({error.strerror or error}); free space or choose another "
                         "--output") from None
     return description
+
+
+@contextmanager
+def _work_folder(output: Path) -> Iterator[Path]:
+    """Hidden folder beside the output; locked while this process lives, so that another build leaves it alone."""
+    with TemporaryDirectory(prefix=f".{output.name}.building-", dir=output.parent, ignore_cleanup_errors=True) as name:
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            with suppress(OSError):     # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(handle)
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Removes hidden folders of builds of this output that were killed; leaves those that hold other files."""
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.building-*"):
+        with suppress(OSError):     # no folder, or it belongs to a build that runs
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if all(path.name.startswith((output.name, f".{output.name}.")) for path in folder.iterdir()):
+                    shutil.rmtree(folder)
+            finally:
+                os.close(handle)
 
 
 def _existing(output: Path) -> list[Path]:

@@ -4,8 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mindseg.errors import DataError
+from mindseg.errors import DataError, UserError, shorten
+from mindseg.files import check_regular
+from mindseg.outputs import output_path
 
+_MAX_NAME = 1000
+_MAX_LINE = 10000
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -21,6 +25,29 @@ class Sample:
     name: str
     image: Path
     label: Path | None
+
+
+def check_name(name: str, source: str) -> None:
+    """Refuses a sample name that cannot become the name of a result.
+
+    Args:
+        name: Name of a sample.
+        source: Origin of the name, for the message.
+
+    Raises:
+        DataError: The name has a slash, is not UTF-8, is very long, or :func:`output_path` refuses it.
+    """
+    source = source.encode(errors="backslashreplace").decode()
+    try:
+        output_path("", name, source)
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{source}: the file name {shorten(name)} is not UTF-8; rename the file") from None
+    except UserError as error:
+        raise DataError(str(error)) from None
+    if "/" in name or len(name) > _MAX_NAME:
+        raise DataError(f"{source}: the name of a sample {shorten(name)} must have no slash and at most {_MAX_NAME} "
+                        "characters; rename it")
 
 
 def image_stem(image: Path) -> str:
@@ -47,12 +74,17 @@ def read_lines(list_file: Path) -> list[tuple[int, str]]:
         DataError: The file cannot be read.
     """
     try:
+        check_regular(list_file)
         text = list_file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{list_file}: no such list of samples; check data.root, the split and the list") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{list_file}: cannot read this list of samples ({error})") from None
-    lines = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1))
+    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
+    for number, line in lines:
+        if len(line) > _MAX_LINE or "\0" in line:
+            raise DataError(f"{list_file}:{number}: {shorten(line)} is no line of names: it has {len(line)} characters "
+                            f"(at most {_MAX_LINE}) or a NUL; write the list again")
     return [(i, line) for i, line in lines if line and not line.startswith("#")]
 
 
@@ -74,33 +106,43 @@ def read_list(list_file: Path, folders: Iterable[Path], problems: list[str],
         elif len(fields) == 2:
             images, labels = [fields[0]], [fields[1]]
         else:
-            raise DataError(f"{list_file}:{number}: '{line}' is not of the form image,label")
+            raise DataError(f"{list_file}:{number}: {shorten(line)} is not of the form image,label")
         image, label = _first_file(folders, images), _first_file(folders, labels)
         if image and label:
+            check_name(image_stem(image), f"{list_file}:{number}")
             samples.append(Sample(image_stem(image), image, label))
         else:
             searched = ", ".join(str(folder / name) for folder in folders for name in (labels if image else images))
-            problems.append(f"{list_file}:{number}: no such file; searched {searched}")
+            problems.append(f"{list_file}:{number}: no such file; searched {searched[:_MAX_NAME]}")
     if not samples and not problems:
         raise DataError(f"{list_file}: the list holds no samples; write one image,label a line")
     return samples
 
 
 def _first_file(folders: Iterable[Path], names: list[str]) -> Path | None:
-    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+    return next((folder / name for folder in folders for name in names if _is_file(folder / name)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:     # such as a name that is too long
+        return False
 
 
 def unique_names(samples: list[Sample], root: Path) -> list[Sample]:
     """Puts the folders below ``root`` in front of the names that two samples share.
 
     Raises:
-        DataError: An image is listed twice.
+        DataError: An image is listed twice, or its name cannot become that of a result.
     """
     counts = Counter(s.name for s in samples)
     samples = [replace(s, name=_long_name(s.image, root)) if counts[s.name] > 1 else s for s in samples]
     twice = [name for name, count in Counter(s.name for s in samples).items() if count > 1]
     if twice:
         raise DataError(f"sample '{twice[0]}' is listed more than once; every image must occur once in a split")
+    for sample in samples:
+        check_name(sample.name, str(sample.image))
     return samples
 
 

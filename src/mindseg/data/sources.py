@@ -10,11 +10,11 @@ import mindspore.dataset as ds
 
 from mindseg.data.datasets import DatasetInfo, list_samples
 from mindseg.data.decode import decode_label_values
-from mindseg.data.samples import Sample
+from mindseg.data.record_files import COLUMNS, RecordFiles, check_records, damaged, file_identities
+from mindseg.data.samples import Sample, check_name
 from mindseg.errors import DataError, first_line
-from mindseg.files import read_bytes
+from mindseg.files import check_regular, read_bytes
 
-COLUMNS = ["file_name", "data", "label"]
 _PROBES = 16      # labels that are read to tell label ids from train ids
 
 
@@ -62,13 +62,14 @@ class RecordSource:
         path: The file, or the name that was given when several shards (``path0``, ``path1``, …) were written.
 
     Raises:
-        DataError: Missing, unreadable, half written, or without the three columns.
+        DataError: Missing, damaged, renamed, half written, without the three columns, or mixed from several sets.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.file, self.count = _open_records(self.path)
-        names = _stored_names(sidecar_path(self.path), self.file, self.count)
+        files = _open_records(self.path)
+        self.file, self.count = files.file, files.count
+        names = _stored_names(sidecar_path(self.path), files)
         # Numbers of the rows in the order of the names: shards and --shuffle make no difference.
         self.places = np.arange(self.count) if names is None else np.argsort(names, kind="stable")
 
@@ -116,39 +117,48 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _open_records(path: Path) -> tuple[Path, int]:
-    """Checks header, columns, first and last row; returns the first shard's file and the number of samples."""
-    file = next((p for p in (path, *(path.with_name(path.name + "0" * k) for k in (1, 2, 3))) if p.is_file()), None)
-    if file is None:
-        raise DataError(f"{path}: no such MindRecord file; build it with mindseg pack")
-    if not file.with_name(file.name + ".db").is_file():
-        raise DataError(f"{file}: its index {file.name}.db is missing; copy both files, or build them again")
+def _open_records(path: Path) -> RecordFiles:
+    """Checks the files of a set, then lets MindSpore read the first and the last row."""
+    files = check_records(path)
     try:
-        count = ds.MindDataset(str(file), num_parallel_workers=1).get_dataset_size()
-        if count:
-            ends = ds.MindDataset(str(file), columns_list=COLUMNS, num_parallel_workers=1,
-                                  sampler=ds.SubsetSampler([0, count - 1]))
-            for _ in ends.create_dict_iterator(num_epochs=1, output_numpy=True):
-                pass
+        # MindDataset takes no more indices than it has rows.
+        ends = ds.MindDataset(str(files.file), columns_list=COLUMNS, num_parallel_workers=1,
+                              sampler=ds.SubsetSampler(sorted({0, files.count - 1})))
+        for _ in ends.create_dict_iterator(num_epochs=1, output_numpy=True):
+            pass
+        if files.names is None:
+            names = ds.MindDataset(str(files.file), columns_list=["file_name"], num_parallel_workers=1, shuffle=False)
+            for row in names.create_dict_iterator(num_epochs=1, output_numpy=True):
+                check_name(str(row["file_name"]), f"{files.file}: column file_name")
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"{file}: not a whole MindRecord with the columns {', '.join(COLUMNS)} "
-                        f"({first_line(error)}); build it again with --overwrite") from None
-    if count == 0:
-        raise DataError(f"{file}: the MindRecord holds no samples; build it again")
-    return file, count
+        raise damaged(files.file, first_line(error)) from None
+    return files
 
 
-def _stored_names(sidecar: Path, file: Path, count: int) -> list[str] | None:
+def _stored_names(sidecar: Path, files: RecordFiles) -> list[str] | None:
     """Names of the samples in stored order, or ``None`` if there is no description."""
-    if not sidecar.is_file():
+    if not sidecar.exists():
         return None
     try:
-        names = json.loads(sidecar.read_text(encoding="utf-8"))["names"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{sidecar}: not a description of {file.name}; remove it or build the file again") from None
-    if len(names) != count:
-        raise DataError(f"{sidecar}: describes {len(names)} samples, {file} holds {count}; remove it or build the "
-                        "file again")
+        check_regular(sidecar)
+        description = json.loads(sidecar.read_text(encoding="utf-8"))
+        names, identities = description["names"], description.get("sha256")
+        if not all(type(name) is str for name in names) or not isinstance(identities, dict | None):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(f"{sidecar}: not a description of {files.file.name}; remove it or build the file again"
+                        ) from None
+    if len(names) != files.count:
+        raise DataError(f"{sidecar}: describes {len(names)} samples, {files.file} holds {files.count}; remove it or "
+                        "build the file again")
+    if files.names is not None and sorted(names) != sorted(files.names):
+        raise DataError(f"{sidecar} and {files.file}: do not belong together (other names of samples); copy the files "
+                        "of one set again, or build it again")
+    # Older descriptions hold no checksums.
+    for name, digest in (file_identities(files.shards) if identities is not None else {}).items():
+        if identities.get(name) != digest:
+            raise DataError(f"{sidecar} and {files.file.with_name(name)}: do not belong together (another checksum); "
+                            "copy the files of one set again, or build it again")
     return names
 
 
