@@ -5,6 +5,7 @@ any run of such rows is a JPEG of its own under the same header. MindRecords bui
 crop needs half the rows of an image.
 """
 import math
+import re
 import struct
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ import numpy as np
 _SEQUENTIAL = (0xC0, 0xC1)                                  # frames that are decoded in one pass
 _OTHER_FRAMES = {*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC}   # those three are tables or reserved
 _WITHIN = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}     # segments that may stand between scans
+_SEGMENT = re.compile(b"\xff[^\x00\xff\x01\xd0-\xd8]", re.DOTALL)     # a mark that begins a segment, or the end mark
 _BLOCK = 8
 _END = np.array([0xFF, 0xD9], np.uint8)
 
@@ -57,21 +59,15 @@ def read_frame(data: np.ndarray) -> tuple[int, int, int, int] | None:
 
 def _segments(data: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """(kind, begin, end) of what each segment holds, from the start mark to the header of the first scan, kind 0xDA."""
-    at = 2
-    while at + 4 <= data.size:
-        kind = int(data[at + 1])
-        if data[at] != 0xFF or kind in (0x00, 0xFF):    # no mark, or a byte that fills up
-            at += 1
-        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:      # marks without a segment
-            at += 2
-        elif kind == 0xD9:
+    end = 2
+    while (mark := _SEGMENT.search(data, end)) and mark.end() + 2 <= data.size:
+        at, kind = mark.end(), int(data[mark.end() - 1])
+        if kind == 0xD9:
             return
-        else:
-            end = at + 2 + 256 * int(data[at + 2]) + int(data[at + 3])
-            yield kind, at + 4, end
-            if kind == 0xDA:
-                return
-            at = end
+        end = at + 256 * int(data[at]) + int(data[at + 1])
+        yield kind, at + 2, end
+        if kind == 0xDA:
+            return
 
 
 def restart_interval(width: int) -> int:
