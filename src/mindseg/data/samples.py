@@ -37,7 +37,7 @@ def check_name(name: str, source: str) -> None:
     Raises:
         DataError: The name has a slash, is not UTF-8, is very long, or :func:`output_path` refuses it.
     """
-    source = source.encode(errors="backslashreplace").decode()
+    source = repr(source)[1:-1]     # it may hold the name
     try:
         output_path("", name, source)
         name.encode()
@@ -113,7 +113,7 @@ def read_list(list_file: Path, folders: Iterable[Path], problems: list[str],
             samples.append(Sample(image_stem(image), image, label))
         else:
             searched = ", ".join(str(folder / name) for folder in folders for name in (labels if image else images))
-            problems.append(f"{list_file}:{number}: no such file; searched {searched[:_MAX_NAME]}")
+            problems.append(f"{list_file}:{number}: no such file; searched {searched[:600]}")
     if not samples and not problems:
         raise DataError(f"{list_file}: the list holds no samples; write one image,label a line")
     return samples
