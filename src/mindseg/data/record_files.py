@@ -145,7 +145,7 @@ def _check_header(header: dict, length: int, size: int) -> None:
     """Raises ``ValueError``, or an error of a wrong type or key, unless a header is one of a whole file."""
     _need(header["version"] in ("2.0", "3.0"), "another version")
     header_size, page_size = _whole(header["header_size"]), _whole(header["page_size"])
-    _need(8 + length <= header_size <= size and page_size > 0, "sizes in the header that do not fit the file")
+    _need(8 + length <= header_size and page_size > 0, "sizes in the header that do not fit it")
     _whole(header["shard_id"])
     _whole(header.get("compression_size", 0))
     _need(not header["statistics"], "statistics in the header")
@@ -164,6 +164,7 @@ def _check_header(header: dict, length: int, size: int) -> None:
           and all(column["type"] != "bytes" or name in blobs for name, column in columns.items()), "wrong blob fields")
     for field in header["index_fields"] or []:
         _need(field["schema_id"] == 0 and field["index_field"] in columns.keys() - set(blobs), "wrong index fields")
+    header["page"] = header["page"] or []       # none in the shards that get no sample
     for number, page in enumerate(header["page"]):
         _need((page["page_id"], page["shard_id"]) == (number, header["shard_id"])
               and page["page_type"] in ("RAW_DATA", "BLOB_DATA"), "pages in wrong order")
@@ -241,8 +242,8 @@ def _fill_pages(ids: np.ndarray, begin: np.ndarray, end: np.ndarray, sizes: np.n
     order = np.lexsort((begin, ids))
     ids, begin, end = ids[order], begin[order], end[order]
     first = np.diff(ids, prepend=-1) != 0
-    last = np.append(first[1:], True)
-    before = np.where(first, 0, np.append(0, end[:-1]))
+    last = np.diff(ids, append=-1) != 0
+    before = np.where(first, 0, np.roll(end, 1))
     return bool((begin == before).all() and (end >= begin + 8).all() and (end[last] == sizes[ids[last]]).all())
 
 
