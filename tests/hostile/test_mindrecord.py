@@ -2,6 +2,7 @@
 
 The table runs in a process of its own, which prints a verdict for each case, so that a signal would show.
 """
+import fcntl
 import json
 import os
 import shutil
@@ -14,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindseg.data.dataset_stats import DatasetStats
 from mindseg.data.datasets import dataset_info, list_samples
+from mindseg.data.loader import create_loader
 from mindseg.data.mindrecord import Packing, build_records
 from mindseg.data.record_files import check_records
-from mindseg.data.sources import RecordSource
+from mindseg.data.sources import RecordSource, open_source
 from mindseg.errors import UserError
 from tests.support import ROOT
 from tests.support.data import collect, config, make_camvid, train_loader
@@ -395,6 +398,10 @@ def test_sets_of_one_sample(tmp_path, rng):
         assert len(RecordSource(tmp_path / f"x{shards}_")) == 1
         assert collect(train_loader("camvid", tmp_path / "d", records), 0) == collect(
             train_loader("camvid", tmp_path / "d"), 0)
+        cfg = config("camvid", tmp_path / "d", f"data.eval_mindrecord={tmp_path}/x{shards}_")
+        assert [batch["names"] for batch in create_loader(cfg, "eval").samples()] == [["f000"]]
+        stats = DatasetStats(open_source(cfg.data, "eval"), dataset_info(cfg.data).label_lut())
+        assert (stats.samples, stats.errors) == (1, [])
 
 
 def test_checks_need_no_mindspore_and_change_nothing(sets):
@@ -444,9 +451,15 @@ def test_leftovers_of_killed_builds(tmp_path, rng):
         (out / folder / file).write_bytes(b"1")
     (out / ".x.building-4").symlink_to(tmp_path / "d")
     (out / ".x.building-5").write_bytes(b"1")
+    (out / ".x.building-6").mkdir()
+    handle = os.open(out / ".x.building-6", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)      # as a build that runs
     pack(tmp_path / "d", out / "x")
-    assert sorted(path.name for path in out.iterdir()) == [".x.building-2", ".x.building-4", ".x.building-5",
-                                                           ".y.building-3", "x", "x.db", "x.json"]
+    kept = [".x.building-2", ".x.building-4", ".x.building-5", ".x.building-6", ".y.building-3", "x", "x.db", "x.json"]
+    assert sorted(path.name for path in out.iterdir()) == kept
+    os.close(handle)
+    pack(tmp_path / "d", out / "x", overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == [name for name in kept if name != ".x.building-6"]
     assert len(list((tmp_path / "d").iterdir())) == 2
 
 

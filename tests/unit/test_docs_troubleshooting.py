@@ -11,18 +11,21 @@ import cv2
 import numpy as np
 import pytest
 
+from mindspore.mindrecord import FileWriter
+
 from mindseg.checkpoint import Progress, load_weights
 from mindseg.commands.arguments import read_config
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
 from mindseg.data.datasets import list_samples
-from mindseg.data.decode import decode_label
+from mindseg.data.decode import decode_image, decode_label
 from mindseg.data.labels import train_id_lut
+from mindseg.data.sources import RecordSource
 from mindseg.engine.trainer import Trainer
 from mindseg.errors import UserError
 from mindseg.metrics import ConfusionMatrix, format_table
 from mindseg.runtime import Runtime
-from tests.support import ROOT
+from tests.support import ROOT, images
 from tests.support.deploy import make_manifest
 from tests.support.docs import blocks, headings
 
@@ -48,6 +51,14 @@ def background_ignored(tmp_path):
 
 def colour_label(tmp_path):
     decode_label(png(np.zeros((40, 40, 4), np.uint8)), "town_000000_000019_gtFine_color.png", train_id_lut(3))
+
+
+def tiff_image(tmp_path):
+    decode_image(cv2.imencode(".tiff", np.zeros((40, 40, 3), np.uint8))[1].ravel(), "0001.png")
+
+
+def large_image(tmp_path):
+    decode_image(np.frombuffer(images.png(20000, 20000), np.uint8), "0001.png")
 
 
 def list_without_names(tmp_path):
@@ -169,6 +180,27 @@ def packed_twice(tmp_path):
     build_records([], tmp_path / "train.mindrecord", None, None, Packing(), {})
 
 
+def write_record(path):
+    writer = FileWriter(str(path))
+    writer.add_schema({"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}, "x")
+    writer.write_raw_data([{"file_name": "a", "data": b"1", "label": b"2"}])
+    writer.commit()
+
+
+def renamed_record(tmp_path):
+    write_record(tmp_path / "old.mindrecord")
+    for suffix in ("", ".db"):
+        (tmp_path / f"old.mindrecord{suffix}").rename(tmp_path / f"train.mindrecord{suffix}")
+    RecordSource(tmp_path / "train.mindrecord")
+
+
+def mixed_record(tmp_path):
+    for name in ("train", "val"):
+        write_record(tmp_path / f"{name}.mindrecord")
+    (tmp_path / "val.mindrecord.db").replace(tmp_path / "train.mindrecord.db")
+    RecordSource(tmp_path / "train.mindrecord")
+
+
 def failed_job(tmp_path):
     """The launcher with an msrun that fails; in a copy, because scripts prefer the project's own msrun."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
@@ -197,12 +229,12 @@ def logged(path: str):
     return texts
 
 
-PROVOKED = [bad_label_value, background_ignored, colour_label, list_without_names, three_classes, empty_list,
-            empty_split, two_class_weights, loss_is_nan, all_background, logged("src/mindseg/commands/train.py"),
-            three_devices, odd_part, batch_of_one, logged("src/mindseg/engine/trainer.py"), damaged_checkpoint,
-            absent_class,
-            small_image, unknown_mode, foreign_weights, export_without_operator, other_image_size, export_differs,
-            older_enet, packed_twice, failed_job, mindspore_first]
+PROVOKED = [bad_label_value, background_ignored, colour_label, tiff_image, large_image, list_without_names,
+            three_classes, empty_list, empty_split, two_class_weights, loss_is_nan, all_background,
+            logged("src/mindseg/commands/train.py"), three_devices, odd_part, batch_of_one,
+            logged("src/mindseg/engine/trainer.py"), damaged_checkpoint, absent_class, small_image, unknown_mode,
+            foreign_weights, export_without_operator, other_image_size, export_differs, older_enet, packed_twice,
+            renamed_record, mixed_record, failed_job, mindspore_first]
 
 
 def as_pattern(quote: str) -> str:
