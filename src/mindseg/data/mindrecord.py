@@ -1,7 +1,7 @@
 """Builds MindRecord files of encoded images and labels.
 
-A build is written into a hidden folder beside its place, read back, and only then moved there; its description,
-``NAME.json``, comes last.
+A build is written into a hidden folder beside its place, read back, and only then moved there, with its description,
+``NAME.json``.
 """
 import fcntl
 import glob
@@ -32,7 +32,7 @@ from mindseg.data.record_files import file_identities
 from mindseg.data.samples import Sample
 from mindseg.data.sources import COLUMNS, FolderSource, as_bytes, sidecar_path
 from mindseg.errors import DataError, first_line
-from mindseg.files import write_json
+from mindseg.files import finish_set, replace_set, write_json
 
 CODECS = ("png", "webp", "jpeg")
 _GROUP = 16                  # rows handed to the writer at once
@@ -111,6 +111,7 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lu
     Raises:
         DataError: Output exists, a sample is broken, the disk is full, or a row reads back differently.
     """
+    finish_set(output)
     present = [p for p in _existing(output) if p.exists()]
     if present and not packing.overwrite:
         raise DataError(f"{present[0]}: exists already; choose another --output or give --overwrite")
@@ -138,7 +139,7 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lu
                 "class_pixels": counts[:len(info.classes)], "ignored_pixels": counts[IGNORE], "names": names,
                 "sha256": file_identities(tuple(_shard_paths(work, packing.num_shards)))}
             write_json(sidecar_path(work), description)
-            _publish(work, output, packing.num_shards)
+            replace_set(folder, output, [path.name for path in _existing(output)])
     except RuntimeError as error:
         raise DataError(f"{output}: MindRecord could not be written: {first_line(error)}") from None
     except OSError as error:
@@ -227,17 +228,3 @@ def _verify(path: Path, digests: dict[str, str]) -> list[str]:
     if sorted(names) != sorted(digests):
         raise DataError(f"{path}: {len(names)} of {len(digests)} samples read back; check the disk and build again")
     return names
-
-
-def _publish(work: Path, output: Path, num_shards: int) -> None:
-    """Moves a verified set to its place.
-
-    The old one goes first and the file that readers open comes last, so that an interruption can leave nothing, but
-    never a mixture.
-    """
-    for old in reversed(_existing(output)):
-        old.unlink(missing_ok=True)
-    for shard in reversed(_shard_paths(work, num_shards)):
-        os.replace(f"{shard}.db", output.with_name(f"{shard.name}.db"))
-        os.replace(shard, output.with_name(shard.name))
-    os.replace(sidecar_path(work), sidecar_path(output))

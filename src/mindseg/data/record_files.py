@@ -18,7 +18,7 @@ import numpy as np
 
 from mindseg.data.samples import check_name
 from mindseg.errors import DataError, shorten
-from mindseg.files import check_regular, file_sha256
+from mindseg.files import check_regular, file_sha256, finish_set
 
 COLUMNS = ["file_name", "data", "label"]
 _TYPES = {"string", "bytes", "int32", "int64", "float32", "float64"}
@@ -55,6 +55,7 @@ def check_records(path: Path) -> RecordFiles:
     Raises:
         DataError: Missing, damaged, renamed, without the three columns, or file and index do not belong together.
     """
+    finish_set(path)
     file = next((p for p in (path, *(path.with_name(path.name + "0" * k) for k in (1, 2, 3))) if p.exists()), None)
     if file is None:
         raise DataError(f"{path}: no such MindRecord file; build it with mindseg pack")
