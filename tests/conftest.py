@@ -19,6 +19,7 @@ if _WORKER:
 
 import mindseg  # noqa: E402, F401
 from tests.support import ROOT  # noqa: E402
+from tests.support.hostile import SEED, register_profiles  # noqa: E402
 
 # For the processes that tests start: this checkout's package, whatever is installed, and the tests' own modules.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
@@ -26,7 +27,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
 
 # Tests draw the same numbers in every run. With MINDSEG_TEST_SEED=random (make nightly) they draw others, and the
 # number that is printed in its place repeats that run.
-SEED = "MINDSEG_TEST_SEED"
+register_profiles()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

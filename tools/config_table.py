@@ -27,8 +27,12 @@ train: {global_batch: 32, steps: 160000}
 - File names are relative to the file that lists them. Later files override earlier ones, the file itself overrides its
   `_base_`, and `--set` overrides all. Sections merge key by key; a value that is a list or a mapping is replaced as a
   whole.
-- `--set section.key=value` works with every verb that takes `--config`, and can be repeated. The value is read as YAML:
-  `null`, `true`, `1e-3`, `[64, 96]`. Quote characters that the shell would change.
+- `--set section.key=value` works with every verb that takes `--config`, and can be repeated. For a key of type `str` or
+  a choice of words the value is taken as it is, `/data/set #1` or `yes` too; where the type allows `null`, `null` and
+  an empty value mean null. For other keys the value is read as YAML: `null`, `true`, `1e-3`, `[64, 96]`. Quote
+  characters that the shell would change.
+- A file is at most 1 MiB. Tags (`!!int`), anchors and aliases (`&a`, `*a`), and keys written twice are errors; dates
+  are texts. `_base_` may lead 10 files deep.
 - Unknown keys are rejected with a suggestion, and so are values of the wrong type, before anything runs:
 
 <!-- test: run -->

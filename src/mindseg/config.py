@@ -5,20 +5,25 @@ is ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list``, ``list[int]``, ``l
 ``a/b/c``, where ``float`` stands for any number. A question mark behind it allows null, and ``> 0`` or ``>= 0, <= 1``
 limits every number in the value.
 """
+import copy
 import difflib
+import functools
 import logging
+import math
 import operator
 import os
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mindseg.errors import ConfigError
+from mindseg.errors import ConfigError, shorten
 from mindseg.files import write_text
+from mindseg.yaml_text import PlainDumper, YamlError, parse, read_text
 
 _INSTALLED = Path(__file__).resolve().parent / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
@@ -31,7 +36,10 @@ _LIMITS = {">": (operator.gt, "greater than"), ">=": (operator.ge, "at least"),
 # Type of each key of data.color_jitter; the first three also take [low, high].
 _JITTER = {"brightness": "float >= 0, <= 255", "contrast": "float >= 0, <= 1", "saturation": "float >= 0, <= 1",
            "hue": "int >= 0, <= 180", "prob": "float >= 0, <= 1"}
+_DEEPEST_BASE = 10      # files behind each other in `_base_`
 _LOG = logging.getLogger("mindseg.config")
+# Types of the values of other mappings, whose keys are texts.
+_MAPPINGS = {("optim", "lr_factors"): "float >= 0, <= 1000000", ("runtime", "modelarts"): "str?"}
 # Values that had another name before: section, key, old value, present one.
 _RENAMED_VALUES = (("model", "variant", "seed", "modelzoo"),)
 
@@ -76,45 +84,23 @@ class Key:
     text: str
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML loader that refuses a key written twice; PyYAML's own keeps the last one silently."""
+def read_tree(path: Path) -> dict:
+    """Reads a YAML file of sections, as it stands.
+
+    Args:
+        path: Regular file of at most 1 MiB.
+
+    Raises:
+        ConfigError: The file cannot be read, is no YAML, or holds no mapping.
+    """
+    return _parse_tree(read_text(path, "the configuration", "give a YAML file", ConfigError), str(path))
 
 
-def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    seen: set = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(None, None, "found unhashable key", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is written twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique)
-# YAML 1.1, which PyYAML implements, reads 1e-4 as a string; YAML 1.2 and our users mean a number.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-def _read_yaml(path: Path) -> dict:
+def _parse_tree(text: str, origin: str) -> dict:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    return _parse_yaml(text, str(path))
-
-
-def _parse_yaml(text: str, origin: str) -> dict:
-    try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{origin}: {where}not valid YAML ({getattr(error, 'problem', error)})") from None
+        tree = parse(text)
+    except YamlError as error:
+        raise ConfigError(f"{origin}: line {error.line}: not valid YAML ({error.problem})") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -122,6 +108,7 @@ def _parse_yaml(text: str, origin: str) -> dict:
     return tree
 
 
+@functools.cache
 def load_schema() -> dict[str, dict[str, Key]]:
     """Reads the schema.
 
@@ -131,7 +118,7 @@ def load_schema() -> dict[str, dict[str, Key]]:
     Raises:
         ConfigError: A key has no comment with its type.
     """
-    tree = _read_yaml(SCHEMA_FILE)
+    tree = read_tree(SCHEMA_FILE)
     schema: dict[str, dict[str, Key]] = {section: {} for section in tree}
     section = ""
     for line in SCHEMA_FILE.read_text(encoding="utf-8").splitlines():
@@ -172,20 +159,22 @@ def _broken_rule(value: Any, type_text: str) -> str:
     if spec["length"] and len(value) != int(spec["length"]):
         return f"must have {spec['length']} numbers"
     numbers = value if spec["item"] else [value]
-    for sign, bound in re.findall(r"([<>]=?) (\d+)", spec["limits"]):
+    for sign, bound in re.findall(r"([<>]=?) (-?\d+)", spec["limits"]):
         holds, words = _LIMITS[sign]
         if not all(isinstance(number, str) or holds(number, int(bound)) for number in numbers):
             return f"must be {words} {bound}"
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        return "must be finite"
     return ""
 
 
 def _check_key(origin: str, section: str, key: str, value: Any, schema: dict) -> None:
     if section not in schema:
-        raise ConfigError(f"{origin}: unknown section '{section}'{_nearest(section, schema)}")
+        raise ConfigError(f"{origin}: unknown section {shorten(section)}{_nearest(section, schema)}")
     if key not in schema[section]:
-        raise ConfigError(f"{origin}: unknown key '{section}.{key}'{_nearest_key(section, key, schema)}")
+        raise ConfigError(f"{origin}: unknown key {shorten(f'{section}.{key}')}{_nearest_key(section, key, schema)}")
     if rule := _broken_rule(value, schema[section][key].type):
-        raise ConfigError(f"{origin}: {section}.{key} = {value!r} {rule}")
+        raise ConfigError(f"{origin}: {section}.{key} = {shorten(value)} {rule}")
 
 
 def _nearest_key(section: str, key: str, schema: dict) -> str:
@@ -202,29 +191,41 @@ def _nearest_key(section: str, key: str, schema: dict) -> str:
 def _check_tree(path: str | Path, tree: dict, schema: dict) -> None:
     for section, keys in tree.items():
         if section not in schema:
-            raise ConfigError(f"{path}: unknown section '{section}'{_nearest(str(section), schema)}")
+            raise ConfigError(f"{path}: unknown section {shorten(section)}{_nearest(str(section), schema)}")
         if not isinstance(keys, dict):
-            raise ConfigError(f"{path}: section '{section}' must be a mapping of keys, not {keys!r}")
+            raise ConfigError(f"{path}: section '{section}' must be a mapping of keys, not {shorten(keys)}")
         for key, value in keys.items():
             _check_key(str(path), section, str(key), value, schema)
 
 
-def _load_tree(path: Path, schema: dict, chain: tuple[Path, ...] = ()) -> dict:
-    """Reads a file and the files of its `_base_`; later files win, sections merge key by key."""
+def _load_tree(path: Path, schema: dict, known: dict[Path, dict], chain: tuple[Path, ...] = ()) -> dict:
+    """Reads a file and the files of its `_base_`; later files win, sections merge key by key.
+
+    Args:
+        path: File to read.
+        schema: Legal keys.
+        known: Results of this load by file; each file is read once, however many others list it.
+        chain: Files that led to this one.
+    """
     path = Path(os.path.abspath(path))
     if path in chain:
         raise ConfigError(f"{path}: `_base_` forms a circle: {' -> '.join(p.name for p in (*chain, path))}")
-    tree = _read_yaml(path)
+    if path in known:
+        return known[path]
+    if len(chain) == _DEEPEST_BASE:
+        raise ConfigError(f"{path}: `_base_` leads over {_DEEPEST_BASE} files deep; list fewer files behind each other")
+    tree = read_tree(path)
     bases = tree.pop("_base_", [])
     if isinstance(bases, str):
         bases = [bases]
-    if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
-        raise ConfigError(f"{path}: `_base_` must be a file name or a list of them, not {bases!r}")
+    if not isinstance(bases, list) or not all(isinstance(b, str) and b.isprintable() and len(b) < 256 for b in bases):
+        raise ConfigError(f"{path}: `_base_` must be a file name or a list of them, not {shorten(bases)}")
     _check_tree(path, tree, schema)
     merged: dict = {}
     for base in bases:
-        _merge(merged, _load_tree(path.parent / base, schema, (*chain, path)))
+        _merge(merged, _load_tree(path.parent / base, schema, known, (*chain, path)))
     _merge(merged, tree)
+    known[path] = merged
     return merged
 
 
@@ -237,8 +238,9 @@ def parse_override(text: str, schema: dict) -> tuple[str, str, Any]:
     """Splits and checks one override.
 
     Args:
-        text: ``section.key=value``. The value is read as YAML (``null``, ``true``, ``[1, 2]``); for a key of type
-            ``str`` it is the text itself.
+        text: ``section.key=value``. For a key of type ``str`` or a choice of words the value is the text itself, with
+            one exception: where the type allows null, ``null`` and an empty text mean null. For other keys the value is
+            read as YAML (``null``, ``true``, ``[1, 2]``).
         schema: Legal keys, from :func:`load_schema`.
 
     Returns:
@@ -247,20 +249,31 @@ def parse_override(text: str, schema: dict) -> tuple[str, str, Any]:
     Raises:
         ConfigError: The text has another form, the key is unknown, or the value is not legal.
     """
-    origin = f"--set {text}"
+    origin = f"--set {_shown(text)}"
     name, equals, value_text = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
         raise ConfigError(f"{origin}: write it as section.key=value")
-    try:
-        value = yaml.load(value_text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError:
-        value = value_text
-    kind = schema.get(section, {}).get(key, Key("", None, "")).type.rstrip("?")
-    if kind == "str" and value is not None and not isinstance(value, str):
-        value = value_text
+    kind = schema.get(section, {}).get(key, Key("", None, "")).type
+    value: Any = value_text
+    if not _is_text(kind):
+        with suppress(YamlError):       # a text of another kind fails the check of types
+            value = parse(value_text)
+    elif kind.endswith("?") and value_text in ("", "null"):
+        value = None
     _check_key(origin, section, key, value, schema)
     return section, key, value
+
+
+def _is_text(type_text: str) -> bool:
+    """All values of a type are texts: ``str``, or a choice without a number."""
+    choices = type_text.rstrip("?").split("/")
+    return choices == ["str"] or (len(choices) > 1 and "float" not in choices)
+
+
+def _shown(text: str) -> str:
+    """A text of a user in a message: as it is if it is short and printable."""
+    return text if text.isprintable() and len(text) <= 80 else shorten(text)
 
 
 def find_config(name: str | Path) -> Path:
@@ -273,11 +286,11 @@ def find_config(name: str | Path) -> Path:
         ConfigError: The project has no configuration of that name.
     """
     path = Path(name)
-    if path.suffix or len(path.parts) > 1 or path.exists():
+    if path.suffix or len(path.parts) > 1 or os.path.exists(path):
         return path
     known = {file.stem: file for file in sorted(CONFIGS.glob("*/*.yaml")) if file.parent.name != "protocols"}
     if path.name not in known:
-        raise ConfigError(f"{name}: no configuration has this name or path{_nearest(path.name, known)}")
+        raise ConfigError(f"{_shown(str(name))}: no configuration has this name or path{_nearest(path.name, known)}")
     return known[path.name]
 
 
@@ -295,7 +308,7 @@ def parse_config(text: str, origin: str, overrides: Iterable[str] = ()) -> Confi
     Raises:
         ConfigError: A key is unknown, a value is not legal, or keys contradict each other.
     """
-    schema, tree = load_schema(), _parse_yaml(text, origin)
+    schema, tree = load_schema(), _parse_tree(text, origin)
     _check_tree(origin, tree, schema)
     return _resolve(tree, overrides, schema, origin)
 
@@ -314,7 +327,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: A key is unknown, a value is not legal, or keys contradict each other.
     """
     schema = load_schema()
-    return _resolve(_load_tree(find_config(path), schema), overrides, schema, str(path))
+    return _resolve(_load_tree(find_config(path), schema, {}), overrides, schema, str(path))
 
 
 def rename_old_values(tree: dict, origin: str) -> None:
@@ -332,7 +345,7 @@ def rename_old_values(tree: dict, origin: str) -> None:
 
 def _resolve(loaded: dict, overrides: Iterable[str], schema: dict, origin: str) -> Config:
     """Merges defaults, a loaded configuration and overrides, and checks the result."""
-    tree = {section: {k: key.default for k, key in keys.items()} for section, keys in schema.items()}
+    tree = {section: {k: copy.deepcopy(key.default) for k, key in keys.items()} for section, keys in schema.items()}
     _merge(tree, loaded)
     for text in overrides:
         section, key, value = parse_override(text, schema)
@@ -364,6 +377,10 @@ def check_rules(cfg: Config, origin: str) -> None:
     if weights is not None and len(weights) != cfg.model.num_classes:
         raise ConfigError(f"{origin}: loss.class_weights has {len(weights)} numbers, but "
                           f"model.num_classes = {cfg.model.num_classes}; give one weight per class")
+    for (section, name), kind in _MAPPINGS.items():
+        for key, value in (cfg[section][name] or {}).items():
+            if rule := _broken_rule(key, "str") or _broken_rule(value, kind):
+                raise ConfigError(f"{origin}: {section}.{name} = {shorten({key: value})}: {rule}")
     _check_training(cfg, origin)
     _check_eval(cfg, origin)
     _check_augmentation(cfg, origin)
@@ -372,6 +389,12 @@ def check_rules(cfg: Config, origin: str) -> None:
 def _check_training(cfg: Config, origin: str) -> None:
     """Checks the rules of the sections loss and optim."""
     d, o = cfg.data, cfg.optim
+    for pattern in o.lr_factors or {}:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{origin}: optim.lr_factors: {shorten(pattern)} is no regular expression ({error})"
+                              ) from None
     if o.warmup == "exponential" and o.warmup_factor <= 0:
         raise ConfigError(f"{origin}: optim.warmup_factor = {o.warmup_factor} must be greater than 0 with "
                           "optim.warmup = exponential")
@@ -389,16 +412,16 @@ def _check_augmentation(cfg: Config, origin: str) -> None:
         raise ConfigError(f"{origin}: data.crop_ratio = {d.crop_ratio} must be [low, high] with 1 <= low <= high: the "
                           "crop is 1/low to 1/high of the image")
     for key, value in (d.color_jitter or {}).items():
-        name = f"data.color_jitter.{key}"
+        name = f"data.color_jitter.{_shown(str(key))}"
         if key not in _JITTER:
             hint = _nearest(str(key), _JITTER) or f"; use {', '.join(_JITTER)}"
             raise ConfigError(f"{origin}: unknown key '{name}'{hint}")
         if isinstance(value, list) and key not in ("hue", "prob"):
-            if _broken_rule(value, "list[float, 2] >= 0") or value[0] > value[1]:
-                raise ConfigError(f"{origin}: {name} = {value} must be [low, high] with 0 <= low <= high")
+            if _broken_rule(value, "list[float, 2] >= 0, <= 255") or value[0] > value[1]:
+                raise ConfigError(f"{origin}: {name} = {shorten(value)} must be [low, high] with 0 <= low <= high")
         elif rule := _broken_rule(value, _JITTER[key]):
             pair = "" if key in ("hue", "prob") else ", or [low, high]"
-            raise ConfigError(f"{origin}: {name} = {value!r} {rule}{pair}")
+            raise ConfigError(f"{origin}: {name} = {shorten(value)} {rule}{pair}")
 
 
 def _check_eval(cfg: Config, origin: str) -> None:
@@ -410,24 +433,25 @@ def _check_eval(cfg: Config, origin: str) -> None:
     if e.stride and (e.stride[0] > window[0] or e.stride[1] > window[1]):
         raise ConfigError(f"{origin}: eval.stride = {e.stride} is larger than the window {window}: pixels between the "
                           "windows would be left out; lower it or raise eval.window")
-    unknown = sorted(set(resize) - {"rule", "size", "center_crop", "pad"})
+    unknown = [key for key in resize if key not in ("rule", "size", "center_crop", "pad")]
     if unknown:
-        raise ConfigError(f"{origin}: eval.resize has no key '{unknown[0]}'; use rule, size, center_crop or pad")
+        raise ConfigError(f"{origin}: eval.resize has no key {shorten(unknown[0])}; use rule, size, center_crop or pad")
     rule, size = resize.get("rule", "none"), resize.get("size")
     rules = {"none": (0, 2), "exact": (2,), "short_side": (1,), "long_side": (1, 2)}
-    if rule not in rules:
-        raise ConfigError(f"{origin}: eval.resize.rule = {rule!r} must be one of {', '.join(rules)}")
+    if not isinstance(rule, str) or rule not in rules:
+        raise ConfigError(f"{origin}: eval.resize.rule = {shorten(rule)} must be one of {', '.join(rules)}")
     sides = [] if size is None else size if isinstance(size, list) else [size]
-    if _broken_rule(sides, "list[int] > 0") or len(sides) not in rules[rule]:
+    if _broken_rule(sides, "list[int] > 0, <= 16384") or len(sides) not in rules[rule]:
         expected = {"none": "left out, or [height, width] with pad", "exact": "[height, width]",
                     "short_side": "one number", "long_side": "one number or [height, width]"}[rule]
-        raise ConfigError(f"{origin}: eval.resize.size = {size} does not fit rule {rule}; it must be {expected}")
+        raise ConfigError(f"{origin}: eval.resize.size = {shorten(size)} does not fit rule {rule}; it must be "
+                          f"{expected}")
     crop = resize.get("center_crop")
-    if _broken_rule(crop, "list[int, 2]? > 0"):
-        raise ConfigError(f"{origin}: eval.resize.center_crop = {crop} must be [height, width] in pixels")
+    if _broken_rule(crop, "list[int, 2]? > 0, <= 16384"):
+        raise ConfigError(f"{origin}: eval.resize.center_crop = {shorten(crop)} must be [height, width] in pixels")
     pad = resize.get("pad", False)
     if not isinstance(pad, bool) or (pad and not sides):
-        raise ConfigError(f"{origin}: eval.resize.pad = {pad} must be true (then size must be set) or false")
+        raise ConfigError(f"{origin}: eval.resize.pad = {shorten(pad)} must be true (then size must be set) or false")
     if crop and e.label_size == "original":
         raise ConfigError(f"{origin}: eval.resize.center_crop leaves the border out, so labels must be cropped too: "
                           "set eval.label_size=input")
@@ -443,7 +467,7 @@ def dump_config(cfg: Config, path: str | Path | None = None) -> str:
     Returns:
         The YAML text.
     """
-    text = yaml.safe_dump(cfg.to_dict(), sort_keys=False, default_flow_style=None, width=120)
+    text = yaml.dump(cfg.to_dict(), Dumper=PlainDumper, sort_keys=False, default_flow_style=None, width=120)
     if path is not None:
         write_text(path, text)
     return text

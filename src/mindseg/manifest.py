@@ -19,13 +19,13 @@ from mindseg.errors import UserError
 from mindseg.files import file_sha256, read_bytes, write_text
 from mindseg.resize import RULES as RESIZE_RULES
 from mindseg.resize import EvalResize, check_resize
+from mindseg.yaml_text import PlainDumper, PlainLoader, YamlError, parse, read_text
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
 FORMATS = ("onnx", "openvino", "mindir", "om", "air")
 _AGAIN = "correct it or run export.py again"
 # Limits of the C++ reader too (ascend310_infer/src/manifest.cc): beyond them a number is a typing error.
-_LARGEST_FILE = 1 << 20
 _LARGEST_SIDE = 32768
 _LARGEST_BATCH = 2048
 _LARGEST_TENSOR = 1 << 34
@@ -246,7 +246,7 @@ class Manifest:
 
 def save_manifest(manifest: Manifest) -> Path:
     """Writes ``manifest.path`` (to a temporary name first) and returns it."""
-    text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
+    text = yaml.dump(manifest.to_dict(), Dumper=PlainDumper, sort_keys=False, allow_unicode=True)
     write_text(manifest.path, text)
     return manifest.path
 
@@ -263,22 +263,13 @@ def load_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     if path.is_dir():
         path = path / MANIFEST_NAME
+    text = read_text(path, "the manifest", "give the deploy.yaml that export.py writes beside the model", ManifestError)
+    if _CONTROL.search(text):
+        raise ManifestError(f"{path}: no valid YAML for a manifest (a tab or control character); {_AGAIN}")
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ManifestError(f"{path}: is over 1 MiB, so it is no manifest; give the one that export.py writes")
-        text = path.read_text(encoding="utf-8")
-        if _CONTROL.search(text):
-            raise ManifestError(f"{path}: no valid YAML for a manifest (a tab or control character); {_AGAIN}")
-        content = yaml.load(text, Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise ManifestError(f"{path}: cannot read the manifest ({reason}); give the deploy.yaml that export.py "
-                            "writes beside the model") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        reason = f" ({error.problem})" if getattr(error, "problem", None) else ""
-        raise ManifestError(f"{path}: no valid YAML{line}{reason}; {_AGAIN}") from error
+        content = parse(text, _Loader)
+    except YamlError as error:
+        raise ManifestError(f"{path}: no valid YAML at line {error.line} ({error.problem}); {_AGAIN}") from None
     root = _Section(path, "", content)
     version = root.get("format_version", int)
     if version != FORMAT_VERSION:
@@ -295,28 +286,10 @@ def load_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """Reads plain values as JSON does: ``yes`` and ``1_000`` are texts, ``1e-3`` is a number. The C++ reader agrees."""
 
     yaml_implicit_resolvers: dict = {}
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event = self.peek_event()
-        if getattr(event, "tag", None):
-            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag} has no meaning here", event.start_mark)
-        if self.depth > 100:
-            raise yaml.composer.ComposerError(None, None, "over 100 levels", event.start_mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        content = super().construct_mapping(node, deep)
-        if len(content) != len(node.value) or None in content:
-            raise yaml.constructor.ConstructorError(None, None, "a key is empty or stands twice", node.start_mark)
-        return content
 
 
 _INTEGER = "-?(0|[1-9][0-9]*)"

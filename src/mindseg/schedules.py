@@ -7,6 +7,8 @@ import numpy as np
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 
+_MOST_STEPS = 10_000_000    # the limit of train.steps
+
 
 def poly(t: np.ndarray, lr: float, power: float, min_lr: float) -> np.ndarray:
     """Computes (lr - min_lr) * (1 - t)**power + min_lr, as in DeepLab (arXiv 1606.00915) and mmsegmentation's PolyLR.
@@ -82,9 +84,11 @@ def create_schedule(cfg_optim: Config, steps: int, steps_per_epoch: int) -> np.n
         (steps,) float32.
 
     Raises:
-        ConfigError: The run is longer than its curve (``schedule_start``, ``schedule_epochs``).
+        ConfigError: The run is longer than its curve (``schedule_start``, ``schedule_epochs``), or too long at all.
     """
     o = cfg_optim
+    if steps > _MOST_STEPS:
+        raise ConfigError(f"train.epochs: {steps} steps are over {_MOST_STEPS}; lower it, or set train.steps")
     first = o.schedule_start * steps_per_epoch
     position = first + np.arange(steps)
     length = o.schedule_epochs * steps_per_epoch if o.schedule_epochs else first + steps

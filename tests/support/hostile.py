@@ -6,11 +6,36 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from mindseg.errors import UserError
 from tests.support import ROOT
 
 TIMEOUT = 60        # seconds; a guard against hanging, not a limit on speed
+SEED, MINUTES = "MINDSEG_TEST_SEED", "MINDSEG_MUTATION_MINUTES"
+EXAMPLES_PER_MINUTE = 1500
+# Pieces that YAML, JSON and number readers give a meaning to.
+EDITS = ["", *"\n\r\t\0:-?,[]{}#&*!|>'\"%@`~=<.\\", " ", "  ", ": ", "- ", "? ", " #", "---\n", "...\n", "null", "true",
+         "yes", "0", "-1", "1e9", "1e400", ".inf", ".nan", "0x_", "1_0", "1:1", "9" * 30, "2024-13-45", "&a ", "*a",
+         "<<: ", "!!int ", "! ", "\"\\x41\"", "\ufeff", "\x85", "\u2028", "\uffff", "é", "\U0001f600", "../", "/"]
+
+
+def register_profiles() -> None:
+    """Chooses the examples of Hypothesis.
+
+    The fast profile draws the same few in every run. With ``MINDSEG_MUTATION_MINUTES`` above 0 each test draws about
+    as many as fit into these minutes, fresh ones if ``MINDSEG_TEST_SEED`` is ``random`` or the number of a run.
+    """
+    checks = list(HealthCheck)
+    settings.register_profile("fast", max_examples=60, derandomize=True, deadline=None, database=None,
+                              suppress_health_check=checks)
+    minutes = float(os.environ.get(MINUTES, "0"))
+    settings.register_profile("nightly", max_examples=max(int(minutes * EXAMPLES_PER_MINUTE), 1), deadline=None,
+                              derandomize=SEED not in os.environ, database=None, print_blob=True,
+                              suppress_health_check=checks)
+    settings.load_profile("nightly" if minutes > 0 else "fast")
 
 
 def check_refused(read: Callable[[], object], *words: object) -> str:
@@ -72,3 +97,20 @@ def check_program_refuses(done: subprocess.CompletedProcess, *words: object, sta
     for word in words:
         assert str(word) in lines[0], shown
     return lines[0]
+
+
+def mutations(texts: SearchStrategy[str]) -> SearchStrategy[str]:
+    """Texts with up to six edits: characters of a dialect put in, taken out, doubled or exchanged.
+
+    Args:
+        texts: Sound texts to start from.
+    """
+    edit = st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(EDITS))
+
+    def change(text: str, edits: list[tuple[float, int, str]]) -> str:
+        for place, length, piece in edits:
+            start = int(place * len(text))
+            text = text[:start] + piece + text[start + length:]
+        return text
+
+    return st.builds(change, texts, st.lists(edit, min_size=1, max_size=6))

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from mindseg.checkpoint import load_weights, read_checkpoint
 from mindseg.commands.arguments import add_config, create_parser, read_config
-from mindseg.config import CONFIGS, Config
+from mindseg.config import CONFIGS, Config, read_tree
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
 from mindseg.data.loader import Loader, create_loader
 from mindseg.errors import ConfigError, DataError, UserError
@@ -116,13 +115,14 @@ def protocol_overrides(name: str) -> list[str]:
         name = renamed
     path = CONFIGS / "protocols" / f"{name}.yaml" if name in known else Path(name)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        tree = read_tree(path)
+    except ConfigError:
         raise ConfigError(f"--protocol {name}: no such protocol; use {', '.join(known)}, or a YAML file with a section "
                           "eval") from None
-    if not isinstance(tree, dict) or set(tree) != {"eval"} or not isinstance(tree["eval"], dict):
+    if set(tree) != {"eval"} or not isinstance(tree["eval"], dict):
         raise ConfigError(f"{path}: a protocol holds the section eval and nothing else")
-    return [f"eval.{key}={json.dumps(value)}" for key, value in tree["eval"].items()]
+    return [f"eval.{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in tree["eval"].items()]
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def _is_colour(value: object) -> bool:
 
 def _whole(value: object) -> int:
     """A label value or train id of ``data.label_map``; a text of digits will do."""
-    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal() and len(value) < 4):
         return int(value)
     raise DataError(f"data.label_map: {value!r} is no whole number; write {{label value: train id}}, such as "
                     "{0: 0, 255: 1}")
