@@ -1,5 +1,6 @@
 #include "inc/manifest.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -24,9 +25,6 @@ class Field {
  public:
   Field(std::string file, std::string key, YAML::Node node)
       : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {
-    const std::string& tag = node_.Tag();
-    const bool quoted = tag == "!" && node_.IsScalar();
-    if (!tag.empty() && tag != "?" && !quoted) Fail("is not valid YAML for a manifest: the tag " + tag);
     if (!node_.IsMap()) return;
     std::set<std::string> keys;
     for (const auto& pair : node_) {
@@ -346,7 +344,8 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   return manifest;
 }
 
-// Refuses what YAML parsers read differently: other encodings, tabs, control characters and rare line breaks.
+// Refuses what YAML parsers read differently: other encodings, tabs, control characters, rare line breaks and byte
+// order marks.
 void CheckText(const std::string& text, const fs::path& path) {
   try {
     nlohmann::json(text).dump();
@@ -355,28 +354,92 @@ void CheckText(const std::string& text, const fs::path& path) {
   }
   for (size_t i = 0; i < text.size(); ++i) {
     const auto code = static_cast<unsigned char>(text[i]);
-    const bool control = (code < 0x20 && code != '\n' && code != '\r') || code == 0x7f;
+    const bool line_end = code == '\n' || (code == '\r' && text[i + 1] == '\n');
+    const bool control = (code < 0x20 && !line_end) || code == 0x7f;
     const bool control_of_two_bytes = code == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0;
-    const bool line_break = text.compare(i, 3, "\u2028") == 0 || text.compare(i, 3, "\u2029") == 0;
-    if (control || control_of_two_bytes || line_break) {
+    const std::string three = code >= 0xe2 ? text.substr(i, 3) : "";
+    const bool rare =
+        three == "\u2028" || three == "\u2029" || three == "\ufeff" || three == "\ufffe" || three == "\uffff";
+    if (control || control_of_two_bytes || rare) {
       throw UserError(path.string() + ": not valid YAML for a manifest: a tab or control character; " + kRemedy);
     }
   }
 }
 
-// YAML::Load reads the first document only, and YAML::LoadAll never ends on some malformed texts.
-int CountDocuments(const std::string& text) {
-  std::istringstream stream(text);
-  int count = 0;
-  bool open = false;
-  for (std::string line; std::getline(stream, line);) {
-    if (line.compare(0, 3, "...") == 0) open = false;
-    const bool none = line.empty() || line[0] == '#' || line[0] == '\r' || line.compare(0, 3, "...") == 0;
-    if (none || (!open && line[0] == '%')) continue;
-    if (!open || line.compare(0, 3, "---") == 0) ++count;
-    open = true;
+// Refuses anchors, aliases, tags, over 64 levels and over 20,000 values: no manifest needs them, and parsers differ.
+class Bounds : public YAML::EventHandler {
+ public:
+  explicit Bounds(const std::string& text) : text_(text) {}
+
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    Check(mark, "?", anchor);
+    const auto place = static_cast<size_t>(mark.pos);
+    const size_t before = place == 0 ? 0 : text_.find_last_not_of(" \r\n", place - 1);
+    const bool no_item = text_[place] == ',' && (text_[before] == '[' || text_[before] == ',');
+    if (no_item) throw YAML::ParserException(mark, "a comma without a value");
   }
-  return count;
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { Check(mark, "?", anchor); }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    last_ = value;
+    // The tag of a text in quotes is "!" too.
+    Check(mark, tag == "!" && text_[static_cast<size_t>(mark.pos)] != '!' ? "?" : tag, anchor);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value style) override {
+    Start(mark, tag, anchor, style);
+  }
+  void OnSequenceEnd() override { open_.pop_back(); }
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value style) override {
+    Start(mark, tag, anchor, style);
+  }
+  void OnMapEnd() override { open_.pop_back(); }
+
+  const std::string& last() const { return last_; }
+
+ private:
+  void Start(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value style) {
+    Check(mark, tag, anchor);
+    const bool in_block = !open_.empty() && open_.back() != YAML::EmitterStyle::Flow;
+    if (in_block && style == YAML::EmitterStyle::Flow && mark.column == 0) {
+      throw YAML::ParserException(mark, "a bracket stands at the beginning of a line");
+    }
+    open_.push_back(style);
+  }
+
+  void Check(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
+    if (anchor != YAML::NullAnchor) throw YAML::ParserException(mark, "anchors and aliases are not read here");
+    if (!tag.empty() && tag != "?") throw YAML::ParserException(mark, "the tag " + tag + " has no meaning here");
+    if (open_.size() > 64 || ++values_ > 20000) throw YAML::ParserException(mark, "over 64 levels or 20000 values");
+  }
+
+  const std::string& text_;
+  std::string last_;
+  std::vector<YAML::EmitterStyle::value> open_;
+  int values_ = 0;
+};
+
+// YAML::Load ignores what stands behind the first document, and YAML::LoadAll never ends on some malformed texts: a
+// document that is added must be the second.
+void CheckBounds(const std::string& text) {
+  const std::string longer = text + "\n---\nend\n";
+  std::istringstream stream(longer);
+  YAML::Parser parser(stream);
+  Bounds first(longer);
+  Bounds second(longer);
+  parser.HandleNextDocument(first);
+  if (!parser.HandleNextDocument(second) || second.last() != "end") {
+    throw YAML::ParserException(YAML::Mark::null_mark(), "the file must hold one mapping and nothing behind it");
+  }
+}
+
+// Checks the keys of parts that are not read, such as source and versions.
+void CheckKeys(const YAML::Node& node, const fs::path& path) {
+  const Field checked(path.string(), "", node);
+  for (const auto& item : node) CheckKeys(node.IsMap() ? item.second : item, path);
 }
 
 }  // namespace
@@ -414,11 +477,11 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
 
 Manifest ParseManifest(const std::string& text, const fs::path& path) {
   CheckText(text, path);
-  if (CountDocuments(text) > 1) {
-    throw UserError(path.string() + ": not valid YAML for a manifest: it holds several documents; " + kRemedy);
-  }
   try {
-    return Interpret(YAML::Load(text), path);
+    CheckBounds(text);
+    const YAML::Node root = YAML::Load(text);
+    CheckKeys(root, path);
+    return Interpret(root, path);
   } catch (const YAML::Exception& error) {
     throw UserError(path.string() + ":" + std::to_string(error.mark.line + 1) + ": not valid YAML: " + error.msg +
                     "; " + kRemedy);

@@ -29,8 +29,8 @@ _AGAIN = "correct it or run export.py again"
 _LARGEST_SIDE = 32768
 _LARGEST_BATCH = 2048
 _LARGEST_TENSOR = 1 << 34
-# YAML readers disagree on tabs and on rare line breaks.
-_CONTROL = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
+# YAML readers disagree on tabs, on rare line breaks and on byte order marks.
+_CONTROL = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|\r(?!\n)")
 
 
 class ManifestError(UserError):
@@ -291,11 +291,36 @@ class _Loader(PlainLoader):
 
     yaml_implicit_resolvers: dict = {}
 
+    # PyYAML takes a ? or : in braces for the end or the beginning of a key whatever stands behind it.
+    def check_key(self) -> bool:
+        """Takes ``?`` for the beginning of a key before a space."""
+        return self.peek(1) in "\0 \r\n"
+
+    def check_value(self) -> bool:
+        """Takes ``:`` for the end of a key before a space, a comma or a closing bracket, or behind a quoted key."""
+        behind_quote = self.flow_level > 0 and self.buffer[self.pointer - 1] in "\"'}]"
+        return behind_quote or self.peek(1) in ("\0 \r\n,]}" if self.flow_level else "\0 \r\n")
+
+    def check_plain(self) -> bool:
+        """Lets a text in brackets begin with ``:``."""
+        return super().check_plain() or (self.peek() == ":" and self.peek(1) not in "\0 \r\n,[]{}")
+
 
 _INTEGER = "-?(0|[1-9][0-9]*)"
 for _kind, _form in (("null", "|~|null|Null|NULL"), ("bool", "true|false"), ("int", _INTEGER),
                      ("float", rf"{_INTEGER}(\.[0-9]+)?([eE][-+]?[0-9]+)?")):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_form})\Z"), None)
+
+
+def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
+    """A number, or the text itself if it is too large for a float, as the C++ reader's JSON has no larger ones."""
+    if math.isinf(float(node.value)):
+        return node.value
+    return int(node.value) if node.tag.endswith("int") else float(node.value)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _construct_number)
 
 
 class _Section:

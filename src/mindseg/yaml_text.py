@@ -70,11 +70,14 @@ class PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Converts a mapping after a look at its keys."""
         seen = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self._fail("found unhashable key: a key must be a text or a number", key)
             if key.tag == "tag:yaml.org,2002:null":
                 self._fail("a key is empty", key)
+            without_value = value.start_mark.index == value.end_mark.index
+            if node.flow_style and without_value and key.start_mark.line != key.end_mark.line:
+                self._fail("a key without a value spans lines", key)
             if key.value in seen:
                 self._fail(f"key {shorten(key.value)} is written twice", key)
             seen.add(key.value)
