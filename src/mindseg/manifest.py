@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from mindseg.data.datasets import DatasetInfo, dataset_info
 from mindseg.data.decode import decode_image
 from mindseg.data.transforms import normalize
 from mindseg.errors import UserError
-from mindseg.files import file_sha256, read_bytes, write_text
+from mindseg.files import file_sha256, read_bytes, write_bytes, write_text
+from mindseg.outputs import output_path
 from mindseg.resize import RULES as RESIZE_RULES
 from mindseg.resize import EvalResize, check_resize
 from mindseg.yaml_text import PlainDumper, PlainLoader, YamlError, parse, read_text
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
+READY_NAME = ".export-ready"        # files of a complete export that still have to take their places
 FORMATS = ("onnx", "openvino", "mindir", "om", "air")
 _AGAIN = "correct it or run export.py again"
 # Limits of the C++ reader too (ascend310_infer/src/manifest.cc): beyond them a number is a typing error.
@@ -217,17 +220,15 @@ class Manifest:
                                 "to another export; copy both files again or run export.py again")
         return path
 
-    def moved(self, path: Path, **changes: Any) -> "Manifest":
-        """Returns a manifest for another folder with some fields changed; the file it names elsewhere stays the same.
+    def copy_fusion_switch(self, folder: Path) -> None:
+        """Copies the file that ``ascend.fusion_switch`` names beside a manifest in another folder.
 
         Args:
-            path: Where the new manifest stands.
-            changes: Other fields.
+            folder: Folder of the other manifest.
         """
-        ascend, name = dict(self.ascend), self.ascend.get("fusion_switch")
-        if name is not None and not Path(name).is_absolute():
-            ascend["fusion_switch"] = os.path.relpath(self.path.parent / name, path.parent)
-        return replace(self, path=path, ascend=ascend, **changes)
+        name = self.ascend.get("fusion_switch")
+        if name and (self.path.parent / name).is_file():
+            write_bytes(folder / name, (self.path.parent / name).read_bytes())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plain, ordered content of the YAML file."""
@@ -242,6 +243,29 @@ class Manifest:
             extra = fields.pop("extra")
             content["models"].append({**fields, **extra})
         return content
+
+
+def finish_export(folder: Path) -> None:
+    """Moves the files of an export that is complete, but was interrupted while they took their places.
+
+    Args:
+        folder: Folder of the manifest; nothing happens if no such files wait in its sub-folder ``.export-ready``.
+
+    Raises:
+        ManifestError: The folder cannot be written.
+    """
+    ready = folder / READY_NAME
+    if ready.is_symlink() or not ready.is_dir():
+        return
+    try:
+        for name in sorted(os.listdir(ready), key=lambda name: name == MANIFEST_NAME):     # the manifest last
+            with suppress(FileNotFoundError):       # another process moved it
+                os.replace(ready / name, folder / name)
+        with suppress(OSError):
+            ready.rmdir()
+    except OSError as error:
+        raise ManifestError(f"{ready}: an interrupted export cannot be finished ({error.strerror}); make the folder "
+                            "writable or export again elsewhere") from error
 
 
 def save_manifest(manifest: Manifest) -> Path:
@@ -263,6 +287,7 @@ def load_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     if path.is_dir():
         path = path / MANIFEST_NAME
+    finish_export(path.parent)
     text = read_text(path, "the manifest", "give the deploy.yaml that export.py writes beside the model", ManifestError)
     if _CONTROL.search(text):
         raise ManifestError(f"{path}: no valid YAML for a manifest (a tab or control character); {_AGAIN}")
@@ -347,6 +372,15 @@ class _Section:
         if allowed and value not in allowed:
             raise self.error(key, value, f"it must be one of {', '.join(map(str, allowed))}")
         return value
+
+    def file(self, key: str) -> str:
+        name = self.get(key, str)
+        try:
+            output_path(self.path.parent, name, key)
+        except UserError:
+            raise self.error(key, name, "it must be a relative path without '..', drive, backslash or control character"
+                             ) from None
+        return name
 
     def numbers(self, key: str, count: int | None, kind: type | tuple[type, ...] = (int, float)) -> tuple:
         values = self.get(key, list)
@@ -474,7 +508,7 @@ def _is_batch(value: int) -> bool:
 
 def _read_model_file(section: _Section) -> ModelFile:
     content = section.mapping()
-    known = {"format": section.get("format", str, FORMATS), "file": section.get("file", str),
+    known = {"format": section.get("format", str, FORMATS), "file": section.file("file"),
              "batch": section.get("batch", int), "sha256": section.get("sha256", str)}
     if not _is_batch(known["batch"]):
         raise section.error("batch", known["batch"], f"it must be positive (at most {_LARGEST_BATCH}) or -1")
@@ -493,7 +527,7 @@ def _read_ascend(root: _Section) -> dict[str, Any]:
         return {}
     section = root.section("ascend")
     if "fusion_switch" in section.content:
-        section.get("fusion_switch", str)
+        section.file("fusion_switch")
     return section.mapping()
 
 

@@ -22,6 +22,7 @@ from mindseg.deploy import exporter, onnx_graph
 from mindseg.errors import UserError
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import load_manifest
+from tests.support.hostile import check_refused
 from tests.support.networks import make_network, make_tiny_network
 from tests.support.runner import MEAN, STD
 
@@ -76,7 +77,7 @@ def exported(network, tmp_path_factory):
 
 def test_the_folder_is_complete(exported):
     assert sorted(path.name for path in exported.iterdir()) == [
-        "deploy.yaml", "export.json", "fast_scnn.mindir", "fast_scnn.onnx"]
+        ".mindseg-files", "deploy.yaml", "export.json", "fast_scnn.mindir", "fast_scnn.onnx"]
     assert {path.stat().st_mode & 0o777 for path in exported.iterdir()} == {0o644}
     manifest = load_manifest(exported)
     assert manifest.input.shape == (1, 3, 96, 128)
@@ -295,3 +296,10 @@ def test_mindspore_is_loaded_before_onnx():
     code = ("import sys; import mindseg.deploy.exporter; names = list(sys.modules); "
             "assert names.index('mindspore') < names.index('onnx')")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "C:x", "a/x", "a\\x", "..", "a\nx", "x" * 201])
+def test_a_name_that_leads_out_of_the_folder_is_refused_before_the_work(tmp_path, name):
+    cfg = load_config(CONFIG, [f"export.file_name={name}"])
+    check_refused(lambda: exporter.export(cfg, tmp_path / "missing.ckpt", ["ONNX"], tmp_path), "export.file_name")
+    assert not list(tmp_path.iterdir())

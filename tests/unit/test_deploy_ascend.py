@@ -242,7 +242,8 @@ def test_the_lite_runners_fusion_switch_stays_in_the_manifests(tmp_path):
         assert done.returncode == 0, done.stderr
     assert load_manifest(folder).ascend == {"fusion_switch": "fusion.cfg"}
     # The runner looks from the folder of its manifest.
-    assert (folder / "lite" / load_manifest(folder / "lite").ascend["fusion_switch"]).samefile(folder / "fusion.cfg")
+    copy = folder / "lite" / load_manifest(folder / "lite").ascend["fusion_switch"]
+    assert copy.read_bytes() == (folder / "fusion.cfg").read_bytes()
 
 
 def test_further_options_of_atc(tmp_path):
@@ -295,7 +296,7 @@ def test_a_full_disk_leaves_one_line_and_nothing_else(small_disk, tmp_path):
     before = {path.name: path.stat().st_size for path in folder.iterdir()}
     done = run_script("convert_om.sh", folder, "310P3", 4, programs=fake_programs(tmp_path / "bin", atc=ATC))
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {folder}/net_dynamic.onnx: cannot be written (No space left on device)")
+    assert done.stderr.startswith(f"error: {folder}/.mindseg-files: cannot be written (No space left on device)")
     assert done.stderr.count("\n") == 1
     assert {path.name: path.stat().st_size for path in folder.iterdir()} == before
 

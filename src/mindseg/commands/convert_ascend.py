@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mindseg.commands.arguments import create_parser
 from mindseg.deploy import ascend
+from mindseg.deploy.folder import open_folder
 from mindseg.errors import UserError
 from mindseg.files import write_text
-from mindseg.manifest import load_manifest
+from mindseg.manifest import MANIFEST_NAME, load_manifest
 
 EXAMPLES = """examples:
   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
@@ -33,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fusion_switch", default="", metavar="FILE", help="om: file that switches fusion passes off")
     parser.add_argument("--optimize", default="ascend_oriented", help="lite: ascend_oriented[:CHIP]")
     parser.add_argument("--precision", default="enforce_fp16", choices=ascend.PRECISIONS, help="lite: precision mode")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that mindseg did not write")
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     args = parser.parse_intermixed_args(words[:cut])
@@ -65,12 +67,16 @@ def main() -> None:
     show(conversions, files)
     if args.dry_run:
         return
-    if not all(item.source.sha256 for item in conversions):
-        manifest = ascend.derive_dynamic_onnx(manifest)
-    for name, text in files.items():
-        write_text(manifest.path.parent / name, text)
-    entries = [ascend.convert(item) for item in conversions]
-    print(f"{len(entries)} models listed in {ascend.record(manifest, entries, folder, args.aipp)}")
+    root = manifest.path.parent
+    with open_folder(root, args.overwrite) as output:
+        output.claim(*(root / name for name in files), *(item.result for item in conversions),
+                     root / folder / MANIFEST_NAME)
+        if not all(item.source.sha256 for item in conversions):
+            manifest = ascend.derive_dynamic_onnx(manifest, output)
+        for name, text in files.items():
+            write_text(root / name, text)
+        entries = [ascend.convert(item) for item in conversions]
+        print(f"{len(entries)} models listed in {ascend.record(manifest, entries, folder, args.aipp)}")
 
 
 def split_numbers(words: list[str]) -> tuple[str, list[int]]:

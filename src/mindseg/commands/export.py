@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for models, deploy.yaml and export.json")
     parser.add_argument("--output_type", choices=("argmax", "logits"),
                         help="uint8 class ids (default, export.output_type) or float32 logits")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that mindseg did not write")
     args = parser.parse_args()
     cfg = read_config(args.config, args.set)
     setup_runtime(cfg.runtime)
-    export(cfg, args.ckpt_path, args.file_format, args.output, args.output_type)
+    export(cfg, args.ckpt_path, args.file_format, args.output, args.output_type, args.overwrite)

@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="score both models; writes quantize.json")
     parser.add_argument("--eval_split", default="val", help="split to score on (default: val)")
     parser.add_argument("--max_drop", type=float, help="with --evaluate: fail if the mIoU falls by more (0.01 = 1 %%)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that mindseg did not write")
     args = parser.parse_args()
     manifest = load_manifest(args.manifest)
     samples = find_samples(manifest, args.dataset, args.split, args.list)
     chosen = np.unique(np.linspace(0, len(samples) - 1, max(args.num, 1)).astype(int))
-    made = quantize(manifest, [samples[i] for i in chosen], Path(args.output))
+    made = quantize(manifest, [samples[i] for i in chosen], Path(args.output), args.overwrite)
     print(f"{made.path}: {made.models[0].file}, calibrated with {len(chosen)} images")
     if args.evaluate:
         compare(manifest, made, find_samples(manifest, args.dataset, args.eval_split), args.max_drop)

@@ -15,6 +15,7 @@ from mindseg.errors import UserError
 from mindseg.files import file_sha256, write_bytes
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import MANIFEST_NAME, InputSpec, Manifest, ModelFile, save_manifest
+from mindseg.outputs import OutputFolder
 
 AIPP_NAME = "aipp.cfg"
 LITE_CONFIG_NAME = "lite.ini"
@@ -177,8 +178,12 @@ def _onnx_for(manifest: Manifest, batch: int) -> ModelFile:
     return ModelFile("onnx", f"{_result_name(manifest.find('onnx'), -1)}.onnx", -1, "")
 
 
-def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
+def derive_dynamic_onnx(manifest: Manifest, folder: OutputFolder) -> Manifest:
     """Writes the dynamic-batch twin of a static ONNX model, checks it in onnxruntime and lists it.
+
+    Args:
+        manifest: With a static ONNX model.
+        folder: Folder of the manifest.
 
     Raises:
         UserError: The packages are missing, or the twin answers differently.
@@ -206,6 +211,7 @@ def derive_dynamic_onnx(manifest: Manifest) -> Manifest:
         raise UserError(f"{source.file}: its dynamic-batch twin answers differently; export again with "
                         "export.batch_size=0")
     path = manifest.path.parent / target.file
+    folder.claim(path)
     write_bytes(path, twin.SerializeToString())
     updated = replace(manifest, models=(*manifest.models, replace(target, sha256=file_sha256(path))))
     save_manifest(updated)
@@ -314,4 +320,5 @@ def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", a
     spec = replace(spec, shape=(batch, *spec.shape[1:]))
     output = replace(manifest.output, shape=(batch, *manifest.output.shape[1:]))
     path = manifest.path.parent / folder / MANIFEST_NAME
-    return save_manifest(manifest.moved(path, input=spec, output=output, models=tuple(entries)))
+    manifest.copy_fusion_switch(path.parent)
+    return save_manifest(replace(manifest, path=path, input=spec, output=output, models=tuple(entries)))

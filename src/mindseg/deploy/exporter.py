@@ -21,8 +21,9 @@ from mindseg.checkpoint import load_network
 from mindseg.data.datasets import dataset_info
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
+from mindseg.deploy.folder import open_folder, staging
 from mindseg.deploy.onnx_simplify import simplify
-from mindseg.errors import ConfigError, UserError, first_line
+from mindseg.errors import ConfigError, UserError, first_line, shorten
 from mindseg.files import file_sha256, write_json
 from mindseg.inference.network import Forward
 from mindseg.manifest import (
@@ -37,6 +38,7 @@ from mindseg.manifest import (
     save_manifest,
 )
 from mindseg.models.normalize import Normalize
+from mindseg.outputs import output_path
 from mindseg.resize import check_resize
 from mindseg.version import __version__
 
@@ -48,7 +50,7 @@ TOLERANCE = 1e-4
 
 
 def export(cfg: dict, ckpt_path: str | Path, formats: Sequence[str], output_dir: str | Path,
-           output_type: str | None = None) -> Manifest:
+           output_type: str | None = None, overwrite: bool = False) -> Manifest:
     """Exports a checkpoint, compares every file with it, and writes ``deploy.yaml`` and ``export.json``.
 
     Files are written aside and moved when all is well, the manifest last. An earlier export of the same checkpoint with
@@ -60,17 +62,19 @@ def export(cfg: dict, ckpt_path: str | Path, formats: Sequence[str], output_dir:
         formats: Of ``MINDIR``, ``ONNX``, ``AIR``.
         output_dir: Folder, made if need be.
         output_type: ``argmax`` or ``logits``; ``None`` takes ``export.output_type``.
+        overwrite: Replace files that this program did not write.
 
     Raises:
         UserError: AIR off Ascend, a file that cannot be written, or a model that does not agree with the checkpoint.
     """
+    model_name(cfg)     # a wrong name is refused before the work
     network = load_network(cfg, ckpt_path)
     source = {"checkpoint": Path(ckpt_path).name, "checkpoint_sha256": file_sha256(Path(ckpt_path))}
-    return export_network(network, cfg, source, formats, output_dir, output_type)
+    return export_network(network, cfg, source, formats, output_dir, output_type, overwrite)
 
 
 def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats: Sequence[str],
-                   output_dir: str | Path, output_type: str | None = None) -> Manifest:
+                   output_dir: str | Path, output_type: str | None = None, overwrite: bool = False) -> Manifest:
     """Exports a network in memory, see :func:`export`.
 
     Args:
@@ -80,42 +84,62 @@ def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats:
         formats: Of ``MINDIR``, ``ONNX``, ``AIR``.
         output_dir: Folder, made if need be.
         output_type: ``argmax`` or ``logits``; ``None`` takes ``export.output_type``.
+        overwrite: Replace files that this program did not write.
     """
     writable, refused = _split_formats(formats)
     if not writable:
         raise UserError(refused)
     output = Path(output_dir)
     manifest = describe(cfg, source, output / MANIFEST_NAME, output_type)
-    batch = manifest.input.batch
-    stem = cfg.export.file_name or cfg.model.name + {1: "", -1: "_dynamic"}.get(batch, f"_bs{batch}")
-    feed, reference = _reference(network, manifest)
-    figures, entries = {}, []
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as staging:
-            for fmt in (name.lower() for name in writable):
-                path = Path(staging) / f"{stem}.{fmt}"
-                if fmt == "onnx":
-                    figures[fmt] = _write_onnx(network, manifest, cfg.export, path, feed, reference)
-                else:
-                    figures[fmt] = _write_mindspore(network, manifest, path, feed, reference)
-                entries.append(ModelFile(fmt, path.name, batch, file_sha256(path)))
-                print(f"{output / path.name}: " + ", ".join(
-                    f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-                    for key, value in figures[fmt].items()), flush=True)
-            manifest = _with_earlier(replace(manifest, models=tuple(entries)))
-            # The old manifest describes files that are about to be replaced: none is better than a wrong one.
-            manifest.path.unlink(missing_ok=True)
-            for entry in entries:
-                os.replace(Path(staging) / entry.file, output / entry.file)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); free space or choose another folder"
-                        ) from error
-    write_json(output / REPORT_NAME, _report(manifest, figures))
-    print(f"{save_manifest(manifest)}: input {list(manifest.input.shape)} {manifest.input.dtype}, "
+    stem = model_name(cfg)
+    files = [f"{stem}.{fmt.lower()}" for fmt in writable]
+    with open_folder(output, overwrite) as folder:
+        try:
+            with staging(folder, [*files, REPORT_NAME, MANIFEST_NAME]) as place:
+                manifest = _write_files(network, cfg, manifest, [place / name for name in files])
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror}); free space or choose another "
+                            "folder") from error
+    print(f"{manifest.path}: input {list(manifest.input.shape)} {manifest.input.dtype}, "
           f"output {list(manifest.output.shape)} {manifest.output.dtype}", flush=True)
     if refused:
         raise UserError(f"{refused}; the other formats are in {output}")
+    return manifest
+
+
+def model_name(cfg: dict) -> str:
+    """File name of the model without suffix: ``export.file_name``, or the network's with the batch size.
+
+    Raises:
+        UserError: ``export.file_name`` is no name for a file in the output folder.
+    """
+    name, batch = cfg.export.file_name, cfg.export.batch_size
+    if not name:
+        return cfg.model.name + {1: "", 0: "_dynamic"}.get(batch, f"_bs{batch}")
+    output_path(".", name, "export.file_name")
+    if "/" in name or len(os.fsencode(name)) > 200:
+        raise UserError(f"export.file_name = {shorten(name)} must be a name of at most 200 bytes, without a folder; "
+                        "choose the folder with --output")
+    return name
+
+
+def _write_files(network: nn.Cell, cfg: dict, manifest: Manifest, paths: Sequence[Path]) -> Manifest:
+    """Writes model files, report and manifest into the folder of the paths; returns the manifest."""
+    feed, reference = _reference(network, manifest)
+    figures, entries = {}, []
+    for path in paths:
+        fmt = path.suffix[1:]
+        if fmt == "onnx":
+            figures[fmt] = _write_onnx(network, manifest, cfg.export, path, feed, reference)
+        else:
+            figures[fmt] = _write_mindspore(network, manifest, path, feed, reference)
+        entries.append(ModelFile(fmt, path.name, manifest.input.batch, file_sha256(path)))
+        print(f"{manifest.path.parent / path.name}: " + ", ".join(
+            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in figures[fmt].items()), flush=True)
+    manifest = _with_earlier(replace(manifest, models=tuple(entries)))
+    write_json(path.with_name(REPORT_NAME), _report(manifest, figures))
+    save_manifest(replace(manifest, path=path.with_name(MANIFEST_NAME)))
     return manifest
 
 

@@ -7,6 +7,7 @@ logits, and everything behind it (resize, arg-max) is float too.
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from mindseg.data.samples import Sample
 from mindseg.deploy import onnx_graph
+from mindseg.deploy.folder import open_folder, staging
 from mindseg.errors import UserError, first_line
 from mindseg.files import file_sha256, write_bytes
 from mindseg.manifest import MANIFEST_NAME, Manifest, ModelFile, save_manifest
@@ -46,13 +48,15 @@ class _Images(CalibrationDataReader):
         return None
 
 
-def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path) -> Manifest:
+def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path,
+             overwrite: bool = False) -> Manifest:
     """Quantises the ONNX model of a manifest and writes it with a manifest of its own.
 
     Args:
         manifest: Of the float model.
         samples: Calibration images; a few dozen that look like the data to come.
         output: Folder of the int8 model, not that of the float model.
+        overwrite: Replace files that this program did not write.
 
     Raises:
         UserError: Nothing to calibrate with, ``output`` is the float model's folder, or the quantiser fails.
@@ -84,10 +88,11 @@ def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path) -> Man
             logging.disable(logging.NOTSET)
         result = onnx_graph.check_graph(onnx.load(target))
     onnx_graph.set_origin(result, model.producer_version, {"project": __version__, **manifest.source})
-    path = output / f"{Path(entry.file).stem}_int8.onnx"
-    write_bytes(path, result.SerializeToString())
-    quantized = ModelFile("onnx", path.name, entry.batch, file_sha256(path),
-                          {"precision": "int8", "calibration_images": len(samples)})
-    made = manifest.moved(output / MANIFEST_NAME, models=(quantized,))
-    save_manifest(made)
-    return made
+    name = f"{Path(entry.file).stem}_int8.onnx"
+    with open_folder(output, overwrite) as folder, staging(folder, [name, MANIFEST_NAME]) as place:
+        write_bytes(place / name, result.SerializeToString())
+        quantized = ModelFile("onnx", name, entry.batch, file_sha256(place / name),
+                              {"precision": "int8", "calibration_images": len(samples)})
+        manifest.copy_fusion_switch(place)
+        save_manifest(replace(manifest, path=place / MANIFEST_NAME, models=(quantized,)))
+    return replace(manifest, path=output / MANIFEST_NAME, models=(quantized,))

@@ -1,10 +1,11 @@
 """Exported models in Python: ONNX files by onnxruntime, MINDIR files by MindSpore."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mindseg.errors import UserError, first_line
+from mindseg.errors import UserError, first_line, shorten
 from mindseg.manifest import Manifest, load_manifest
 
 
@@ -84,10 +85,27 @@ def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndar
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise UserError(f"{path}: onnxruntime cannot load it ({first_line(error)}); run export.py again") from error
-    found = [value.name for value in session.get_inputs()]
-    if found != [manifest.input.name]:
-        raise UserError(f"{path}: inputs {found} are not the manifest's [{manifest.input.name!r}]; run export.py again")
-    return lambda tensor: session.run([manifest.output.name], {manifest.input.name: tensor})[0]
+    spec, result = manifest.input, manifest.output
+    ids = result.type == "argmax"
+    batch = manifest.find("onnx").batch
+    _check_tensor(path, manifest, "input", session.get_inputs(), spec.name, (batch, *spec.shape[1:]),
+                  {"float32": ("float", "float16"), "uint8": ("uint8",)}[spec.dtype])
+    _check_tensor(path, manifest, "output", session.get_outputs(), result.name, (batch, *result.shape[1:]),
+                  ("uint8", "int32", "int64") if ids else ("float", "float16"))
+    return lambda tensor: session.run([result.name], {spec.name: tensor})[0]
+
+
+def _check_tensor(path: Path, manifest: Manifest, part: str, found: Sequence[Any], name: str, shape: tuple[int, ...],
+                  types: tuple[str, ...]) -> None:
+    """Compares a model's only input or output with the manifest; a size that the model leaves open fits any."""
+    value = found[0]
+    sizes = [size if isinstance(size, int) else -1 for size in value.shape]
+    fits = len(sizes) == len(shape) and all(size in (-1, other) for size, other in zip(sizes, shape, strict=True))
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    if len(found) != 1 or value.name != name or not fits or kind not in types:
+        raise UserError(f"{manifest.path}: {part} is {shorten(name)} {list(shape)} of {types[0]}, but {path} has "
+                        f"{shorten(value.name)} {sizes} of {kind}; is this the manifest of another model? Run "
+                        "export.py again")
 
 
 def _open_mindir(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
@@ -100,4 +118,17 @@ def _open_mindir(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.nd
         cell = nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"{path}: MindSpore cannot load it ({first_line(error)}); run export.py again") from error
-    return lambda tensor: cell(ms.Tensor(tensor)).asnumpy()
+
+    def run(tensor: np.ndarray) -> np.ndarray:
+        expected = (len(tensor), *manifest.output.shape[1:])
+        try:
+            answer = cell(ms.Tensor(tensor)).asnumpy()
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: cannot take the input of {manifest.path}, {list(tensor.shape)} "
+                            f"({first_line(error)}); is this the manifest of another model?") from error
+        if answer.shape != expected:
+            raise UserError(f"{manifest.path}: output.shape is {list(expected)}, but {path} answers with "
+                            f"{list(answer.shape)}; is this the manifest of another model?")
+        return answer
+
+    return run
