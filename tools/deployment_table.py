@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mindseg.errors import UserError, run_main
@@ -98,7 +99,9 @@ def simulated_om(manifest: Manifest, folder: Path) -> Manifest:
     entry = manifest.find("onnx")
     path = folder / f"{Path(entry.file).stem}.om"
     write_text(path, f"SIMULATED OM\nonnx: {os.path.relpath(manifest.model_path(entry), folder)}\n")
-    twin = manifest.moved(folder / "deploy.yaml", models=(ModelFile("om", path.name, entry.batch, file_sha256(path)),))
+    manifest.copy_fusion_switch(folder)
+    twin = replace(manifest, path=folder / "deploy.yaml",
+                   models=(ModelFile("om", path.name, entry.batch, file_sha256(path)),))
     save_manifest(twin)
     return twin
 
