@@ -107,7 +107,7 @@ def finish_set(target: Path) -> None:
         UserError: The folder cannot be written.
     """
     ready = _ready(target)
-    if not ready.is_dir():
+    if ready.is_symlink() or not ready.is_dir():
         return
     try:
         new = [path.name for path in ready.iterdir() if path.name != _REMOVE]

@@ -1,10 +1,8 @@
 """``deploy.yaml``: everything that pre-processing, runner and post-processing know about an exported model."""
 import math
-import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from mindseg.data.datasets import DatasetInfo, dataset_info
 from mindseg.data.decode import decode_image
 from mindseg.data.transforms import normalize
 from mindseg.errors import UserError
-from mindseg.files import file_sha256, read_bytes, write_bytes, write_text
+from mindseg.files import file_sha256, finish_set, read_bytes, write_bytes, write_text
 from mindseg.outputs import output_path
 from mindseg.resize import RULES as RESIZE_RULES
 from mindseg.resize import EvalResize, check_resize
@@ -25,7 +23,6 @@ from mindseg.yaml_text import PlainDumper, PlainLoader, YamlError, parse, read_t
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "deploy.yaml"
-READY_NAME = ".export-ready"        # files of a complete export that still have to take their places
 FORMATS = ("onnx", "openvino", "mindir", "om", "air")
 _AGAIN = "correct it or run export.py again"
 # Limits of the C++ reader too (ascend310_infer/src/manifest.cc): beyond them a number is a typing error.
@@ -245,29 +242,6 @@ class Manifest:
         return content
 
 
-def finish_export(folder: Path) -> None:
-    """Moves the files of an export that is complete, but was interrupted while they took their places.
-
-    Args:
-        folder: Folder of the manifest; nothing happens if no such files wait in its sub-folder ``.export-ready``.
-
-    Raises:
-        ManifestError: The folder cannot be written.
-    """
-    ready = folder / READY_NAME
-    if ready.is_symlink() or not ready.is_dir():
-        return
-    try:
-        for name in sorted(os.listdir(ready), key=lambda name: name == MANIFEST_NAME):     # the manifest last
-            with suppress(FileNotFoundError):       # another process moved it
-                os.replace(ready / name, folder / name)
-        with suppress(OSError):
-            ready.rmdir()
-    except OSError as error:
-        raise ManifestError(f"{ready}: an interrupted export cannot be finished ({error.strerror}); make the folder "
-                            "writable or export again elsewhere") from error
-
-
 def save_manifest(manifest: Manifest) -> Path:
     """Writes ``manifest.path`` (to a temporary name first) and returns it."""
     text = yaml.dump(manifest.to_dict(), Dumper=PlainDumper, sort_keys=False, allow_unicode=True)
@@ -287,7 +261,7 @@ def load_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     if path.is_dir():
         path = path / MANIFEST_NAME
-    finish_export(path.parent)
+    finish_set(path)
     text = read_text(path, "the manifest", "give the deploy.yaml that export.py writes beside the model", ManifestError)
     if _CONTROL.search(text):
         raise ManifestError(f"{path}: no valid YAML for a manifest (a tab or control character); {_AGAIN}")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mindseg.inference.exported import open_exported
-from mindseg.manifest import READY_NAME, ManifestError, load_manifest
+from mindseg.manifest import ManifestError, load_manifest
 from tests.support import ROOT
 from tests.support.hostile import EDITS, check_program_refuses, check_refused, run_program
 from tests.support.runner import TinyModel, build_folder
@@ -118,7 +118,7 @@ def test_files_that_wait_elsewhere_are_not_moved(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "letter.txt").write_text("x")
     model = TinyModel(tmp_path / "export", 1)
-    (model.folder / READY_NAME).symlink_to(tmp_path / "own")
+    (model.folder / ".deploy.yaml.ready").symlink_to(tmp_path / "own")
     load_manifest(model.folder)
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["letter.txt"]
 

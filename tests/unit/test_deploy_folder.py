@@ -7,7 +7,7 @@ import pytest
 from mindseg.deploy.folder import open_folder, staging
 from mindseg.errors import UserError
 from mindseg.files import file_sha256
-from mindseg.manifest import READY_NAME, ModelFile, load_manifest, save_manifest
+from mindseg.manifest import ModelFile, load_manifest, save_manifest
 from mindseg.outputs import RECORD_NAME
 from tests.support.deploy import make_manifest
 
@@ -103,7 +103,7 @@ def test_leftovers_go_and_folders_of_users_stay(tmp_path):
         (tmp_path / name / "x").write_text("x")
     export(tmp_path, "new")
     assert sorted(path.name for path in tmp_path.glob(".export-*")) == [".export-mine", ".export-of-my-photos"]
-    (tmp_path / READY_NAME).mkdir()
-    shutil.copy(tmp_path / "a.onnx", tmp_path / READY_NAME)
+    (tmp_path / ".deploy.yaml.ready").mkdir()
+    shutil.copy(tmp_path / "a.onnx", tmp_path / ".deploy.yaml.ready")
     assert content(tmp_path) == "new"
-    assert not (tmp_path / READY_NAME).exists()
+    assert not (tmp_path / ".deploy.yaml.ready").exists()

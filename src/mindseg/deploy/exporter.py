@@ -93,13 +93,8 @@ def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats:
     manifest = describe(cfg, source, output / MANIFEST_NAME, output_type)
     stem = model_name(cfg)
     files = [f"{stem}.{fmt.lower()}" for fmt in writable]
-    with open_folder(output, overwrite) as folder:
-        try:
-            with staging(folder, [*files, REPORT_NAME, MANIFEST_NAME]) as place:
-                manifest = _write_files(network, cfg, manifest, [place / name for name in files])
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error.strerror}); free space or choose another "
-                            "folder") from error
+    with open_folder(output, overwrite) as folder, staging(folder, [*files, REPORT_NAME, MANIFEST_NAME]) as place:
+        manifest = _write_files(network, cfg, manifest, [place / name for name in files])
     print(f"{manifest.path}: input {list(manifest.input.shape)} {manifest.input.dtype}, "
           f"output {list(manifest.output.shape)} {manifest.output.dtype}", flush=True)
     if refused:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mindseg.files import file_sha256, write_text
-from mindseg.manifest import MANIFEST_NAME, READY_NAME, ManifestError, finish_export, load_manifest
+from mindseg.errors import UserError
+from mindseg.files import file_sha256, finish_set, replace_set, write_text
+from mindseg.manifest import MANIFEST_NAME, ManifestError, load_manifest
 from mindseg.outputs import RECORD_NAME, OutputFolder
 
 # Further files that are written beside a manifest.
@@ -33,7 +34,7 @@ def open_folder(folder: Path, overwrite: bool = False) -> OutputFolder:
         if names:
             write_text(folder / RECORD_NAME, "".join(f"{name}\n" for name in names))
     opened = OutputFolder(folder, overwrite)
-    finish_export(folder)
+    finish_set(folder / MANIFEST_NAME)
     for left in folder.glob(".export-*"):       # of processes that died: the folder is locked
         if _STAGING.fullmatch(left.name) and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -61,15 +62,13 @@ def staging(folder: OutputFolder, names: Sequence[str]) -> Iterator[Path]:
         names: Files that the block writes.
 
     Raises:
-        UserError: One of the files exists and was not written by this program.
+        UserError: The folder cannot be written, or one of the files exists and was not written by this program.
     """
-    place = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.folder))
     try:
-        yield place
-        folder.claim(*(folder.folder / name for name in names))
-        place.chmod(0o755)
-        place.rename(folder.folder / READY_NAME)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    finish_export(folder.folder)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.folder, ignore_cleanup_errors=True) as place:
+            yield Path(place)
+            folder.claim(*(folder.folder / name for name in names))
+            replace_set(Path(place), folder.folder / MANIFEST_NAME)
+    except OSError as error:
+        raise UserError(f"--output {folder.folder}: cannot be written ({error.strerror}); free space or choose another "
+                        "folder") from error
