@@ -1,12 +1,13 @@
 """Converts weights of public implementations to a checkpoint of this project."""
-import yaml
+
 
 from mindseg.commands.arguments import create_parser
 from mindseg.config import rename_old_values
-from mindseg.errors import UserError
+from mindseg.errors import UserError, shorten
 from mindseg.models import MODELS, model_options
 from mindseg.models.weights import clean_state, convert, detect_source, read_weights, save_weights
 from mindseg.outputs import check_new
+from mindseg.yaml_text import YamlError, parse
 
 EXAMPLES = """examples:
   mindseg convert-weights --model fast_scnn --source fast_scnn_segmentron.pth --output segmentron.ckpt
@@ -36,7 +37,10 @@ def parse_options(name: str, assignments: list[str]) -> dict[str, object]:
         if not separator or key not in ("num_classes", *model_options(name)):
             raise UserError(f"--set {assignment}: write model.KEY=VALUE with KEY one of num_classes, "
                             f"{', '.join(model_options(name))}")
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = parse(value)
+        except YamlError as error:
+            raise UserError(f"--set {shorten(assignment)}: {error.problem}; write model.KEY=VALUE") from None
     rename_old_values({"model": options}, "--set")
     return options
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mindseg.data.datasets import CITYSCAPES, VOC, voc_palette
@@ -19,6 +18,7 @@ from mindseg.drawing import CORRECT, UNSCORED, WRONG, Palette, error_map, overla
 from mindseg.errors import DataError
 from mindseg.files import write_text
 from mindseg.report.charts import NUM_STYLES, column, number, read_history, training_charts
+from mindseg.yaml_text import YamlError, parse
 
 if TYPE_CHECKING:
     from mindseg.evaluation.evaluator import Example  # for its type alone: this import loads MindSpore
@@ -234,8 +234,8 @@ def differing_settings(runs: Sequence[ReportData]) -> list[list[str]]:
     trees = []
     for run in runs:
         try:
-            trees.append(flatten(yaml.safe_load(run.config) or {}) | flatten({"env": run.environment}))
-        except (yaml.YAMLError, AttributeError) as error:       # the latter: a list or a single value
+            trees.append(flatten(parse(run.config) or {}) | flatten({"env": run.environment}))
+        except (YamlError, AttributeError) as error:       # the latter: a list or a single value
             raise DataError(f"{run.title}: config.yaml is damaged: {' '.join(str(error).split())}") from error
     names = sorted(set().union(*trees))
     rows = [[name, *(plain(tree.get(name, "-")) for tree in trees)] for name in names]
