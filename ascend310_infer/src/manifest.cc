@@ -24,16 +24,7 @@ constexpr char kRemedy[] = "export the model again with this version's export.py
 class Field {
  public:
   Field(std::string file, std::string key, YAML::Node node)
-      : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {
-    if (!node_.IsMap()) return;
-    std::set<std::string> keys;
-    for (const auto& pair : node_) {
-      if (!pair.first.IsScalar()) Fail("is not valid YAML for a manifest: a key is no plain text or number");
-      if (!keys.insert(pair.first.Scalar()).second) {
-        Fail("is not valid YAML: the key '" + pair.first.Scalar() + "' stands twice");
-      }
-    }
-  }
+      : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {}
 
   [[noreturn]] void Fail(const std::string& what, const std::string& remedy = kRemedy) const {
     throw UserError(file_ + ": " + (key_.empty() ? "" : key_ + ": ") + what + "; " + remedy);
@@ -84,6 +75,15 @@ class Field {
       if (static_cast<unsigned char>(c) < 0x20) Fail("must not hold control characters, is " + Text());
     }
     return node_.Scalar();
+  }
+
+  // A file beside the manifest or below its folder.
+  std::string FileName() const {
+    const std::string name = String();
+    if (!IsPlainName(name)) {
+      Fail("is '" + name + "', must be a relative path without '..', drive, backslash or control character");
+    }
+    return name;
   }
 
   std::string OneOf(const std::vector<std::string>& choices) const {
@@ -279,7 +279,7 @@ std::vector<std::string> ReadDataset(const Field& field) {
 ModelFile ReadModel(const Field& field, const fs::path& folder) {
   ModelFile model;
   model.format = field.At("format").OneOf({"onnx", "openvino", "mindir", "om", "air"});
-  model.path = folder / field.At("file").String();  // an absolute file name replaces the folder
+  model.path = folder / field.At("file").FileName();
   model.batch = ReadBatch(field.At("batch"));
   if (field.Contains("batches")) {
     for (const Field& gear : field.At("batches").List()) model.gears.push_back(gear.Integer(1, kLargestBatch));
@@ -336,7 +336,7 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   if (root.Contains("ascend")) {
     const Field ascend = root.Mapping("ascend");
     if (ascend.Contains("fusion_switch")) {
-      manifest.fusion_switch = path.parent_path() / ascend.At("fusion_switch").String();
+      manifest.fusion_switch = path.parent_path() / ascend.At("fusion_switch").FileName();
     }
   }
   CheckClasses(root, manifest);
@@ -344,8 +344,72 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   return manifest;
 }
 
-// Refuses what YAML parsers read differently: other encodings, tabs, control characters, rare line breaks and byte
-// order marks.
+// Refuses, before anything is built of it, a text whose meaning could be unclear or whose size unbounded: tags,
+// anchors, keys that stand twice, more levels or values than a manifest can have. The rules of
+// src/mindseg/yaml_text.py.
+class TextRules : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark& /*mark*/) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    if (AtKey()) Fail(mark, "a key is empty");
+    Value(mark, "", anchor);
+  }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { Value(mark, "", anchor); }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    constexpr size_t kLongestInteger = 1000;
+    if (AtKey() && !open_.back().keys.insert(value).second) Fail(mark, "the key '" + value + "' stands twice");
+    if (tag == "?" && value.size() > kLongestInteger && value.find_first_not_of("-0123456789") == std::string::npos) {
+      Fail(mark, "an integer of over " + std::to_string(kLongestInteger) + " characters");
+    }
+    Value(mark, tag == "!" ? "" : tag, anchor);  // of a quoted text
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value /*style*/) override {
+    Open(mark, tag, anchor, false);
+  }
+  void OnSequenceEnd() override { open_.pop_back(); }
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value /*style*/) override {
+    Open(mark, tag, anchor, true);
+  }
+  void OnMapEnd() override { open_.pop_back(); }
+
+ private:
+  struct Collection {
+    bool is_map = false;
+    bool at_key = false;
+    std::set<std::string> keys;
+  };
+
+  [[noreturn]] static void Fail(const YAML::Mark& mark, const std::string& what) {
+    throw YAML::ParserException(mark, what);
+  }
+
+  bool AtKey() const { return !open_.empty() && open_.back().at_key; }
+
+  void Open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, bool is_map) {
+    if (AtKey()) Fail(mark, "a key is no plain text or number");
+    Value(mark, tag, anchor);
+    open_.push_back({is_map, is_map, {}});
+  }
+
+  void Value(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
+    constexpr size_t kDeepest = 64;
+    constexpr size_t kMostValues = 20000;
+    if (anchor != YAML::NullAnchor) Fail(mark, "anchors and aliases are not read here; write the value itself");
+    if (!tag.empty() && tag != "?") Fail(mark, "the tag " + tag + " has no meaning here");
+    if (open_.size() > kDeepest) Fail(mark, "over " + std::to_string(kDeepest) + " levels");
+    if (++values_ > kMostValues) Fail(mark, "over " + std::to_string(kMostValues) + " values");
+    if (!open_.empty()) open_.back().at_key = open_.back().is_map && !open_.back().at_key;
+  }
+
+  std::vector<Collection> open_;
+  size_t values_ = 0;
+};
+
+// Refuses what YAML parsers read differently: other encodings, tabs, control characters and rare line breaks.
 void CheckText(const std::string& text, const fs::path& path) {
   try {
     nlohmann::json(text).dump();
@@ -357,10 +421,9 @@ void CheckText(const std::string& text, const fs::path& path) {
     const bool line_end = code == '\n' || (code == '\r' && text[i + 1] == '\n');
     const bool control = (code < 0x20 && !line_end) || code == 0x7f;
     const bool control_of_two_bytes = code == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0;
-    const std::string three = code >= 0xe2 ? text.substr(i, 3) : "";
-    const bool rare =
-        three == "\u2028" || three == "\u2029" || three == "\ufeff" || three == "\ufffe" || three == "\uffff";
-    if (control || control_of_two_bytes || rare) {
+    const bool line_break = text.compare(i, 3, "\u2028") == 0 || text.compare(i, 3, "\u2029") == 0;
+    const bool no_character = text.compare(i, 3, "\xef\xbf\xbe") == 0 || text.compare(i, 3, "\xef\xbf\xbf") == 0;
+    if (control || control_of_two_bytes || line_break || no_character) {
       throw UserError(path.string() + ": not valid YAML for a manifest: a tab or control character; " + kRemedy);
     }
   }
@@ -478,10 +541,12 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
 Manifest ParseManifest(const std::string& text, const fs::path& path) {
   CheckText(text, path);
   try {
-    CheckBounds(text);
-    const YAML::Node root = YAML::Load(text);
-    CheckKeys(root, path);
-    return Interpret(root, path);
+    TextRules rules;
+    std::istringstream stream(text);
+    YAML::Parser(stream).HandleNextDocument(rules);
+    Manifest manifest = Interpret(YAML::Load(text), path);
+    manifest.sha256 = Sha256(text.data(), text.size());
+    return manifest;
   } catch (const YAML::Exception& error) {
     throw UserError(path.string() + ":" + std::to_string(error.mark.line + 1) + ": not valid YAML: " + error.msg +
                     "; " + kRemedy);
