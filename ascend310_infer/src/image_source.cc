@@ -102,7 +102,8 @@ ImageSource ListFolder(const fs::path& input, const fs::path& output) {
   // In a Cityscapes tree the label images lie beside the photographs.
   std::vector<fs::path>& chosen = city_images.empty() ? images : city_images;
   ImageSource source;
-  source.bins = fs::exists(input / kNamesFile) || (chosen.empty() && !bins.empty());
+  const bool listed = fs::exists(input / kNamesFile, error);
+  source.bins = listed || (chosen.empty() && !bins.empty());
   if (source.bins && !chosen.empty()) {
     throw UserError("--input " + input.string() + ": holds both images and " + kNamesFile +
                     " of preprocessed bins; give a folder with one kind");
@@ -110,7 +111,7 @@ ImageSource ListFolder(const fs::path& input, const fs::path& output) {
   if (!source.bins) {
     source.items = NameAll(chosen);
   } else {
-    source.items = fs::exists(input / kNamesFile) ? ReadNames(input / kNamesFile) : NameAll(bins);
+    source.items = listed ? ReadNames(input / kNamesFile) : NameAll(bins);
   }
   return source;
 }
@@ -143,11 +144,12 @@ std::vector<InputItem> ParseNames(const std::string& text, const fs::path& list)
 
 ImageSource ListInputs(const fs::path& input, const fs::path& output) {
   ImageSource source;
-  if (fs::is_directory(input)) {
+  std::error_code error;  // of a path that leads nowhere
+  if (fs::is_directory(input, error)) {
     source = ListFolder(input, output);
-  } else if (fs::exists(input)) {
+  } else if (fs::exists(input, error)) {
     source.bins = LowerExtension(input) == ".bin";
-    if (!fs::is_regular_file(input) || (!source.bins && !IsImage(input))) {
+    if (!fs::is_regular_file(input, error) || (!source.bins && !IsImage(input))) {
       throw UserError("--input " + input.string() + ": is neither an image nor a .bin nor a folder of them");
     }
     source.items = NameAll({input});

@@ -555,8 +555,9 @@ Manifest ParseManifest(const std::string& text, const fs::path& path) {
 
 Manifest LoadManifest(const fs::path& path) {
   constexpr size_t kLargestManifest = 1 << 20;
-  const fs::path file = fs::is_directory(path) ? path / "deploy.yaml" : path;
-  if (!fs::exists(file)) {
+  std::error_code error;  // of a path that leads nowhere
+  const fs::path file = fs::is_directory(path, error) ? path / "deploy.yaml" : path;
+  if (!fs::exists(file, error)) {
     throw UserError("--manifest " + file.string() + ": no such file; give the deploy.yaml that export.py wrote");
   }
   const std::vector<uint8_t> bytes = ReadFile(file, kLargestManifest);
@@ -583,7 +584,8 @@ void SelectModel(const fs::path& file, Manifest* manifest) {
 }
 
 void CheckModelFile(const Manifest& manifest, const ModelFile& model) {
-  if (!fs::is_regular_file(model.path)) {
+  std::error_code error;  // of a path that leads nowhere
+  if (!fs::is_regular_file(model.path, error)) {
     throw UserError(model.path.string() + ": no such model file, though " + manifest.path.string() +
                     " lists it; copy it there or export again");
   }

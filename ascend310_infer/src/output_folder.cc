@@ -55,7 +55,8 @@ void CheckApart(const fs::path& input, const fs::path& output) {
     if (above == target) break;
     if (above == above.parent_path()) return;
   }
-  const fs::path folder = fs::is_directory(place) ? place : place.parent_path();
+  std::error_code error;
+  const fs::path folder = fs::is_directory(place, error) ? place : place.parent_path();
   throw UserError("--output " + output.string() + ": " + (target == folder ? "is the folder of" : "lies above") +
                   " the input " + input.string() + ", whose files could be replaced; choose another --output");
 }
