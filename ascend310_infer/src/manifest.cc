@@ -349,6 +349,8 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
 // src/mindseg/yaml_text.py.
 class TextRules : public YAML::EventHandler {
  public:
+  explicit TextRules(const std::string& text) : text_(text) {}
+
   void OnDocumentStart(const YAML::Mark& /*mark*/) override {}
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
@@ -363,7 +365,9 @@ class TextRules : public YAML::EventHandler {
     if (tag == "?" && value.size() > kLongestInteger && value.find_first_not_of("-0123456789") == std::string::npos) {
       Fail(mark, "an integer of over " + std::to_string(kLongestInteger) + " characters");
     }
-    Value(mark, tag == "!" ? "" : tag, anchor);  // of a quoted text
+    // The tag of a text in quotes is "!" too.
+    const bool quoted = tag == "!" && text_[static_cast<size_t>(mark.pos)] != '!';
+    Value(mark, quoted ? "" : tag, anchor);
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value /*style*/) override {
@@ -405,11 +409,13 @@ class TextRules : public YAML::EventHandler {
     if (!open_.empty()) open_.back().at_key = open_.back().is_map && !open_.back().at_key;
   }
 
+  const std::string& text_;
   std::vector<Collection> open_;
   size_t values_ = 0;
 };
 
-// Refuses what YAML parsers read differently: other encodings, tabs, control characters and rare line breaks.
+// Refuses what YAML parsers read differently: other encodings, tabs, control characters, rare line breaks and byte
+// order marks.
 void CheckText(const std::string& text, const fs::path& path) {
   try {
     nlohmann::json(text).dump();
@@ -421,9 +427,10 @@ void CheckText(const std::string& text, const fs::path& path) {
     const bool line_end = code == '\n' || (code == '\r' && text[i + 1] == '\n');
     const bool control = (code < 0x20 && !line_end) || code == 0x7f;
     const bool control_of_two_bytes = code == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0;
-    const bool line_break = text.compare(i, 3, "\u2028") == 0 || text.compare(i, 3, "\u2029") == 0;
-    const bool no_character = text.compare(i, 3, "\xef\xbf\xbe") == 0 || text.compare(i, 3, "\xef\xbf\xbf") == 0;
-    if (control || control_of_two_bytes || line_break || no_character) {
+    const std::string three = code >= 0xe2 ? text.substr(i, 3) : "";
+    const bool rare =
+        three == "\u2028" || three == "\u2029" || three == "\ufeff" || three == "\ufffe" || three == "\uffff";
+    if (control || control_of_two_bytes || rare) {
       throw UserError(path.string() + ": not valid YAML for a manifest: a tab or control character; " + kRemedy);
     }
   }
@@ -541,7 +548,7 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
 Manifest ParseManifest(const std::string& text, const fs::path& path) {
   CheckText(text, path);
   try {
-    TextRules rules;
+    TextRules rules(text);
     std::istringstream stream(text);
     YAML::Parser(stream).HandleNextDocument(rules);
     Manifest manifest = Interpret(YAML::Load(text), path);
