@@ -10,9 +10,6 @@
 
 namespace mindseg {
 
-// Between the name of a file and the process that writes it, in the hidden temporary name.
-constexpr char kTemporaryMark[] = ".tmp";
-
 // Tests a name from outside: a relative path without parts that are empty, `.` or `..`, without drive, backslash or
 // control character. The rule of output_path in src/mindseg/outputs.py.
 bool IsPlainName(const std::string& name);
@@ -22,6 +19,10 @@ std::vector<uint8_t> ReadFile(const std::filesystem::path& path, size_t limit);
 
 // Writes to a hidden temporary name in the same folder, then renames. Throws UserError; removes the temporary file.
 void WriteFileAtomically(const std::filesystem::path& path, const void* data, size_t size);
+
+// Removes temporary files of processes that were killed while they wrote into `folder`, those of the Python programs
+// too (src/mindseg/files.py).
+void RemoveLeftovers(const std::filesystem::path& folder);
 
 // Lower-case hexadecimal SHA-256 (FIPS 180-4) of bytes and of a file. Throws UserError.
 std::string Sha256(const void* data, size_t size);

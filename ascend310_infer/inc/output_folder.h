@@ -39,7 +39,6 @@ class OutputFolder {
  private:
   void Lock() const;
   void ReadRecord();
-  void RemoveTemporaryFiles() const;
   bool IsOwn(const std::string& name) const;
   void Record(const std::string& name);
 

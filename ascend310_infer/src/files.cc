@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <fstream>
 #include <memory>
+#include <regex>
 #include <system_error>
 
 #include "inc/error.h"
@@ -34,7 +36,8 @@ std::string Hexadecimal(const unsigned char* bytes, size_t size) {
 class TemporaryFile {
  public:
   explicit TemporaryFile(const fs::path& target)
-      : path_(target.parent_path() / ("." + target.filename().string() + kTemporaryMark + std::to_string(::getpid()))) {
+      : path_(target.parent_path() /
+              ("." + target.filename().string() + ".mindseg-" + std::to_string(::getpid()) + ".tmp")) {
     fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
   }
   ~TemporaryFile() {
@@ -120,6 +123,20 @@ void WriteFileAtomically(const fs::path& path, const void* data, size_t size) {
   if (!file.opened()) fail(errno);
   if (!file.Write(static_cast<const char*>(data), size)) fail(errno);
   if (!file.CloseAndRename(path)) fail(errno);
+}
+
+void RemoveLeftovers(const fs::path& folder) {
+  static const std::regex kTemporaryName(R"(\.[^]*\.mindseg-([0-9]{1,9})\.tmp(\.[^]*)?)");
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    std::smatch found;
+    if (!std::regex_match(name, found, kTemporaryName)) continue;
+    const pid_t process = std::stoi(found[1].str());
+    // This process has not begun: the file is of an earlier one with its number.
+    const bool ended = process == ::getpid() || (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH);
+    if (ended) ::unlink(entry.path().c_str());
+  }
 }
 
 std::string Sha256(const void* data, size_t size) {

@@ -69,8 +69,8 @@ std::vector<InputItem> ReadNames(const fs::path& list) {
 }
 
 std::string NameProblem(const std::string& name) {
-  // Ending, temporary ending and process number have to fit into the 255 bytes of most file systems.
-  constexpr size_t kLongestName = 230;
+  // The temporary name, which has the process number too, has to fit into the 255 bytes of most file systems.
+  constexpr size_t kLongestName = 220;
   if (name.size() > kLongestName) {
     return "its name has " + std::to_string(name.size()) + " bytes, over " + std::to_string(kLongestName) +
            "; rename it";

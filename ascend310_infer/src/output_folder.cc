@@ -1,7 +1,6 @@
 #include "inc/output_folder.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,16 +35,6 @@ bool Exists(const fs::path& path) {
   return ::lstat(path.c_str(), &status) == 0;
 }
 
-// A process that ended, or this one, which has not written anything yet.
-bool IsGone(const std::string& digits) {
-  constexpr size_t kMostDigits = 9;
-  if (digits.empty() || digits.size() > kMostDigits || digits.find_first_not_of("0123456789") != std::string::npos) {
-    return false;
-  }
-  const pid_t process = std::stoi(digits);
-  return process == ::getpid() || (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH);
-}
-
 }  // namespace
 
 void CheckApart(const fs::path& input, const fs::path& output) {
@@ -78,7 +67,7 @@ OutputFolder::OutputFolder(const fs::path& folder, bool overwrite) : folder_(fol
   try {
     Lock();
     ReadRecord();
-    RemoveTemporaryFiles();
+    RemoveLeftovers(folder);
   } catch (...) {
     ::close(record_);
     throw;
@@ -103,18 +92,7 @@ void OutputFolder::ReadRecord() {
   const std::vector<uint8_t> bytes = ReadFile(folder_ / kRecordName, kLargestRecord);
   std::istringstream lines(std::string(bytes.begin(), bytes.end()));
   for (std::string name; std::getline(lines, name);) {
-    if (!name.empty()) own_.insert(name);
-  }
-}
-
-void OutputFolder::RemoveTemporaryFiles() const {
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, error)) {
-    const std::string name = entry.path().filename().string();
-    const size_t end = name.rfind(kTemporaryMark);
-    if (name.front() != '.' || end == std::string::npos || end == 0) continue;
-    const bool own = own_.count(name.substr(1, end - 1)) > 0;
-    if (own && IsGone(name.substr(end + sizeof(kTemporaryMark) - 1))) ::unlink(entry.path().c_str());
+    if (IsPlainName(name)) own_.insert(name);
   }
 }
 

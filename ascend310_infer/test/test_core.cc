@@ -549,20 +549,26 @@ TEST(OutputFoldersAreMadeAndLeftClean) {
 
 TEST(TemporaryFilesOfDeadProcessesAreRemoved) {
   const TemporaryFolder folder;
-  constexpr char kDead[] = "400000000";  // larger than any process number of Linux
-  folder.Write(".mindseg-files", "a.png\nb.tmp1.bin\n");
+  const std::string dead = "400000000";  // larger than any process number of Linux
   const std::string parent = std::to_string(::getppid());
   const std::string own = std::to_string(::getpid());
-  for (const std::string& gone : {".a.png.tmp" + std::string(kDead), ".b.tmp1.bin.tmp" + own}) folder.Write(gone);
-  const std::vector<std::string> kept = {
-      ".a.png.tmp" + parent,      ".mine.png.tmp" + std::string(kDead), ".a.png.tmp", ".a.png.tmp12x", "a.png",
-      ".tmp" + std::string(kDead)};
+  for (const std::string& gone : {".a.png.mindseg-" + dead + ".tmp", ".b.mindseg-" + own + ".tmp.json",
+                                  ".line\nbreak\xff.mindseg-" + dead + ".tmp"}) {
+    folder.Write(gone);
+  }
+  const std::vector<std::string> kept = {".a.png.mindseg-" + parent + ".tmp",
+                                         "a.png.mindseg-" + dead + ".tmp",
+                                         ".a.png.tmp" + dead,
+                                         ".a.mindseg-.tmp",
+                                         ".a.mindseg-" + dead + ".tmpx",
+                                         ".a.mindseg-99999999999999999999.tmp",
+                                         "a.png"};
   for (const std::string& name : kept) folder.Write(name);
   {
     const OutputFolder output(folder.path(), false);
   }
   for (const std::string& name : kept) CHECK(fs::exists(folder.path() / name));
-  CHECK_EQ(std::distance(fs::directory_iterator(folder.path()), {}), static_cast<std::ptrdiff_t>(kept.size() + 1));
+  CHECK_EQ(std::distance(fs::directory_iterator(folder.path()), {}), static_cast<std::ptrdiff_t>(kept.size()));
 }
 
 TEST(InputAndOutputMayNotMeet) {

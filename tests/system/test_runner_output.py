@@ -127,13 +127,14 @@ def test_a_run_that_is_stopped_says_so_and_can_be_repeated(tmp_path, number):
     assert summary["images_expected"] == 2000
     assert len((output / "inputs.txt").read_bytes().splitlines()) == 2000
     # Such as the process would have left at another moment; a running process keeps its own.
-    (output / f".img_000.png.tmp{process.pid}").write_bytes(b"half")
-    (output / f".img_000.png.tmp{os.getpid()}").write_bytes(b"half")
+    (output / f".img_000.png.mindseg-{process.pid}.tmp").write_bytes(b"half")
+    running = output / f".img_000.png.mindseg-{os.getpid()}.tmp"
+    running.write_bytes(b"half")
     shutil.rmtree(tmp_path / "images")
     make_images(tmp_path / "images", 1, seed=9, height=128, width=128)
     assert run(model, tmp_path / "images", output).returncode == 0
     assert read_summary(output)["status"] == "finished"
-    assert [path.name for path in output.glob(".*")if ".tmp" in path.name] == [f".img_000.png.tmp{os.getpid()}"]
+    assert [path for path in output.iterdir() if ".tmp" in path.name] == [running]
 
 
 def test_names_that_are_not_utf8_give_results_and_json(tmp_path, model):
