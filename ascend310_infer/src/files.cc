@@ -12,7 +12,6 @@
 #include <cerrno>
 #include <fstream>
 #include <memory>
-#include <regex>
 #include <system_error>
 
 #include "inc/error.h"
@@ -30,6 +29,21 @@ std::string Hexadecimal(const unsigned char* bytes, size_t size) {
     text += "0123456789abcdef"[bytes[i] & 15];
   }
   return text;
+}
+
+// The process that writes a file of this temporary name, `.NAME.mindseg-PROCESS.tmp`, in Python with an ending; 0 for
+// other names.
+int WriterOf(const std::string& name) {
+  constexpr char kMark[] = ".mindseg-";
+  constexpr size_t kMostDigits = 9;
+  const size_t mark = name.rfind(kMark);
+  if (name.front() != '.' || mark == 0 || mark == std::string::npos) return 0;
+  const size_t begin = mark + sizeof(kMark) - 1;
+  const size_t end = name.find_first_not_of("0123456789", begin);
+  if (end == begin || end == std::string::npos || end - begin > kMostDigits) return 0;
+  const std::string rest = name.substr(end);
+  if (rest != ".tmp" && rest.compare(0, 5, ".tmp.") != 0) return 0;
+  return std::stoi(name.substr(begin, end - begin));
 }
 
 // A file descriptor that is closed, and a file that is unlinked, unless released.
@@ -126,13 +140,9 @@ void WriteFileAtomically(const fs::path& path, const void* data, size_t size) {
 }
 
 void RemoveLeftovers(const fs::path& folder) {
-  static const std::regex kTemporaryName(R"(\.[^]*\.mindseg-([0-9]{1,9})\.tmp(\.[^]*)?)");
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    std::smatch found;
-    if (!std::regex_match(name, found, kTemporaryName)) continue;
-    const pid_t process = std::stoi(found[1].str());
+    const int process = WriterOf(entry.path().filename().string());
     // This process has not begun: the file is of an earlier one with its number.
     const bool ended = process == ::getpid() || (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH);
     if (ended) ::unlink(entry.path().c_str());
