@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindseg.data.decode import decode_image
+from mindseg.errors import UserError
+from mindseg.files import read_bytes
+from mindseg.manifest import load_manifest
+from tests.support import ROOT
 from tests.support.hostile import TIMEOUT, check_program_refuses, files_below, run_program
 from tests.support.runner import RUN_FILES, TinyModel, build_folder, make_images, read_summary
 
 PIXELS = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (31, 45, 3), dtype=np.uint8), (0, 0), 2)
-SHA256 = "a" * 64
+MANIFESTS = ROOT / "tests" / "manifests"
 
 
 def verdicts(kind, paths):
@@ -188,6 +193,51 @@ def test_bad_lists(tmp_path):
     check_all_refused("N", tmp_path / "lists", {f"{i}.txt": b"good\n" + name + b"\n" for i, name in enumerate(names)})
     (tmp_path / "good.txt").write_bytes(b"a b\r\n\n\xff\xfe\nx.y\na..\xe8\n")
     assert verdicts("N", [tmp_path / "good.txt"]) == {tmp_path / "good.txt": "accepted"}
+
+
+def mutated(content, rng):
+    """Changes, removes, doubles or cuts off some bytes, half of the time near the beginning."""
+    data, marks = bytearray(content), [b"%c" % mark for mark in b" \n:-[]{}\"'#&*!?0e."]
+    for _ in range(rng.integers(0, 4)):
+        at = int(rng.integers(0, max(1, min(len(data), 64 if rng.random() < 0.5 else len(data)))))
+        pieces = (rng.bytes(1), b"", bytes(data[at:at + 9]) * 2, marks[int(rng.integers(0, len(marks)))])
+        data[at:at + (9 if rng.random() < 0.3 else 1)] = pieces[int(rng.integers(0, 4))]
+        if rng.random() < 0.1:
+            del data[at:]
+    return bytes(data)
+
+
+def check_python_agrees(kind, folder, corpus, read, rng):
+    """Asserts that both languages give one verdict on each file of a corpus and on mutations of them."""
+    count = 300 + round(1500 * float(os.environ.get("MINDSEG_MUTATION_MINUTES", "0")))
+    folder.mkdir()
+    for start in range(0, len(corpus) + count, 500):
+        contents = [corpus[i] if i < len(corpus) else mutated(corpus[i % len(corpus)], rng)
+                    for i in range(start, min(start + 500, len(corpus) + count))]
+        paths = [folder / str(start + i) for i in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        for path, line in verdicts(kind, paths).items():
+            try:
+                read(path)
+                python = "accepted"
+            except UserError as error:
+                python = str(error)
+            # An image that does not fit the driver's input is a good image.
+            runner = "accepted" if "larger than the model's" in line else line
+            assert (python == "accepted") == (runner == "accepted"), f"{path}\n{python}\n{runner}"
+            path.unlink()
+
+
+def test_python_agrees_on_images(tmp_path, rng):
+    corpus = [*good_images().values(), *bad_images().values()]
+    check_python_agrees("I", tmp_path / "images", corpus, lambda path: decode_image(read_bytes(path), str(path)), rng)
+
+
+def test_python_agrees_on_manifests(tmp_path, rng):
+    good = manifest_text(tmp_path / "model")
+    corpus = [good, *bad_manifests(good).values(), *(path.read_bytes() for path in sorted(MANIFESTS.rglob("*.yaml")))]
+    check_python_agrees("M", tmp_path / "manifests", corpus, load_manifest, rng)
 
 
 def run(model, source, output):

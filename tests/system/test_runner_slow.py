@@ -21,15 +21,15 @@ from tests.support.runner import (
 )
 
 pytestmark = pytest.mark.slow
-TESTS = ["test_runner_run.py", "test_runner_bad_input.py", "test_runner_acl.py",
-         "test_runner_output.py"]
+TESTS = ["system/test_runner_run.py", "system/test_runner_bad_input.py", "system/test_runner_acl.py",
+         "system/test_runner_output.py", "hostile/test_runner.py"]
 
 
 def test_address_and_undefined_behaviour_sanitizers():
     """Builds runner, unit tests and simulation with ASan and UBSan, and runs the other runner tests on that build."""
     env = {**os.environ, **SANITIZER_ENVIRONMENT, "SEGMENT_TEST_BUILD": str(build(*SANITIZED))}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider",
-               *(f"tests/system/{name}" for name in TESTS)]
+               *(f"tests/{name}" for name in TESTS)]
     done = subprocess.run(command, cwd=RUNNER.parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
 
