@@ -24,7 +24,16 @@ constexpr char kRemedy[] = "export the model again with this version's export.py
 class Field {
  public:
   Field(std::string file, std::string key, YAML::Node node)
-      : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {}
+      : file_(std::move(file)), key_(std::move(key)), node_(std::move(node)) {
+    if (!node_.IsMap()) return;
+    std::set<std::string> keys;
+    for (const auto& pair : node_) {
+      if (!pair.first.IsScalar()) Fail("is not valid YAML for a manifest: a key is no plain text or number");
+      if (!keys.insert(pair.first.Scalar()).second) {
+        Fail("is not valid YAML: the key '" + pair.first.Scalar() + "' stands twice");
+      }
+    }
+  }
 
   [[noreturn]] void Fail(const std::string& what, const std::string& remedy = kRemedy) const {
     throw UserError(file_ + ": " + (key_.empty() ? "" : key_ + ": ") + what + "; " + remedy);
@@ -344,76 +353,6 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   return manifest;
 }
 
-// Refuses, before anything is built of it, a text whose meaning could be unclear or whose size unbounded: tags,
-// anchors, keys that stand twice, more levels or values than a manifest can have. The rules of
-// src/mindseg/yaml_text.py.
-class TextRules : public YAML::EventHandler {
- public:
-  explicit TextRules(const std::string& text) : text_(text) {}
-
-  void OnDocumentStart(const YAML::Mark& /*mark*/) override {}
-  void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    if (AtKey()) Fail(mark, "a key is empty");
-    Value(mark, "", anchor);
-  }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { Value(mark, "", anchor); }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                const std::string& value) override {
-    constexpr size_t kLongestInteger = 1000;
-    if (AtKey() && !open_.back().keys.insert(value).second) Fail(mark, "the key '" + value + "' stands twice");
-    if (tag == "?" && value.size() > kLongestInteger && value.find_first_not_of("-0123456789") == std::string::npos) {
-      Fail(mark, "an integer of over " + std::to_string(kLongestInteger) + " characters");
-    }
-    // The tag of a text in quotes is "!" too.
-    const bool quoted = tag == "!" && text_[static_cast<size_t>(mark.pos)] != '!';
-    Value(mark, quoted ? "" : tag, anchor);
-  }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                       YAML::EmitterStyle::value /*style*/) override {
-    Open(mark, tag, anchor, false);
-  }
-  void OnSequenceEnd() override { open_.pop_back(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                  YAML::EmitterStyle::value /*style*/) override {
-    Open(mark, tag, anchor, true);
-  }
-  void OnMapEnd() override { open_.pop_back(); }
-
- private:
-  struct Collection {
-    bool is_map = false;
-    bool at_key = false;
-    std::set<std::string> keys;
-  };
-
-  [[noreturn]] static void Fail(const YAML::Mark& mark, const std::string& what) {
-    throw YAML::ParserException(mark, what);
-  }
-
-  bool AtKey() const { return !open_.empty() && open_.back().at_key; }
-
-  void Open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, bool is_map) {
-    if (AtKey()) Fail(mark, "a key is no plain text or number");
-    Value(mark, tag, anchor);
-    open_.push_back({is_map, is_map, {}});
-  }
-
-  void Value(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
-    constexpr size_t kDeepest = 64;
-    constexpr size_t kMostValues = 20000;
-    if (anchor != YAML::NullAnchor) Fail(mark, "anchors and aliases are not read here; write the value itself");
-    if (!tag.empty() && tag != "?") Fail(mark, "the tag " + tag + " has no meaning here");
-    if (open_.size() > kDeepest) Fail(mark, "over " + std::to_string(kDeepest) + " levels");
-    if (++values_ > kMostValues) Fail(mark, "over " + std::to_string(kMostValues) + " values");
-    if (!open_.empty()) open_.back().at_key = open_.back().is_map && !open_.back().at_key;
-  }
-
-  const std::string& text_;
-  std::vector<Collection> open_;
-  size_t values_ = 0;
-};
-
 // Refuses what YAML parsers read differently: other encodings, tabs, control characters, rare line breaks and byte
 // order marks.
 void CheckText(const std::string& text, const fs::path& path) {
@@ -453,7 +392,11 @@ class Bounds : public YAML::EventHandler {
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { Check(mark, "?", anchor); }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
+    constexpr size_t kLongestInteger = 1000;
     last_ = value;
+    if (tag == "?" && value.size() > kLongestInteger && value.find_first_not_of("-0123456789") == std::string::npos) {
+      throw YAML::ParserException(mark, "an integer of over 1000 characters");
+    }
     // The tag of a text in quotes is "!" too.
     Check(mark, tag == "!" && text_[static_cast<size_t>(mark.pos)] != '!' ? "?" : tag, anchor);
   }
@@ -548,10 +491,10 @@ const ModelFile& Manifest::FindModel(const std::string& format, int64_t batch) c
 Manifest ParseManifest(const std::string& text, const fs::path& path) {
   CheckText(text, path);
   try {
-    TextRules rules(text);
-    std::istringstream stream(text);
-    YAML::Parser(stream).HandleNextDocument(rules);
-    Manifest manifest = Interpret(YAML::Load(text), path);
+    CheckBounds(text);
+    const YAML::Node root = YAML::Load(text);
+    CheckKeys(root, path);
+    Manifest manifest = Interpret(root, path);
     manifest.sha256 = Sha256(text.data(), text.size());
     return manifest;
   } catch (const YAML::Exception& error) {

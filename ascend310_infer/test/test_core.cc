@@ -215,7 +215,7 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
     check::Throws<UserError>(__FILE__, __LINE__, c.words, [&] { Parse(text); });
   }
   CHECK_EQ(Parse("# a comment\n\n---\n" + kManifest + "...\n# another\n").model_name, "fast_scnn");
-  CHECK_THROWS(UserError, Parse(kManifest + "...\nmore: text\n"), "documents");
+  CHECK_THROWS(UserError, Parse(kManifest + "...\nmore: text\n"), "nothing behind it");
   // The third one is what YAML::LoadAll of yaml-cpp 0.7 never gets to the end of.
   for (const char* text : {"", "[]", "- 1\n, - rM- 1 - r# =\nM  m", "just text", "a: &x [*x]", "\t", "{", "\x01\xff"}) {
     CHECK_THROWS(UserError, Parse(text), "dir/deploy.yaml");
