@@ -27,7 +27,8 @@ struct BackendInfo {
   std::string version;    // of the vendor library
   std::string precision;  // of the computation
   std::string model_file;
-  bool simulated = false;  // the vendor library is a stand-in for tests
+  std::string model_sha256;  // as the manifest lists it, and checked
+  bool simulated = false;    // the vendor library is a stand-in for tests
   int64_t batch = 1;
   int slots = 1;    // inferences at once
   InputSpec input;  // as the model file takes it: the manifest's, or raw pixels (AIPP), or float16

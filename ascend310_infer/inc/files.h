@@ -1,4 +1,4 @@
-// Whole-file reading, and writing that never leaves a half-written file behind.
+// Names, whole-file reading, and writing that never leaves a half-written file behind.
 #ifndef ASCEND310_INFER_INC_FILES_H_
 #define ASCEND310_INFER_INC_FILES_H_
 
@@ -10,16 +10,22 @@
 
 namespace mindseg {
 
-// Reads a file of at most `limit` bytes. Throws ItemError.
+// Tests a name from outside: a relative path without parts that are empty, `.` or `..`, without drive, backslash or
+// control character. The rule of output_path in src/mindseg/outputs.py.
+bool IsPlainName(const std::string& name);
+
+// Reads a file of at most `limit` bytes; never waits for a pipe. Throws ItemError.
 std::vector<uint8_t> ReadFile(const std::filesystem::path& path, size_t limit);
 
 // Writes to a hidden temporary name in the same folder, then renames. Throws UserError; removes the temporary file.
 void WriteFileAtomically(const std::filesystem::path& path, const void* data, size_t size);
 
-// Makes `folder` and its parents and checks that files can be made in it. Throws UserError.
-void MakeOutputFolder(const std::filesystem::path& folder);
+// Removes temporary files of processes that were killed while they wrote into `folder`, those of the Python programs
+// too (src/mindseg/files.py).
+void RemoveLeftovers(const std::filesystem::path& folder);
 
-// Lower-case hexadecimal SHA-256 (FIPS 180-4) of a file. Throws UserError.
+// Lower-case hexadecimal SHA-256 (FIPS 180-4) of bytes and of a file. Throws UserError.
+std::string Sha256(const void* data, size_t size);
 std::string Sha256OfFile(const std::filesystem::path& path);
 
 }  // namespace mindseg

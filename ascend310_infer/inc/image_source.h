@@ -9,8 +9,9 @@
 namespace mindseg {
 
 struct InputItem {
-  std::string name;  // of the results; no slash
+  std::string name;  // of the results, without ending; no slash
   std::filesystem::path path;
+  std::string problem;  // the reason why no result can have this name; empty: it can
 };
 
 struct ImageSource {
@@ -24,8 +25,9 @@ std::string SampleName(const std::filesystem::path& path);
 // The items of a files.txt, whose content is `text`. Throws UserError for a name that would lead out of the folder.
 std::vector<InputItem> ParseNames(const std::string& text, const std::filesystem::path& list);
 
-// Lists without opening any image. Throws UserError: nothing found, two items of one name, a bad files.txt.
-ImageSource ListInputs(const std::filesystem::path& input);
+// Lists without opening any image; what lies in the folder `output` is no input. Throws UserError: nothing found, two
+// items of one name, a bad files.txt.
+ImageSource ListInputs(const std::filesystem::path& input, const std::filesystem::path& output = {});
 
 }  // namespace mindseg
 

@@ -73,6 +73,7 @@ struct Manifest {
   InputSpec input;
   OutputSpec output;
   std::vector<ModelFile> models;
+  std::string sha256;                   // of the file's bytes
   std::filesystem::path fusion_switch;  // optional `ascend.fusion_switch`, for MindSpore Lite
 
   // The model file of `format`, with `batch` images an inference (0: the first one listed). Throws UserError.

@@ -2,10 +2,12 @@
 #ifndef ASCEND310_INFER_INC_OPTIONS_H_
 #define ASCEND310_INFER_INC_OPTIONS_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "inc/backend.h"
+#include "inc/preprocess.h"
 
 namespace mindseg {
 
@@ -18,7 +20,9 @@ struct Options {
   std::string output;
   std::string backend = "auto";
   BackendOptions backend_options;
-  int threads = 0;  // for decoding and preprocessing; 0: half the cores
+  bool overwrite = false;           // replaces files in the output folder that this program did not write
+  int64_t max_pixels = kMaxPixels;  // of an image
+  int threads = 0;                  // for decoding and preprocessing; 0: half the cores
   int iterations = 20;
   bool json = false;  // bench, info: print JSON
 };

@@ -5,13 +5,14 @@
 #ifndef ASCEND310_INFER_INC_PIPELINE_H_
 #define ASCEND310_INFER_INC_PIPELINE_H_
 
-#include <filesystem>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "inc/backend.h"
 #include "inc/image_source.h"
 #include "inc/manifest.h"
+#include "inc/output_folder.h"
 #include "inc/report.h"
 
 namespace mindseg {
@@ -32,11 +33,14 @@ struct PipelineResult {
   bool interrupted = false;
 };
 
-// `threads` decode and preprocess; 0: half the cores. A signal caught by StopOnSignals ends the intake: what was taken
-// up is finished. Bad inputs are reported on stderr and collected. Throws UserError when the backend or the output
-// folder fails; finished files stay.
-PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend,
-                           const std::filesystem::path& output, int threads);
+// Ending of the results' names.
+inline const char* ResultEnding(bool logits) { return logits ? ".bin" : ".png"; }
+
+// Images of more than `max_pixels` are refused. `threads` decode and preprocess; 0: half the cores. A signal caught by
+// StopOnSignals ends the intake: what was taken up is finished. Bad inputs are reported on stderr and collected. Throws
+// UserError when the backend or the output folder fails; finished files stay.
+PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
+                           int64_t max_pixels, int threads);
 
 // From now on the first SIGINT or SIGTERM only asks to stop; a second one kills.
 void StopOnSignals();

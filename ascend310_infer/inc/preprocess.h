@@ -15,9 +15,12 @@ namespace mindseg {
 // Size of an image of size `image` after the resize rule, before padding.
 cv::Size ContentSize(const ResizeSpec& resize, const cv::Size& image);
 
-// Decodes an 8-bit colour image to BGR. Throws ItemError for a file that is no image, is truncated, damaged, grey,
-// 16-bit or has an alpha channel.
-cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path);
+constexpr int64_t kMaxPixels = int64_t{1} << 28;  // of an image; runtime.max_pixels in Python
+
+// Decodes an 8-bit colour image to BGR. Throws ItemError for a file that is no PNG, JPEG, WebP or BMP, is truncated,
+// damaged, grey, 16-bit, has an alpha channel or claims more than `max_pixels`, before it is decoded.
+cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path,
+                    int64_t max_pixels = kMaxPixels);
 
 // Throws ItemError unless a preprocessed .bin of `size` bytes is one image's input.
 void CheckBinSize(uintmax_t size, const std::filesystem::path& path, const InputSpec& input);

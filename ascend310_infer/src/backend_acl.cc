@@ -332,6 +332,7 @@ class AclBackend : public Backend {
                     (info_.simulated ? "-simulated" : "");
     info_.precision = "as converted";
     info_.model_file = file_.path.filename().string();
+    info_.model_sha256 = file_.sha256;
   }
 
   // The tensors may differ from the manifest's in type (float16, wider ids) and by AIPP, not in size.

@@ -67,6 +67,7 @@ class MsliteBackend : public Backend {
     info_.device = (options.device.empty() ? "ascend" : options.device) + " " + std::to_string(options.device_id);
     info_.precision = "as exported";
     info_.model_file = file.path.filename().string();
+    info_.model_sha256 = file.sha256;
     info_.slots = std::max(1, options.streams);
     info_.batch = PickBatch(file, options.batch);
     for (int i = 0; i < info_.slots; ++i) models_.push_back(Build(manifest, options, file));

@@ -42,6 +42,7 @@ class OpenvinoBackend : public Backend {
     info_.backend = "openvino";
     info_.version = ov::get_openvino_version().buildNumber;
     info_.model_file = file.path.filename().string();
+    info_.model_sha256 = file.sha256;
     info_.input = manifest.input;
     info_.input.dtype = FromOpenvino(model->input().get_element_type());
     info_.output_dtype = FromOpenvino(model->output().get_element_type());

@@ -12,6 +12,7 @@
 #include "inc/error.h"
 #include "inc/files.h"
 #include "inc/image_source.h"
+#include "inc/output_folder.h"
 #include "inc/pipeline.h"
 #include "inc/report.h"
 
@@ -37,6 +38,37 @@ void AddBackend(const BackendInfo& info, Json* json) {
 
 size_t OutputBytesPerImage(const Manifest& manifest, const BackendInfo& info) {
   return manifest.output.ElementsPerImage() * ElementSize(info.output_dtype);
+}
+
+constexpr char kSummaryName[] = "summary.json";
+constexpr char kNamesName[] = "inputs.txt";
+
+// Before anything is inferred, so that no work is lost.
+void CheckResults(const ImageSource& source, const Manifest& manifest, const OutputFolder& output) {
+  for (const char* name : {kSummaryName, kNamesName}) output.Check(name);
+  for (const InputItem& item : source.items) {
+    if (item.problem.empty()) output.Check(item.name + ResultEnding(manifest.output.logits));
+  }
+}
+
+// The names of all results without ending, one a line. Control characters, which no result can have, become '?'.
+std::string ResultNames(const ImageSource& source) {
+  std::string lines;
+  for (const InputItem& item : source.items) {
+    for (const char c : item.name) lines += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+    lines += '\n';
+  }
+  return lines;
+}
+
+// Written before the first result, so that what a killed run leaves cannot be taken for a whole set of results.
+Json RunIdentity(const Manifest& manifest, const BackendInfo& info, const std::string& names, size_t images) {
+  return {{"program", "segment"},
+          {"status", "running"},
+          {"manifest_sha256", manifest.sha256},
+          {"model_sha256", info.model_sha256},
+          {"inputs_sha256", Sha256(names.data(), names.size())},
+          {"images_expected", images}};
 }
 
 Json RunSummary(const Manifest& manifest, const BackendInfo& info, const PipelineResult& result) {
@@ -150,19 +182,26 @@ void PrintBackend(const Manifest& manifest, const BackendInfo& info) {
 
 int RunCommand(const Options& options) {
   const Manifest manifest = LoadSelected(options);
-  const ImageSource source = ListInputs(options.input);
+  CheckApart(options.input, options.output);
+  const ImageSource source = ListInputs(options.input, options.output);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   // After the model, so that a missing one leaves no empty folder behind.
-  const std::filesystem::path output(options.output);
-  MakeOutputFolder(output);
+  OutputFolder output(options.output, options.overwrite);
+  CheckResults(source, manifest, output);
   StopOnSignals();
-  const PipelineResult result = RunPipeline(source, manifest, backend.get(), output, options.threads);
-  const std::string summary = JsonText(RunSummary(manifest, backend->Info(), result)) + "\n";
-  WriteFileAtomically(output / "summary.json", summary.data(), summary.size());
+  const std::string names = ResultNames(source);
+  Json summary = RunIdentity(manifest, backend->Info(), names, source.items.size());
+  output.Write(kSummaryName, JsonText(summary) + "\n");
+  output.Write(kNamesName, names);
+  const PipelineResult result =
+      RunPipeline(source, manifest, backend.get(), &output, options.max_pixels, options.threads);
+  summary["status"] = result.interrupted ? "interrupted" : "finished";
+  summary.update(RunSummary(manifest, backend->Info(), result));
+  output.Write(kSummaryName, JsonText(summary) + "\n");
   const Latency infer = Summarize(result.infer_ms);
   std::cout << result.images - static_cast<int64_t>(result.failed.size()) << " of " << source.items.size()
             << " images in " << result.seconds << " s, inference mean " << infer.mean << " ms, results in "
-            << output.string() << std::endl;
+            << output.path().string() << std::endl;
   if (result.interrupted) {
     std::cerr << "interrupted: what was begun is finished and in summary.json" << std::endl;
     return kExitSignalBase + CaughtSignal();

@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <fstream>
 #include <memory>
@@ -19,12 +22,37 @@ namespace {
 
 std::string ErrnoText(int number) { return std::system_category().message(number); }
 
+std::string Hexadecimal(const unsigned char* bytes, size_t size) {
+  std::string text;
+  for (size_t i = 0; i < size; ++i) {
+    text += "0123456789abcdef"[bytes[i] >> 4];
+    text += "0123456789abcdef"[bytes[i] & 15];
+  }
+  return text;
+}
+
+// The process that writes a file of this temporary name, `.NAME.mindseg-PROCESS.tmp`, in Python with an ending; 0 for
+// other names.
+int WriterOf(const std::string& name) {
+  constexpr char kMark[] = ".mindseg-";
+  constexpr size_t kMostDigits = 9;
+  const size_t mark = name.rfind(kMark);
+  if (name.front() != '.' || mark == 0 || mark == std::string::npos) return 0;
+  const size_t begin = mark + sizeof(kMark) - 1;
+  const size_t end = name.find_first_not_of("0123456789", begin);
+  if (end == begin || end == std::string::npos || end - begin > kMostDigits) return 0;
+  const std::string rest = name.substr(end);
+  if (rest != ".tmp" && rest.compare(0, 5, ".tmp.") != 0) return 0;
+  return std::stoi(name.substr(begin, end - begin));
+}
+
 // A file descriptor that is closed, and a file that is unlinked, unless released.
 class TemporaryFile {
  public:
   explicit TemporaryFile(const fs::path& target)
-      : path_(target.parent_path() / ("." + target.filename().string() + ".tmp" + std::to_string(::getpid()))) {
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+      : path_(target.parent_path() /
+              ("." + target.filename().string() + ".mindseg-" + std::to_string(::getpid()) + ".tmp")) {
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
   }
   ~TemporaryFile() {
     if (fd_ >= 0) ::close(fd_);
@@ -63,9 +91,27 @@ class TemporaryFile {
 
 }  // namespace
 
+bool IsPlainName(const std::string& name) {
+  for (const char c : name) {
+    const auto code = static_cast<unsigned char>(c);
+    if (code < 0x20 || code == 0x7f || c == '\\') return false;
+  }
+  if (name.size() > 1 && name[1] == ':' && std::isalpha(static_cast<unsigned char>(name[0]))) return false;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('/', begin), name.size());
+    const std::string part = name.substr(begin, end - begin);
+    if (part.empty() || part == "." || part == "..") return false;
+    begin = end + 1;
+  }
+  return true;
+}
+
 std::vector<uint8_t> ReadFile(const fs::path& path, size_t limit) {
   std::error_code error;
-  if (fs::is_directory(path, error)) throw ItemError(path.string() + ": is a folder, not a file");
+  const fs::file_status status = fs::status(path, error);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    throw ItemError(path.string() + ": is a folder, pipe or device; give a plain file");
+  }
   std::ifstream stream(path, std::ios::binary | std::ios::ate);
   if (!stream) throw ItemError(path.string() + ": cannot open: " + ErrnoText(errno));
   const std::streamoff size = stream.tellg();
@@ -93,18 +139,23 @@ void WriteFileAtomically(const fs::path& path, const void* data, size_t size) {
   if (!file.CloseAndRename(path)) fail(errno);
 }
 
-void MakeOutputFolder(const fs::path& folder) {
+void RemoveLeftovers(const fs::path& folder) {
   std::error_code error;
-  fs::create_directories(folder, error);
-  if (error || !fs::is_directory(folder)) {
-    const std::string reason = error ? error.message() : "a file of that name exists";
-    throw UserError("--output " + folder.string() + ": cannot make the folder: " + reason + "; choose another one");
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    const int process = WriterOf(entry.path().filename().string());
+    // This process has not begun: the file is of an earlier one with its number.
+    const bool ended = process == ::getpid() || (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH);
+    if (ended) ::unlink(entry.path().c_str());
   }
-  TemporaryFile probe(folder / "probe");
-  if (!probe.opened()) {
-    throw UserError("--output " + folder.string() + ": cannot write into the folder: " + ErrnoText(errno) +
-                    "; change its permissions or choose another one");
+}
+
+std::string Sha256(const void* data, size_t size) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int length = 0;
+  if (EVP_Digest(data, size, digest.data(), &length, EVP_sha256(), nullptr) != 1) {
+    throw UserError("OpenSSL cannot compute SHA-256; install a build of it with SHA-256");
   }
+  return Hexadecimal(digest.data(), length);
 }
 
 std::string Sha256OfFile(const fs::path& path) {
@@ -121,12 +172,7 @@ std::string Sha256OfFile(const fs::path& path) {
   unsigned int size = 0;
   good = good && !stream.bad() && EVP_DigestFinal_ex(sum.get(), digest.data(), &size) == 1;
   if (!good) throw UserError(path.string() + ": cannot compute its SHA-256; is it readable to the end?");
-  std::string text;
-  for (unsigned int i = 0; i < size; ++i) {
-    text += "0123456789abcdef"[digest[i] >> 4];
-    text += "0123456789abcdef"[digest[i] & 15];
-  }
-  return text;
+  return Hexadecimal(digest.data(), size);
 }
 
 }  // namespace mindseg

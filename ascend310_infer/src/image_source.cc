@@ -24,8 +24,7 @@ std::string LowerExtension(const fs::path& path) {
 }
 
 bool IsImage(const fs::path& path) {
-  static const std::set<std::string> kExtensions = {".png",  ".jpg", ".jpeg", ".bmp", ".webp",
-                                                    ".tiff", ".tif", ".ppm",  ".pgm"};
+  static const std::set<std::string> kExtensions = {".png", ".jpg", ".jpeg", ".bmp", ".webp"};
   return kExtensions.count(LowerExtension(path)) > 0;
 }
 
@@ -69,17 +68,29 @@ std::vector<InputItem> ReadNames(const fs::path& list) {
   return ParseNames(std::string(bytes.begin(), bytes.end()), list);
 }
 
+std::string NameProblem(const std::string& name) {
+  // The temporary name, which has the process number too, has to fit into the 255 bytes of most file systems.
+  constexpr size_t kLongestName = 220;
+  if (name.size() > kLongestName) {
+    return "its name has " + std::to_string(name.size()) + " bytes, over " + std::to_string(kLongestName) +
+           "; rename it";
+  }
+  return IsPlainName(name) ? "" : "its name holds a control character, backslash or drive; rename it";
+}
+
 std::vector<InputItem> NameAll(std::vector<fs::path> files) {
   std::sort(files.begin(), files.end());
   std::vector<InputItem> items;
   items.reserve(files.size());
-  for (const fs::path& path : files) items.push_back({SampleName(path), path});
+  for (const fs::path& path : files) items.push_back({SampleName(path), path, NameProblem(SampleName(path))});
   return items;
 }
 
-ImageSource ListFolder(const fs::path& input) {
+ImageSource ListFolder(const fs::path& input, const fs::path& output) {
   std::vector<fs::path> files;
   std::set<fs::path> visited;
+  std::error_code error;  // of an output folder that does not exist yet
+  visited.insert(fs::canonical(output, error));
   Collect(input, &visited, &files);
   std::vector<fs::path> images;
   std::vector<fs::path> city_images;
@@ -91,7 +102,8 @@ ImageSource ListFolder(const fs::path& input) {
   // In a Cityscapes tree the label images lie beside the photographs.
   std::vector<fs::path>& chosen = city_images.empty() ? images : city_images;
   ImageSource source;
-  source.bins = fs::exists(input / kNamesFile) || (chosen.empty() && !bins.empty());
+  const bool listed = fs::exists(input / kNamesFile, error);
+  source.bins = listed || (chosen.empty() && !bins.empty());
   if (source.bins && !chosen.empty()) {
     throw UserError("--input " + input.string() + ": holds both images and " + kNamesFile +
                     " of preprocessed bins; give a folder with one kind");
@@ -99,7 +111,7 @@ ImageSource ListFolder(const fs::path& input) {
   if (!source.bins) {
     source.items = NameAll(chosen);
   } else {
-    source.items = fs::exists(input / kNamesFile) ? ReadNames(input / kNamesFile) : NameAll(bins);
+    source.items = listed ? ReadNames(input / kNamesFile) : NameAll(bins);
   }
   return source;
 }
@@ -121,22 +133,23 @@ std::vector<InputItem> ParseNames(const std::string& text, const fs::path& list)
   for (int number = 1; std::getline(stream, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (line.empty()) continue;
-    if (line.find('/') != std::string::npos || line.find('\0') != std::string::npos || line.front() == '.') {
+    if (line.find('/') != std::string::npos || line.front() == '.' || !NameProblem(line).empty()) {
       throw UserError(list.string() + ":" + std::to_string(number) + ": '" + line +
                       "' is not a sample name; run preprocess.py again");
     }
-    items.push_back({line, list.parent_path() / (line + ".bin")});
+    items.push_back({line, list.parent_path() / (line + ".bin"), ""});
   }
   return items;
 }
 
-ImageSource ListInputs(const fs::path& input) {
+ImageSource ListInputs(const fs::path& input, const fs::path& output) {
   ImageSource source;
-  if (fs::is_directory(input)) {
-    source = ListFolder(input);
-  } else if (fs::is_regular_file(input)) {
+  std::error_code error;  // of a path that leads nowhere
+  if (fs::is_directory(input, error)) {
+    source = ListFolder(input, output);
+  } else if (fs::exists(input, error)) {
     source.bins = LowerExtension(input) == ".bin";
-    if (!source.bins && !IsImage(input)) {
+    if (!fs::is_regular_file(input, error) || (!source.bins && !IsImage(input))) {
       throw UserError("--input " + input.string() + ": is neither an image nor a .bin nor a folder of them");
     }
     source.items = NameAll({input});
@@ -144,8 +157,7 @@ ImageSource ListInputs(const fs::path& input) {
     throw UserError("--input " + input.string() + ": no such file or folder");
   }
   if (source.items.empty()) {
-    throw UserError("--input " + input.string() +
-                    ": no images (png, jpg, bmp, webp, tif, ppm) and no .bin files in it");
+    throw UserError("--input " + input.string() + ": no images (png, jpg, jpeg, webp, bmp) and no .bin files in it");
   }
   CheckUnique(input, source.items);
   return source;

@@ -86,6 +86,15 @@ class Field {
     return node_.Scalar();
   }
 
+  // A file beside the manifest or below its folder.
+  std::string FileName() const {
+    const std::string name = String();
+    if (!IsPlainName(name)) {
+      Fail("is '" + name + "', must be a relative path without '..', drive, backslash or control character");
+    }
+    return name;
+  }
+
   std::string OneOf(const std::vector<std::string>& choices) const {
     const std::string value = String();
     std::string list;
@@ -279,7 +288,7 @@ std::vector<std::string> ReadDataset(const Field& field) {
 ModelFile ReadModel(const Field& field, const fs::path& folder) {
   ModelFile model;
   model.format = field.At("format").OneOf({"onnx", "openvino", "mindir", "om", "air"});
-  model.path = folder / field.At("file").String();  // an absolute file name replaces the folder
+  model.path = folder / field.At("file").FileName();
   model.batch = ReadBatch(field.At("batch"));
   if (field.Contains("batches")) {
     for (const Field& gear : field.At("batches").List()) model.gears.push_back(gear.Integer(1, kLargestBatch));
@@ -336,7 +345,7 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   if (root.Contains("ascend")) {
     const Field ascend = root.Mapping("ascend");
     if (ascend.Contains("fusion_switch")) {
-      manifest.fusion_switch = path.parent_path() / ascend.At("fusion_switch").String();
+      manifest.fusion_switch = path.parent_path() / ascend.At("fusion_switch").FileName();
     }
   }
   CheckClasses(root, manifest);
@@ -383,7 +392,11 @@ class Bounds : public YAML::EventHandler {
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { Check(mark, "?", anchor); }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
+    constexpr size_t kLongestInteger = 1000;
     last_ = value;
+    if (tag == "?" && value.size() > kLongestInteger && value.find_first_not_of("-0123456789") == std::string::npos) {
+      throw YAML::ParserException(mark, "an integer of over 1000 characters");
+    }
     // The tag of a text in quotes is "!" too.
     Check(mark, tag == "!" && text_[static_cast<size_t>(mark.pos)] != '!' ? "?" : tag, anchor);
   }
@@ -481,7 +494,9 @@ Manifest ParseManifest(const std::string& text, const fs::path& path) {
     CheckBounds(text);
     const YAML::Node root = YAML::Load(text);
     CheckKeys(root, path);
-    return Interpret(root, path);
+    Manifest manifest = Interpret(root, path);
+    manifest.sha256 = Sha256(text.data(), text.size());
+    return manifest;
   } catch (const YAML::Exception& error) {
     throw UserError(path.string() + ":" + std::to_string(error.mark.line + 1) + ": not valid YAML: " + error.msg +
                     "; " + kRemedy);
@@ -490,8 +505,9 @@ Manifest ParseManifest(const std::string& text, const fs::path& path) {
 
 Manifest LoadManifest(const fs::path& path) {
   constexpr size_t kLargestManifest = 1 << 20;
-  const fs::path file = fs::is_directory(path) ? path / "deploy.yaml" : path;
-  if (!fs::exists(file)) {
+  std::error_code error;  // of a path that leads nowhere
+  const fs::path file = fs::is_directory(path, error) ? path / "deploy.yaml" : path;
+  if (!fs::exists(file, error)) {
     throw UserError("--manifest " + file.string() + ": no such file; give the deploy.yaml that export.py wrote");
   }
   const std::vector<uint8_t> bytes = ReadFile(file, kLargestManifest);
@@ -518,7 +534,8 @@ void SelectModel(const fs::path& file, Manifest* manifest) {
 }
 
 void CheckModelFile(const Manifest& manifest, const ModelFile& model) {
-  if (!fs::is_regular_file(model.path)) {
+  std::error_code error;  // of a path that leads nowhere
+  if (!fs::is_regular_file(model.path, error)) {
     throw UserError(model.path.string() + ": no such model file, though " + manifest.path.string() +
                     " lists it; copy it there or export again");
   }

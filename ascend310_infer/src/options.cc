@@ -44,6 +44,9 @@ void AddCommands(CLI::App* app, Options* o) {
                              o);
   run->add_option("--input", o->input, "Images or bins: a file or a folder")->required();
   run->add_option("--output", o->output, "Folder of the results, made if need be")->required();
+  run->add_flag("--overwrite", o->overwrite, "Replaces files in the output folder that this program did not write");
+  run->add_option("--max_pixels", o->max_pixels, "Refuses larger images, default 268435456")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   run->add_option("--threads", o->threads, "Threads that decode and preprocess, default half the cores")
       ->check(CLI::Range(1, 256));
   CLI::App* bench = AddCommand(app, "bench", "Measures the model alone, on made-up input", o);

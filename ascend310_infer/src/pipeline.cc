@@ -162,12 +162,14 @@ class PipelineStats {
 
 class Pipeline {
  public:
-  Pipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, std::filesystem::path output)
+  Pipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
+           int64_t max_pixels)
       : source_(source),
         manifest_(manifest),
         backend_(backend),
         info_(backend->Info()),
-        output_(std::move(output)),
+        output_(output),
+        max_pixels_(max_pixels),
         preprocessor_(info_.input),
         slots_(static_cast<size_t>(info_.slots)),
         to_infer_(slots_ + 1),
@@ -228,15 +230,23 @@ class Pipeline {
       try {
         Prepare(item, slot->batch->input->data() + slot->position * info_.input.BytesPerImage());
       } catch (const ItemError& error) {
-        stats_.Fail(slot->image, item.path, error.what());
+        Fail(slot->image, error.what());
         good = false;
       }
       packer_.Done(*slot, good);
     }
   }
 
+  // An earlier run's result must not pass for the one that is missing now.
+  void Fail(size_t index, const std::string& error) {
+    const InputItem& item = source_.items[index];
+    stats_.Fail(index, item.path, error);
+    output_->Remove(item.name + ResultEnding(manifest_.output.logits));
+  }
+
   void Prepare(const InputItem& item, uint8_t* tensor) {
     constexpr size_t kLargestImageFile = size_t{1} << 30;
+    if (!item.problem.empty()) throw ItemError(item.path.string() + ": " + item.problem);
     Clock::time_point start = Clock::now();
     if (source_.bins) {
       // Before it is read: a file by mistake may be larger than the memory.
@@ -248,7 +258,7 @@ class Pipeline {
       stats_.Time(&PipelineResult::decode_ms, start);
       return;
     }
-    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path);
+    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path, max_pixels_);
     stats_.Time(&PipelineResult::decode_ms, start);
     start = Clock::now();
     preprocessor_.Run(bgr, item.path, tensor);
@@ -281,7 +291,7 @@ class Pipeline {
         try {
           Write(item, batch.output->data() + position * OutputBytesPerImage());
         } catch (const ItemError& error) {
-          stats_.Fail(batch.first + position, item.path, item.path.string() + ": " + error.what());
+          Fail(batch.first + position, item.path.string() + ": " + error.what());
           continue;
         }
         stats_.Time(&PipelineResult::write_ms, start);
@@ -296,12 +306,12 @@ class Pipeline {
     const size_t count = output.ElementsPerImage();
     if (output.logits) {
       if (info_.output_dtype == DType::kFloat32) {
-        WriteFileAtomically(output_ / (item.name + ".bin"), tensor, count * sizeof(float));
+        output_->Write(item.name + ResultEnding(true), tensor, count * sizeof(float));
         return;
       }
       std::vector<float> values(count);
       ToFloat32(info_.output_dtype, tensor, count, values.data());
-      WriteFileAtomically(output_ / (item.name + ".bin"), values.data(), count * sizeof(float));
+      output_->Write(item.name + ResultEnding(true), values.data(), count * sizeof(float));
       return;
     }
     cv::Mat ids(output.height, output.width, CV_8UC1);
@@ -311,7 +321,7 @@ class Pipeline {
     if (!cv::imencode(".png", ids, png, {cv::IMWRITE_PNG_COMPRESSION, 1})) {
       throw UserError("OpenCV cannot encode PNG; install a build of it with PNG");
     }
-    WriteFileAtomically(output_ / (item.name + ".png"), png.data(), png.size());
+    output_->Write(item.name + ResultEnding(false), png.data(), png.size());
   }
 
   void Progress() {
@@ -325,7 +335,8 @@ class Pipeline {
   const Manifest& manifest_;
   Backend* backend_;
   const BackendInfo& info_;
-  const std::filesystem::path output_;
+  OutputFolder* const output_;
+  const int64_t max_pixels_;
   const Preprocessor preprocessor_;
   const size_t slots_;
   BoundedQueue<BatchPtr> to_infer_;
@@ -350,8 +361,8 @@ void StopOnSignals() {
 
 int CaughtSignal() { return g_signal; }
 
-PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend,
-                           const std::filesystem::path& output, int threads) {
+PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
+                           int64_t max_pixels, int threads) {
   if (source.bins && manifest.input.normalize_on_host && !backend->Info().input.normalize_on_host) {
     throw UserError(
         backend->Info().model_file +
@@ -360,7 +371,7 @@ PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, 
   cv::setNumThreads(1);  // images are prepared side by side; threads within one would only fight the inference
   const size_t cores = std::max(1u, std::thread::hardware_concurrency());
   const size_t decoders = threads > 0 ? static_cast<size_t>(threads) : std::max<size_t>(1, cores / 2);
-  Pipeline pipeline(source, manifest, backend, output);
+  Pipeline pipeline(source, manifest, backend, output, max_pixels);
   return pipeline.Run(decoders);
 }
 

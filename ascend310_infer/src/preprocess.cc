@@ -6,46 +6,30 @@
 #include <new>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
+#include <optional>
 
 #include "inc/error.h"
+#include "inc/image_header.h"
 
 namespace mindseg {
 namespace {
 
-// The formats that image_source lists. OpenCV would try a dozen others, which nobody feeds it on purpose.
-bool HasKnownSignature(const std::vector<uint8_t>& bytes) {
-  const auto starts = [&bytes](std::initializer_list<int> signature) {
-    return bytes.size() >= signature.size() && std::equal(signature.begin(), signature.end(), bytes.begin());
-  };
-  const bool webp = starts({'R', 'I', 'F', 'F'}) && bytes.size() > 12 && std::memcmp(&bytes[8], "WEBP", 4) == 0;
-  const bool pnm = bytes.size() > 2 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6';
-  return webp || pnm || starts({0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'}) || starts({0xff, 0xd8, 0xff}) ||
-         starts({'B', 'M'}) || starts({'I', 'I', 42, 0}) || starts({'M', 'M', 0, 42});
-}
-
-// The JPEG decoder fills the missing part of a truncated file with grey and reports success, so look for the end mark:
-// behind the header of the first scan, since a thumbnail in the EXIF segment has one of its own. Anything may follow
-// it. The rule of src/mindseg/data/jpeg.py.
-bool IsTruncatedJpeg(const std::vector<uint8_t>& bytes) {
-  if (bytes.size() < 4 || bytes[0] != 0xff || bytes[1] != 0xd8) return false;
-  size_t at = 2;
-  while (at + 4 <= bytes.size()) {
-    const uint8_t kind = bytes[at + 1];
-    if (bytes[at] != 0xff || kind == 0x00 || kind == 0xff) {
-      ++at;  // no mark, or a byte that fills up
-    } else if (kind == 0x01 || (kind >= 0xd0 && kind <= 0xd8)) {
-      at += 2;  // marks without a segment
-    } else if (kind == 0xd9) {
-      return true;
-    } else {
-      at += 2 + 256 * size_t{bytes[at + 2]} + bytes[at + 3];
-      if (kind == 0xda) break;
-    }
+// Throws ItemError for what src/mindseg/data/decode.py refuses too: OpenCV would decode a dozen other formats, and a
+// small file that claims a huge size would take all memory.
+void CheckHeader(const ImageHeader& header, const std::filesystem::path& path, int64_t max_pixels) {
+  constexpr int64_t kLongestSide = int64_t{1} << 20;  // OpenCV's
+  const std::string size = std::to_string(header.height) + "x" + std::to_string(header.width);
+  if (header.width < 1 || header.height < 1) throw ItemError(path.string() + ": claims a size of " + size);
+  if (header.width > max_pixels / header.height || std::max(header.width, header.height) > kLongestSide) {
+    throw ItemError(path.string() + ": image of " + size + " is above the limit of " + std::to_string(max_pixels) +
+                    " pixels and sides of " + std::to_string(kLongestSide) + "; make it smaller or raise --max_pixels");
   }
-  for (size_t i = bytes.size() - 1; i > at; --i) {
-    if (bytes[i - 1] == 0xff && bytes[i] == 0xd9) return false;
+  const bool colour = header.kind.empty() || header.kind == "colour" || header.kind == "palette";
+  if (header.whole && (!colour || header.bits > 8)) {
+    throw ItemError(path.string() + ": image is " + header.kind +
+                    (header.bits ? ", " + std::to_string(header.bits) + "-bit" : "") +
+                    "; it must be colour, 8-bit, without alpha: convert it");
   }
-  return true;
 }
 
 std::string SizeName(const cv::Size& size) { return std::to_string(size.height) + "x" + std::to_string(size.width); }
@@ -109,19 +93,21 @@ cv::Size ContentSize(const ResizeSpec& resize, const cv::Size& image) {
   return {scaled(image.width), scaled(image.height)};
 }
 
-cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path) {
+cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, int64_t max_pixels) {
+  const std::optional<ImageHeader> header = ReadImageHeader(bytes);
+  if (header) CheckHeader(*header, path, max_pixels);
   cv::Mat bgr;
   try {
     // As stored: training neither turns photographs by their EXIF orientation nor colours grey ones.
-    if (HasKnownSignature(bytes) && !IsTruncatedJpeg(bytes)) bgr = cv::imdecode(bytes, cv::IMREAD_UNCHANGED);
+    if (header && header->whole) bgr = cv::imdecode(bytes, cv::IMREAD_UNCHANGED);
   } catch (const cv::Exception& error) {
     throw ItemError(path.string() + ": cannot decode: " + error.err);
   } catch (const std::bad_alloc&) {
     throw ItemError(path.string() + ": cannot decode: it claims a size that does not fit into memory");
   }
-  if (bgr.empty()) {
+  if (bgr.empty() || bgr.rows != header->height || bgr.cols != header->width) {
     throw ItemError(path.string() + ": not a whole image (" + std::to_string(bytes.size()) +
-                    " bytes: truncated, damaged or another format); replace the file");
+                    " bytes: truncated, damaged or no PNG, JPEG, WebP or BMP); replace the file");
   }
   if (bgr.type() != CV_8UC3) {
     throw ItemError(path.string() + ": image has " + std::to_string(bgr.channels()) + " channels of " +

@@ -1,4 +1,7 @@
 // The parts that need no model: tensors, manifest, inputs, preprocessing, files, report, options, queue.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -11,6 +14,7 @@
 #include "inc/image_source.h"
 #include "inc/manifest.h"
 #include "inc/options.h"
+#include "inc/output_folder.h"
 #include "inc/preprocess.h"
 #include "inc/report.h"
 #include "inc/tensor.h"
@@ -201,6 +205,7 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
       {"format: onnx", "format: pb", {"models[0].format", "pb"}},
       {"batch: 4", "batch: 0", {"models[1].batch"}},
       {"a.onnx, batch: 1, sha256: aa", "a.onnx, batch: 1, sha256: xy", {"models[0].sha256", "xyaa"}},
+      {"file: a.onnx", "file: ../a.onnx", {"models[0].file", "'../a.onnx'", "relative"}},
       {"models:", "modules:", {"models", "missing"}},
       {"input:\n", "input: [\n", {"YAML"}},
   };
@@ -210,7 +215,7 @@ TEST(ManifestErrorsNameFileKeyAndValue) {
     check::Throws<UserError>(__FILE__, __LINE__, c.words, [&] { Parse(text); });
   }
   CHECK_EQ(Parse("# a comment\n\n---\n" + kManifest + "...\n# another\n").model_name, "fast_scnn");
-  CHECK_THROWS(UserError, Parse(kManifest + "...\nmore: text\n"), "documents");
+  CHECK_THROWS(UserError, Parse(kManifest + "...\nmore: text\n"), "nothing behind it");
   // The third one is what YAML::LoadAll of yaml-cpp 0.7 never gets to the end of.
   for (const char* text : {"", "[]", "- 1\n, - rM- 1 - r# =\nM  m", "just text", "a: &x [*x]", "\t", "{", "\x01\xff"}) {
     CHECK_THROWS(UserError, Parse(text), "dir/deploy.yaml");
@@ -296,6 +301,14 @@ TEST(InputsAreListedInOrder) {
   CHECK_EQ(source.items[2].name, "2");
 }
 
+TEST(EarlierResultsAreNoInput) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.png", "out/b.png", "out/below/c.png"}) folder.Write(name);
+  fs::create_directory_symlink(folder.path() / "out", folder.path() / "again");
+  CHECK_EQ(ListInputs(folder.path(), folder.path() / "out").items.size(), size_t{1});
+  CHECK_EQ(ListInputs(folder.path(), folder.path() / "new").items.size(), size_t{3});
+}
+
 TEST(BinsFollowFilesTxt) {
   const TemporaryFolder folder;
   folder.Write("a.bin");
@@ -309,7 +322,7 @@ TEST(BinsFollowFilesTxt) {
   CHECK_EQ(source.items[2].path, folder.path() / "missing.bin");
   folder.Write("files.txt", "a\nb\na\n");
   CHECK_THROWS(UserError, ListInputs(folder.path()), "'a'", "rename");
-  for (const char* bad : {"../a", "x/a", ".", ".."}) {
+  for (const char* bad : {"../a", "x/a", ".", "..", "x\\a", "c:a", "x\x7f"}) {
     folder.Write("files.txt", bad);
     CHECK_THROWS(UserError, ListInputs(folder.path()), "files.txt:1", bad);
   }
@@ -385,7 +398,7 @@ TEST(PreprocessPadsBottomAndRight) {
 TEST(DamagedImagesAreRefused) {
   cv::Mat image(64, 64, CV_8UC3);
   cv::randu(image, 0, 256);
-  for (const char* extension : {".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"}) {
+  for (const char* extension : {".png", ".jpg", ".bmp", ".webp"}) {
     std::vector<uint8_t> bytes;
     CHECK(cv::imencode(extension, image, bytes));
     CHECK_EQ(DecodeImage(bytes, "x").rows, 64);
@@ -400,6 +413,30 @@ TEST(DamagedImagesAreRefused) {
   CHECK_THROWS(ItemError, DecodeImage({}, "x.png"), "0 bytes");
   CHECK_THROWS(ItemError, DecodeImage(std::vector<uint8_t>(100, 'a'), "x.png"), "100 bytes");
   CHECK_THROWS(ItemError, DecodeImage({0xff, 0xd8}, "x.jpg"), "x.jpg");
+}
+
+TEST(OtherFormatsAreRefused) {
+  for (const char* extension : {".tiff", ".ppm", ".jp2", ".ras"}) {
+    std::vector<uint8_t> bytes;
+    CHECK(cv::imencode(extension, cv::Mat(64, 64, CV_8UC3, cv::Scalar::all(7)), bytes));
+    CHECK_THROWS(ItemError, DecodeImage(bytes, "x.png"), "x.png", "no PNG, JPEG, WebP or BMP");
+  }
+}
+
+TEST(SizesAreCheckedBeforeDecoding) {
+  const cv::Mat image(30, 50, CV_8UC3, cv::Scalar::all(7));
+  for (const char* extension : {".png", ".jpg", ".bmp", ".webp"}) {
+    for (const int quality : {90, 101}) {  // of WebP: over 100 is lossless, another header
+      std::vector<uint8_t> bytes;
+      CHECK(cv::imencode(extension, image, bytes,
+                         extension == std::string(".webp") ? std::vector<int>{cv::IMWRITE_WEBP_QUALITY, quality}
+                                                           : std::vector<int>{}));
+      CHECK_EQ(DecodeImage(bytes, "x", 1500).cols, 50);
+      CHECK_THROWS(ItemError, DecodeImage(bytes, "x", 1499), "30x50 is above the limit of 1499", "--max_pixels");
+      bytes.resize(bytes.size() + 9000);  // anything may follow
+      CHECK_EQ(DecodeImage(bytes, "x", 1500).cols, 50);
+    }
+  }
 }
 
 TEST(ThumbnailsEndMarkIsNotTheImages) {
@@ -436,20 +473,136 @@ TEST(FilesAreWrittenWhole) {
   CHECK_THROWS(UserError, LoadManifest(folder.Write("deploy.yaml", std::string((1 << 20) + 1, '#'))), "1048577 bytes");
   fs::remove(folder.path() / "deploy.yaml");
   CHECK_THROWS(ItemError, ReadFile(folder.path(), 2), "folder");
+  CHECK_EQ(::mkfifo((folder.path() / "pipe").c_str(), 0600), 0);
+  CHECK_THROWS(ItemError, ReadFile(folder.path() / "pipe", 2), "pipe");
+  CHECK_THROWS(UserError, LoadManifest(folder.path() / "pipe"), "pipe");
+  CHECK_THROWS(UserError, ListInputs(folder.path() / "pipe"), "neither");
+  fs::remove(folder.path() / "pipe");
+  CHECK_THROWS(ItemError, ReadFile("/dev/zero", 2), "device");
   CHECK_THROWS(ItemError, ReadFile(folder.path() / "none", 2), "No such file");
   CHECK_THROWS(UserError, WriteFileAtomically(folder.path() / "none" / "x", "a", 1), "cannot write", "No such file");
   fs::create_directory(folder.path() / "taken");
   CHECK_THROWS(UserError, WriteFileAtomically(folder.path() / "taken", "a", 1), "cannot write");
   CHECK_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);  // no temporary file is left
-  MakeOutputFolder(folder.path() / "a" / "b");
-  CHECK(fs::is_empty(folder.path() / "a" / "b"));
-  CHECK_THROWS(UserError, MakeOutputFolder(path), "cannot make");
-  CHECK_THROWS(UserError, MakeOutputFolder(path / "below"), "cannot make");
+}
+
+std::string TextOf(const fs::path& path) {
+  const std::vector<uint8_t> bytes = ReadFile(path, 1000);
+  return std::string(bytes.begin(), bytes.end());
+}
+
+TEST(OnlyOwnFilesAreReplaced) {
+  const TemporaryFolder folder;
+  const fs::path out = folder.path() / "a" / "out";
+  folder.Write("a/out/mine.png", "mine");
+  fs::create_symlink("nowhere", out / "link.png");
+  {
+    OutputFolder output(out, false);
+    output.Write("b.png", "1");
+    output.Write("b.png", "2");
+    for (const char* name : {"mine.png", "link.png"}) {
+      CHECK_THROWS(UserError, output.Check(name), name, "was not written by mindseg", "--overwrite");
+      CHECK_THROWS(UserError, output.Write(name, "x"), name);
+    }
+    CHECK_THROWS(UserError, OutputFolder(out, false), "another process writes results there");
+  }
+  CHECK_EQ(TextOf(out / ".mindseg-files"), "b.png\n");
+  {
+    OutputFolder output(out, false);
+    output.Check("b.png");
+    output.Write("b.png", "3");
+    output.Remove("mine.png");
+  }
+  CHECK_EQ(TextOf(out / "b.png"), "3");
+  CHECK_EQ(TextOf(out / "mine.png"), "mine");
+  {
+    OutputFolder output(out, true);
+    output.Write("mine.png", "x");
+    output.Write("link.png", "x");
+    output.Remove("b.png");
+  }
+  CHECK_EQ(TextOf(out / "mine.png"), "x");
+  CHECK(!fs::is_symlink(out / "link.png"));
+  CHECK(!fs::exists(out / "nowhere"));
+  CHECK(!fs::exists(out / "b.png"));
+  CHECK_EQ(TextOf(out / ".mindseg-files"), "b.png\nmine.png\nlink.png\n");
+}
+
+TEST(OutputFoldersAreMadeAndLeftClean) {
+  const TemporaryFolder folder;
+  {
+    const OutputFolder output(folder.path() / "new" / "below", false);
+  }
+  CHECK(fs::is_empty(folder.path() / "new" / "below"));
+  const fs::path file = folder.Write("file");
+  CHECK_THROWS(UserError, OutputFolder(file, false), "cannot make");
+  CHECK_THROWS(UserError, OutputFolder(file / "below", false), "cannot make");
+  folder.Write("target", "mine");
+  folder.Write("linked/a.png");
+  fs::create_symlink(folder.path() / "target", folder.path() / "linked" / ".mindseg-files");
+  CHECK_THROWS(UserError, OutputFolder(folder.path() / "linked", false), "cannot write");
+  CHECK_EQ(TextOf(folder.path() / "target"), "mine");
+  fs::create_directory(folder.path() / "pipe");
+  CHECK_EQ(::mkfifo((folder.path() / "pipe" / ".mindseg-files").c_str(), 0600), 0);
+  CHECK_THROWS(UserError, OutputFolder(folder.path() / "pipe", false), "pipe");
+}
+
+TEST(TemporaryFilesOfDeadProcessesAreRemoved) {
+  const TemporaryFolder folder;
+  const std::string dead = "400000000";  // larger than any process number of Linux
+  const std::string parent = std::to_string(::getppid());
+  const std::string own = std::to_string(::getpid());
+  for (const std::string& gone : {".a.png.mindseg-" + dead + ".tmp", ".b.mindseg-" + own + ".tmp.json",
+                                  ".line\nbreak\xff.mindseg-" + dead + ".tmp"}) {
+    folder.Write(gone);
+  }
+  const std::vector<std::string> kept = {".a.png.mindseg-" + parent + ".tmp",
+                                         "a.png.mindseg-" + dead + ".tmp",
+                                         ".a.png.tmp" + dead,
+                                         ".a.mindseg-.tmp",
+                                         ".a.mindseg-" + dead + ".tmpx",
+                                         ".a.mindseg-99999999999999999999.tmp",
+                                         "a.png"};
+  for (const std::string& name : kept) folder.Write(name);
+  {
+    const OutputFolder output(folder.path(), false);
+  }
+  for (const std::string& name : kept) CHECK(fs::exists(folder.path() / name));
+  CHECK_EQ(std::distance(fs::directory_iterator(folder.path()), {}), static_cast<std::ptrdiff_t>(kept.size()));
+}
+
+TEST(InputAndOutputMayNotMeet) {
+  const TemporaryFolder folder;
+  const fs::path photo = folder.Write("photos/city/a.png");
+  const fs::path photos = folder.path() / "photos";
+  fs::create_directory_symlink(photos, folder.path() / "link");
+  CHECK_THROWS(UserError, CheckApart(photos, photos), "is the folder of the input", "choose another --output");
+  CHECK_THROWS(UserError, CheckApart(photos, photos / ""), "is the folder of");
+  CHECK_THROWS(UserError, CheckApart(photos, folder.path() / "link"), "is the folder of");
+  CHECK_THROWS(UserError, CheckApart(folder.path() / "link" / "city" / "a.png", photos / "city"), "is the folder of");
+  CHECK_THROWS(UserError, CheckApart(photo, photos), "lies above");
+  CHECK_THROWS(UserError, CheckApart(photos, folder.path()), "lies above");
+  CHECK_THROWS(UserError, CheckApart(photos, photos / "new" / ".."), "is the folder of");
+  CHECK_THROWS(UserError, CheckApart(photos, "/"), "lies above");
+  CheckApart(photos, photos / "new");
+  CheckApart(photos, folder.path() / "photos2");
+  CheckApart(photo, photos / "city" / "out");
+}
+
+TEST(NamesFromOutsideStayInside) {
+  for (const char* good : {"a.onnx", "a/b.om", "a b", "..a", "a..", ".a", "\xff", "a:b/c", "ab:c"}) {
+    CHECK(IsPlainName(good) == (std::string(good) != "a:b/c"));
+  }
+  for (const char* bad : {"", ".", "..", "/a", "a/", "a//b", "./a", "a/.", "../a", "a/../b", "a/..", "C:a", "c:/a",
+                          "a\\b", "a\nb", "a\x7f"}) {
+    CHECK(!IsPlainName(bad));
+  }
 }
 
 TEST(Sha256IsThatOfFips180) {
   const TemporaryFolder folder;
   CHECK_EQ(Sha256OfFile(folder.Write("a", "abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK_EQ(Sha256("abc", 3), Sha256OfFile(folder.path() / "a"));
   CHECK_EQ(Sha256OfFile(folder.Write("e", "")), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   CHECK_EQ(Sha256OfFile(folder.Write("m", std::string(1000000, 'a'))),
            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
@@ -476,7 +629,9 @@ TEST(JsonIsEscapedAndKeepsItsOrder) {
 
 TEST(OptionsAreParsed) {
   const Options options = ParseOptions({"run", "--manifest", "m", "--input=i i", "--output", "o", "--device_id", "3",
-                                        "--precision", "bf16", "--batch", "4", "--model", "b.om"});
+                                        "--precision", "bf16", "--batch", "4", "--model", "b.om", "--max_pixels", "9"});
+  CHECK_EQ(options.max_pixels, int64_t{9});
+  CHECK(!options.overwrite);
   CHECK_EQ(options.input, "i i");
   CHECK_EQ(options.backend, "auto");
   CHECK_EQ(options.model, "b.om");

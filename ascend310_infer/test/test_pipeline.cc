@@ -8,7 +8,9 @@
 
 #include "inc/error.h"
 #include "inc/files.h"
+#include "inc/output_folder.h"
 #include "inc/pipeline.h"
+#include "inc/preprocess.h"
 #include "test/check.h"
 #include "test/temporary_folder.h"
 
@@ -104,8 +106,8 @@ TEST(EveryImageGetsItsOwnResult) {
         const ImageSource source = MakeImages(folder, 26);
         const Manifest manifest = SmallManifest(batch, false);
         PlainBackend backend(manifest, batch, slots);
-        MakeOutputFolder(folder.path() / "out");
-        const PipelineResult result = RunPipeline(source, manifest, &backend, folder.path() / "out", threads);
+        OutputFolder output(folder.path() / "out", false);
+        const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, threads);
         CHECK_EQ(result.images, int64_t{26});
         CHECK(result.failed.empty());
         CHECK_EQ(result.write_ms.size(), size_t{26});
@@ -127,8 +129,8 @@ TEST(FailuresKeepTheInputsOrder) {
   const ImageSource source = ListInputs(folder.path() / "in");
   const Manifest manifest = SmallManifest(3, true);
   PlainBackend backend(manifest, 3, 2);
-  MakeOutputFolder(folder.path() / "out");
-  const PipelineResult result = RunPipeline(source, manifest, &backend, folder.path() / "out", 3);
+  OutputFolder output(folder.path() / "out", false);
+  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, 3);
   CHECK_EQ(result.failed.size(), size_t{5});
   CHECK_EQ(fs::path(result.failed[0].file).filename(), "0003.png");
   CHECK_EQ(fs::path(result.failed[4].file).filename(), "0039.png");
@@ -146,8 +148,8 @@ TEST(AFailingBackendEndsTheRun) {
     const Manifest manifest = SmallManifest(2, false);
     PlainBackend backend(manifest, 2, 2);
     backend.fail_at = fail_at;
-    MakeOutputFolder(folder.path() / "out");
-    CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, folder.path() / "out", 2), "burnt down");
+    OutputFolder output(folder.path() / "out", false);
+    CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2), "burnt down");
     CHECK(backend.calls < 30);
   }
 }
@@ -157,8 +159,9 @@ TEST(AnOutputFolderThatVanishesEndsTheRun) {
   const ImageSource source = MakeImages(folder, 30);
   const Manifest manifest = SmallManifest(4, false);
   PlainBackend backend(manifest, 4, 2);
-  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, folder.path() / "gone", 2), "cannot write",
-               "--output");
+  OutputFolder output(folder.path() / "gone", false);
+  fs::remove_all(folder.path() / "gone");
+  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2), "cannot write", "--output");
 }
 
 TEST(BinsOfAModelThatNormalisesItselfAreRefused) {
@@ -167,7 +170,46 @@ TEST(BinsOfAModelThatNormalisesItselfAreRefused) {
   manifest.input.normalize_on_host = true;
   ImageSource source;
   source.bins = true;
-  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, ".", 1), "AIPP");
+  const TemporaryFolder folder;
+  OutputFolder output(folder.path(), false);
+  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, kMaxPixels, 1), "AIPP");
+}
+
+TEST(AFailedImageLeavesNoResultOfAnEarlierRun) {
+  const TemporaryFolder folder;
+  MakeImages(folder, 4);
+  const Manifest manifest = SmallManifest(2, false);
+  for (const size_t failures : {0, 1}) {
+    const ImageSource source = ListInputs(folder.path() / "in");
+    PlainBackend backend(manifest, 2, 1);
+    OutputFolder output(folder.path() / "out", false);
+    const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2);
+    CHECK_EQ(result.failed.size(), failures);
+    CHECK(fs::exists(folder.path() / "out" / "0001.png") == (failures == 0));
+    CHECK(fs::exists(folder.path() / "out" / "0002.png"));
+    folder.Write("in/0001.png", "broken");
+  }
+}
+
+TEST(ImagesOverTheLimitAndUnusableNamesFailAlone) {
+  const TemporaryFolder folder;
+  MakeImages(folder, 2);
+  const fs::path image = folder.path() / "in" / "0000.png";
+  for (const std::string& name : {std::string("line\nbreak.png"), std::string(240, 'x') + ".png",
+                                  std::string("back\\slash.png"), std::string("c:drive.png")}) {
+    fs::copy_file(image, folder.path() / "in" / name);
+  }
+  std::vector<uint8_t> large;
+  cv::imencode(".png", cv::Mat(kHeight, kWidth + 1, CV_8UC3, cv::Scalar::all(1)), large);
+  folder.Write("in/large.png", std::string(large.begin(), large.end()));
+  const ImageSource source = ListInputs(folder.path() / "in");
+  const Manifest manifest = SmallManifest(1, false);
+  PlainBackend backend(manifest, 1, 1);
+  OutputFolder output(folder.path() / "out", false);
+  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kHeight * kWidth, 2);
+  CHECK_EQ(result.failed.size(), size_t{5});
+  CHECK_EQ(result.write_ms.size(), size_t{2});
+  CHECK(result.failed[2].error.find("6x9 is above the limit of 48") != std::string::npos);
 }
 
 // Last, because the signal is remembered for good.
@@ -177,9 +219,9 @@ TEST(SignalsFinishWhatWasBegun) {
   const Manifest manifest = SmallManifest(3, false);
   PlainBackend backend(manifest, 3, 2);
   backend.signal_at = 7;
-  MakeOutputFolder(folder.path() / "out");
+  OutputFolder output(folder.path() / "out", false);
   StopOnSignals();
-  const PipelineResult result = RunPipeline(source, manifest, &backend, folder.path() / "out", 2);
+  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2);
   CHECK(result.interrupted);
   CHECK_EQ(CaughtSignal(), SIGTERM);
   CHECK(result.images >= 19 && result.images < 200);

@@ -22,14 +22,16 @@ BUILD = RUNNER / "build-test"
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
 NUM_CLASSES = 5
+RUN_FILES = {"summary.json", "inputs.txt", ".mindseg-files"}     # beside the results
 # Arguments of ``build``. -O1 compiles a third faster than the product's -O2 and lets as much be found.
 SANITIZED = (RUNNER / "build-sanitize", "-DSANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=Debug",
              "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1")
 # Without the first TBB loads a library in a way that the sanitizers refuse; without the second the sanitizer itself
-# sometimes crashes, on a busy machine, over threads of TBB that end while the process does.
+# sometimes crashes, on a busy machine, over threads of TBB that end while the process does. Status 99 is no program's.
 SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1",
-                         "ASAN_OPTIONS": "intercept_tls_get_addr=0",
-                         "LSAN_OPTIONS": f"suppressions={RUNNER}/test/leaks.txt:print_suppressions=0"}
+                         "ASAN_OPTIONS": "intercept_tls_get_addr=0:exitcode=99",
+                         "UBSAN_OPTIONS": "exitcode=99:print_stacktrace=1",
+                         "LSAN_OPTIONS": f"suppressions={RUNNER}/test/leaks.txt:print_suppressions=0:exitcode=99"}
 
 
 def _require_toolchain() -> None:

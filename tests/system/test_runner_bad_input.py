@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from mindseg.version import __version__
 from tests.support.runner import (
     ROOT,
+    RUN_FILES,
     TinyModel,
     assert_ids_match,
     assert_user_error,
@@ -37,7 +38,7 @@ def run(model, images, output, *options, **settings):
 
 
 def leftovers(folder):
-    return [path.name for path in folder.iterdir() if path.name.startswith(".") or ".tmp" in path.name]
+    return [path.name for path in folder.iterdir() if ".tmp" in path.name]
 
 
 @pytest.mark.parametrize("arguments", [["test_core"], ["test_pipeline"], ["test_manifests", ROOT / "tests/manifests"]])
@@ -218,7 +219,8 @@ def test_disk_full_leaves_no_half_file(tmp_path):
     done = subprocess.run([program, "run", "--manifest", model.yaml_path, "--input", tmp_path / "images", "--output",
                            tmp_path / "out"], capture_output=True, text=True, preexec_fn=limit_file_size, timeout=120)
     assert_user_error(done, "img_00", "cannot write", "File too large", "free some space")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RUN_FILES
+    assert read_summary(tmp_path / "out")["status"] == "running"
 
 
 @pytest.mark.parametrize(("number", "batch"), [(signal.SIGINT, 1), (signal.SIGINT, 4), (signal.SIGTERM, 1)])
@@ -258,9 +260,14 @@ def test_file_names_of_any_bytes(tmp_path, model):
         shutil.copy(source, tmp_path / "images" / name)
     (tmp_path / "images" / 'br"oken\n.png').write_bytes(b"x")
     assert run(model, tmp_path / "images", tmp_path / "out").returncode == 3
-    assert len(read_summary(tmp_path / "out")["failed"]) == 1
+    failed = read_summary(tmp_path / "out")["failed"]
+    assert len(failed) == 2
+    assert all("control character" in item["error"] for item in failed)     # such names cannot stand in a list
     assert_ids_match(read_ids(tmp_path / "out" / "img_000.png"), model.logits(images["img_000"]))
-    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+    results = {os.fsencode(path.name) for path in (tmp_path / "out").glob("*.png")}
+    assert results == {b"img_000.png", "街道.png".encode(), b"\xff.png"}
+    assert (tmp_path / "out" / "inputs.txt").read_bytes().splitlines() == [
+        b'br"oken?', b"img_000", b'quote"d?', "街道".encode(), b"\xff"]
 
 
 def test_usage():

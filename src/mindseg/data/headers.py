@@ -1,6 +1,6 @@
 """Headers of image files: format, size and kind, read from the first bytes before anything is decoded.
 
-The C++ runner has the same rules (``ascend310_infer/src/preprocess.cc``).
+The C++ runner has the same rules (``ascend310_infer/src/image_header.cc``).
 """
 import re
 import struct

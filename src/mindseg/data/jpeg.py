@@ -25,7 +25,7 @@ def is_whole(data: np.ndarray) -> bool:
     Marks are looked for behind the header of the first scan, because a thumbnail in the EXIF segment has an end mark
     too. There a byte 0xFF is followed by 0x00, 0xFF or 0xD0 to 0xD7 (pixels), or begins a segment, which is skipped, or
     the end mark. Any other mark belongs to other data behind an image that is cut off. The C++ runner has the same rule
-    (``ascend310_infer/src/preprocess.cc``).
+    (``ascend310_infer/src/image_header.cc``).
     """
     begin = next((end for kind, _, end in _segments(data) if kind == 0xDA), data.size)
     body = data[begin:]
