@@ -123,8 +123,6 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         why = " (training writes it when it evaluates)" if path.name == "best.ckpt" else ""
         others = ", ".join(sorted(other.name for other in path.parent.glob("[!.]*.ckpt"))[:5])
         raise UserError(f"{path}: no such checkpoint file{why}" + (f"; the folder holds {others}" if others else ""))
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
     content, complete = _read_content(path)
     extras = _check_extras(path, content)
     if not complete and {"eval_step", "config"} & set(extras):
@@ -134,6 +132,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
 
 def _read_content(path: Path, only: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray | str], bool]:
     try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
         return read_ckpt(path, only)
     except (ValueError, OSError, MemoryError) as error:
         raise UserError(f"{path}: damaged, or not a MindSpore checkpoint ({first_line(error)}); take another") from None
@@ -180,18 +180,18 @@ def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
         try:
             extras = _check_extras(path, _read_content(path, EXTRAS)[0])
             if "step" not in extras:
-                raise UserError(f"{path}: holds weights only")
+                raise UserError(f"{path}: holds weights only; start anew from them with --pretrained")
             moment = extras.get("saved_at", path.stat().st_mtime)
             found.append((moment, extras["step"], path.name == "last.ckpt", path))
         except (UserError, OSError) as error:
-            problem = error
+            problem = problem or error
             log.warning("passed over: %s", error)
     for *_, path in sorted(found, reverse=True):
         try:
             check_finite(read_checkpoint(path)[0], path)
             return path
         except UserError as error:
-            problem = error
+            problem = problem or error
             log.warning("passed over: %s", error)
     if problem:
         raise problem

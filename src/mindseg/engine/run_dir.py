@@ -1,5 +1,8 @@
-"""The run folder: its name and the description of the run."""
+"""The run folder: its name, its lock, and the description of the run."""
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mindseg.comm import broadcast_object
@@ -41,6 +44,51 @@ def _stamp(moment: int) -> str:
 def _not_writable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot write there ({error.strerror}); set runtime.output_dir to a folder that can be "
                      "written")
+
+
+@contextmanager
+def lock_run(run_dir: Path, runtime: Runtime) -> Iterator[None]:
+    """Keeps other trainings out of a run folder.
+
+    The lock is on ``train.log``; the kernel releases it when the process ends, however it ends.
+
+    Args:
+        run_dir: Run folder.
+        runtime: Rank of this process; only rank 0 locks.
+
+    Raises:
+        UserError: Another training is there, or the folder cannot be written.
+    """
+    if not runtime.is_main:
+        yield
+        return
+    try:
+        file = open(run_dir / "train.log", "ab")    # noqa: SIM115 (closed below; an error in the block is not ours)
+    except OSError as error:
+        raise _not_writable(run_dir, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir}: another training is running in this folder; wait for it or stop it, or start "
+                            "a new run without --resume") from None
+        except OSError:
+            pass        # a file system without locks
+        yield
+
+
+def remove_leftovers(run_dir: Path, ckpt_dir: Path) -> None:
+    """Removes the temporary files of a training that was killed.
+
+    Args:
+        run_dir: Run folder, locked.
+        ckpt_dir: Folder of this rank's checkpoints.
+    """
+    left = [path for pattern in (".part.*", ".*.tmp") for path in ckpt_dir.glob(pattern)]
+    left += [path for name in ("config.*.tmp.yaml", "env.*.tmp.json", "metrics.*.tmp.csv")
+             for path in run_dir.glob(f".{name}")]
+    for path in left:
+        path.unlink(missing_ok=True)
 
 
 def describe_run(cfg: Config, run_dir: Path, runtime: Runtime) -> None:
