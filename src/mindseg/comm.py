@@ -42,7 +42,7 @@ def check_port(name: str, value: str, address: str) -> None:
         socket.create_server((address, int(value))).close()
     except OSError as error:
         reason = str(error.strerror or error).split(" (")[0]        # create_server adds the address
-        raise UserError(f"{name} = {value} cannot be used on {address} ({reason}); set {name} to another port") from None
+        raise UserError(f"{name} = {value} cannot be used on {address} ({reason}); set another port") from None
 
 
 def check_equal(values: dict[str, Any], rank: int, size: int) -> None:

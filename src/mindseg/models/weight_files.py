@@ -227,7 +227,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """
     check_archive(path)
     with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+        found = {key: archive[key] for key in archive.files}
+    for key, value in found.items():        # other members come as bytes
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+            raise ValueError(f"{shorten(key)} is no array of numbers")
+    return found
 
 
 def check_archive(path: Path) -> None:
