@@ -242,7 +242,7 @@ def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: 
     with SinkLoader(train_set, steps) if sink else nullcontext(train_set) as loader:
         trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
         if continued:
-            trainer.restore(last)
+            trainer.restore(last if runtime.is_main else None)
             describe_run(cfg, run_dir, runtime)
         with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
             progress = trainer.fit()
