@@ -123,14 +123,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         why = " (training writes it when it evaluates)" if path.name == "best.ckpt" else ""
         others = ", ".join(sorted(other.name for other in path.parent.glob("[!.]*.ckpt"))[:5])
         raise UserError(f"{path}: no such checkpoint file{why}" + (f"; the folder holds {others}" if others else ""))
-    content, complete = _read_content(path)
+    content = _read_content(path)
     extras = _check_extras(path, content)
-    if not complete and {"eval_step", "config"} & set(extras):
-        raise UserError(f"{path}: damaged: the checksum at its end is missing; take another")
     return {name: value for name, value in content.items() if not isinstance(value, str) and name not in EXTRAS}, extras
 
 
-def _read_content(path: Path, only: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray | str], bool]:
+def _read_content(path: Path, only: Iterable[str] | None = None) -> dict[str, np.ndarray | str]:
     try:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
@@ -178,12 +176,12 @@ def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
     found, problem = [], None
     for path in paths:
         try:
-            extras = _check_extras(path, _read_content(path, EXTRAS)[0])
+            extras = _check_extras(path, _read_content(path, EXTRAS))
             if "step" not in extras:
                 raise UserError(f"{path}: holds weights only; start anew from them with --pretrained")
-            moment = extras.get("saved_at", path.stat().st_mtime)
+            moment = extras["saved_at"] if "saved_at" in extras else path.stat().st_mtime
             found.append((moment, extras["step"], path.name == "last.ckpt", path))
-        except (UserError, OSError) as error:
+        except UserError as error:
             problem = problem or error
             log.warning("passed over: %s", error)
     for *_, path in sorted(found, reverse=True):

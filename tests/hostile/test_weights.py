@@ -127,11 +127,7 @@ SAFETENSORS = {
     "NaN": safetensors(entry(shape=[2], data_offsets=[0, 8]), NAN.tobytes()),
     "infinite half": safetensors(entry(dtype="BF16", shape=[1], data_offsets=[0, 2]), b"\x80\x7f"),
 }
-# Where weights are wanted, training state beside them is passed over, right or wrong.
-TRAINING_STATE = ("step", "epoch", "score", "configuration", "time", "samples", "checksum", "steps")
-CKPT = {name: data for name, data in CHECKPOINTS.items()
-        if not any(word in name.split() for word in TRAINING_STATE) and "counts" not in name and "scores" not in name}
-CKPT["NaN"] = with_checksum(array("w", NAN))
+CKPT = CHECKPOINTS | {"NaN": with_checksum(array("w", NAN))}
 FILES = {(suffix, name): data for suffix, table in (("npz", NPZ), ("safetensors", SAFETENSORS), ("ckpt", CKPT))
          for name, data in table.items()}
 

@@ -224,9 +224,10 @@ def test_a_file_system_without_locks_is_no_obstacle(run, monkeypatch):
 
 def test_leftovers_of_a_killed_training_are_removed_and_nothing_else(run):
     folder, start = run
-    left = ["ckpt/.part.ckpt", "ckpt/.part.tmp", "ckpt/.last.link.tmp", ".config.77.tmp.yaml", ".env.77.tmp.json",
-            ".metrics.77.tmp.csv"]
-    kept = ["notes.tmp", ".notes.txt", "ckpt/notes.tmp", "ckpt/.notes", "ckpt/.best.ckpt", ".eval.77.tmp.json"]
+    left = ["ckpt/.part.ckpt", "ckpt/.part.tmp", "ckpt/.last.link.tmp", "rank1/ckpt/.part.ckpt",
+            ".config.77.tmp.yaml", ".env.77.tmp.json", ".metrics.77.tmp.csv"]
+    kept = ["notes.tmp", ".notes.txt", "ckpt/notes.tmp", "ckpt/.notes.tmp", "ckpt/.best.ckpt", ".eval.77.tmp.json"]
+    (folder / "rank1" / "ckpt").mkdir(parents=True)
     for name in left + kept:
         (folder / name).write_text("x")
     check_refused(start, "cannot be resumed")

@@ -205,11 +205,10 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     Raises:
         UserError: Something that the user can mend.
     """
-    folder = checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt"
-    make_folder(folder)
+    make_folder(checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt")
     with lock_run(run_dir, runtime):
-        if runtime.is_main or cfg.train.save_all_ranks:
-            remove_leftovers(run_dir, folder)
+        if runtime.is_main:
+            remove_leftovers(run_dir)
         setup_logging(run_dir, runtime.rank)
         return _train(cfg, run_dir, runtime, start, command)
 

@@ -77,18 +77,16 @@ def lock_run(run_dir: Path, runtime: Runtime) -> Iterator[None]:
         yield
 
 
-def remove_leftovers(run_dir: Path, ckpt_dir: Path) -> None:
+def remove_leftovers(run_dir: Path) -> None:
     """Removes the temporary files of a training that was killed.
 
     Args:
         run_dir: Run folder, locked.
-        ckpt_dir: Folder of this rank's checkpoints.
     """
-    left = [path for pattern in (".part.*", ".*.tmp") for path in ckpt_dir.glob(pattern)]
-    left += [path for name in ("config.*.tmp.yaml", "env.*.tmp.json", "metrics.*.tmp.csv")
-             for path in run_dir.glob(f".{name}")]
-    for path in left:
-        path.unlink(missing_ok=True)
+    for pattern in ("ckpt/.part.*", "ckpt/.last.link.tmp", "rank*/ckpt/.part.*", "rank*/ckpt/.last.link.tmp",
+                    ".config.*.tmp.yaml", ".env.*.tmp.json", ".metrics.*.tmp.csv"):
+        for path in run_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def describe_run(cfg: Config, run_dir: Path, runtime: Runtime) -> None:

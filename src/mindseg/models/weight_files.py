@@ -24,6 +24,7 @@ _SAFETENSORS_TYPES = {"BOOL": "Bool", "I8": "Int8", "U8": "UInt8", "I16": "Int16
                       "F64": "Float64", "BF16": "BFloat16"}
 _HEADER_LIMIT = 100_000_000         # bytes of a safetensors header, as in its specification
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17
+_OWN_NAMES = {"eval_step", "config"}        # in every checkpoint of this project, which ends with a checksum
 # Weights hardly shrink when they are packed: an archive that grows more than this is no file of weights.
 _EXPANSION, _EXPANSION_FREE = 20, 256 << 20
 
@@ -44,7 +45,7 @@ def check_finite(arrays: Mapping[str, np.ndarray], origin: str | Path) -> None:
                             "because its training diverged; take another file")
 
 
-def read_ckpt(path: Path, only: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray | str], bool]:
+def read_ckpt(path: Path, only: Iterable[str] | None = None) -> dict[str, np.ndarray | str]:
     """Reads a MindSpore checkpoint.
 
     Args:
@@ -52,7 +53,7 @@ def read_ckpt(path: Path, only: Iterable[str] | None = None) -> tuple[dict[str, 
         only: Names to read; the checksum of the file is not compared then. None: all.
 
     Returns:
-        Arrays, and texts as ``str``, by name; bfloat16 comes as float32. And if the file ends with a checksum.
+        Arrays, and texts as ``str``, by name; bfloat16 comes as float32.
 
     Raises:
         ValueError: The file is damaged or no MindSpore checkpoint.
@@ -65,7 +66,10 @@ def read_ckpt(path: Path, only: Iterable[str] | None = None) -> tuple[dict[str, 
             end -= _CHECKSUM_BYTES
             if only is None and _checksum(file, end) != int.from_bytes(tail[len(_CHECKSUM_MARK):], "big"):
                 raise ValueError("its checksum is wrong")
-        return _read_records(file, end, None if only is None else set(only)), marked
+        found = _read_records(file, end, None if only is None else set(only))
+    if not marked and _OWN_NAMES & set(found):
+        raise ValueError("its end with the checksum is missing")
+    return found
 
 
 def _checksum(file: int, end: int) -> int:

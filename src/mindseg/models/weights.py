@@ -268,7 +268,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
-    return {key: value for key, value in read_ckpt(path)[0].items() if isinstance(value, np.ndarray)}
+    return {key: value for key, value in read_ckpt(path).items() if isinstance(value, np.ndarray)}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
