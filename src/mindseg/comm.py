@@ -60,6 +60,7 @@ def check_equal(values: dict[str, Any], rank: int, size: int) -> None:
     """
     if size == 1:
         return
+    values = json.loads(json.dumps(values))     # keys of dicts become texts, as in those that come from rank 0
     first = broadcast_object(values, size)
     key = next((key for key in {**first, **values} if first.get(key) != values.get(key)), None)
     different = np.zeros(size, np.int64)

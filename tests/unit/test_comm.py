@@ -17,7 +17,7 @@ def ranks(monkeypatch):
         size, own = len(settings), threading.local()
         barrier, slot = threading.Barrier(size, timeout=30), {}
 
-        def broadcast(values, root=0):
+        def broadcast(values, root=0):     # of arrays: broadcast_object itself is the real one
             if own.rank == root:
                 slot["value"] = values.copy()
             barrier.wait()
@@ -53,7 +53,7 @@ def ranks(monkeypatch):
 
 
 def test_equal_settings_pass(ranks):
-    settings = {"optim.lr": 0.1, "train.stages": ["a", "b"], "model.variant": None}
+    settings = {"optim.lr": 0.1, "train.stages": ["a", "b"], "model.variant": None, "data.label_map": {0: 1, 7: 255}}
     assert ranks(settings, dict(settings), dict(settings)) == [None, None, None]
 
 
