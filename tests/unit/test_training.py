@@ -225,8 +225,9 @@ def test_a_file_system_without_locks_is_no_obstacle(run, monkeypatch):
 def test_leftovers_of_a_killed_training_are_removed_and_nothing_else(run):
     folder, start = run
     left = ["ckpt/.part.ckpt", "ckpt/.part.tmp", "ckpt/.last.link.tmp", "rank1/ckpt/.part.ckpt",
-            ".config.77.tmp.yaml", ".env.77.tmp.json", ".metrics.77.tmp.csv"]
-    kept = ["notes.tmp", ".notes.txt", "ckpt/notes.tmp", "ckpt/.notes.tmp", "ckpt/.best.ckpt", ".eval.77.tmp.json"]
+            ".config.mindseg-99999999.tmp.yaml", ".metrics.mindseg-99999999.tmp.csv"]       # there is no such process
+    kept = ["notes.tmp", ".notes.txt", "ckpt/notes.tmp", "ckpt/.notes.tmp", "ckpt/.best.ckpt",
+            ".eval.mindseg-1.tmp.json"]       # process 1 runs
     (folder / "rank1" / "ckpt").mkdir(parents=True)
     for name in left + kept:
         (folder / name).write_text("x")

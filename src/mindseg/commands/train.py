@@ -20,7 +20,7 @@ from mindseg.data.sink import SinkLoader
 from mindseg.engine.amp import apply_amp
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.pretrained import load_pretrained
-from mindseg.engine.run_dir import create_run_dir, describe_run, lock_run, make_folder, remove_leftovers
+from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
 from mindseg.errors import UserError
@@ -208,7 +208,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     make_folder(checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt")
     with lock_run(run_dir, runtime):
         if runtime.is_main:
-            remove_leftovers(run_dir)
+            clean_run(run_dir)
         setup_logging(run_dir, runtime.rank)
         return _train(cfg, run_dir, runtime, start, command)
 

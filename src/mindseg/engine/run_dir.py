@@ -8,7 +8,7 @@ from pathlib import Path
 from mindseg.comm import broadcast_object
 from mindseg.config import Config, dump_config
 from mindseg.errors import UserError
-from mindseg.files import write_json
+from mindseg.files import remove_leftovers, write_json
 from mindseg.runtime import Runtime, environment
 
 
@@ -77,14 +77,14 @@ def lock_run(run_dir: Path, runtime: Runtime) -> Iterator[None]:
         yield
 
 
-def remove_leftovers(run_dir: Path) -> None:
+def clean_run(run_dir: Path) -> None:
     """Removes the temporary files of a training that was killed.
 
     Args:
         run_dir: Run folder, locked.
     """
-    for pattern in ("ckpt/.part.*", "ckpt/.last.link.tmp", "rank*/ckpt/.part.*", "rank*/ckpt/.last.link.tmp",
-                    ".config.*.tmp.yaml", ".env.*.tmp.json", ".metrics.*.tmp.csv"):
+    remove_leftovers(run_dir)
+    for pattern in ("ckpt/.part.*", "ckpt/.last.link.tmp", "rank*/ckpt/.part.*", "rank*/ckpt/.last.link.tmp"):
         for path in run_dir.glob(pattern):
             path.unlink(missing_ok=True)
 
