@@ -193,6 +193,15 @@ def test_a_checkpoint_of_a_stage_is_resumed_in_its_stage(call, earlier):
     assert all(command.endswith(f"--resume {run}") for *_, command in calls)
 
 
+def test_auto_goes_on_in_the_stage_that_saved_last(call, earlier):
+    run = earlier(STAGED, "run", stages=2, saved_at=1000.0)
+    newest = save(run / "stage2" / "ckpt" / "step1.ckpt", 1, 2000.0)
+    calls = call(STAGED, "--resume", "auto")
+    assert [folder for _, folder, _, _ in calls] == [run / f"stage{i}" for i in (1, 2, 3)]
+    assert [(start.checkpoint, start.resumed) for _, _, start, _ in calls] == [
+        (None, False), (newest, True), (run / "stage2" / "ckpt" / "last.ckpt", False)]
+
+
 def test_modelarts_copies_for_a_resumed_checkpoint_too(call, earlier, monkeypatch):
     seen = []
 
