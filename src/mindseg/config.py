@@ -326,7 +326,7 @@ def parse_saved(text: str, origin: str) -> dict[str, dict]:
     Raises:
         ConfigError: The text is no YAML mapping.
     """
-    tree = {section: values for section, values in _parse_yaml(text, origin).items() if isinstance(values, dict)}
+    tree = {section: values for section, values in _parse_tree(text, origin).items() if isinstance(values, dict)}
     rename_old_values(tree, origin)
     return tree
 
