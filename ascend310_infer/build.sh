@@ -10,6 +10,7 @@
 # needs: g++ cmake libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
 #        nlohmann-json3-dev libcli11-dev (without apt-get, -DSEGMENT_FETCH=ON downloads the last two)
 set -euo pipefail
+unset CDPATH # cd would print its target, or go elsewhere
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")

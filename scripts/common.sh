@@ -1,6 +1,7 @@
 # Shared by the run_*.sh scripts; sourced, not run.
 # shellcheck shell=bash disable=SC2034
 
+unset CDPATH # cd would print its target, or go elsewhere
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # The project's own environment if there is one, else whatever python is on the PATH.

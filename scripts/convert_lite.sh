@@ -14,6 +14,7 @@
 # example:
 #   MS_LITE_HOME=/opt/mindspore-lite bash scripts/convert_lite.sh export/deploy.yaml 1
 set -euo pipefail
+unset CDPATH # cd would print its target, or go elsewhere
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if (($# == 0)) || [[ $1 == --help || $1 == -h ]]; then

@@ -15,6 +15,7 @@
 # example:
 #   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
 set -euo pipefail
+unset CDPATH # cd would print its target, or go elsewhere
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if (($# == 0)) || [[ $1 == --help || $1 == -h ]]; then

@@ -26,9 +26,18 @@ require_number DEVICE_NUM "$devices"
 require_number NODE_NUM "$nodes"
 ((devices >= 1 && nodes >= 1 && devices % nodes == 0)) ||
   fail "DEVICE_NUM = $devices cannot be divided over NODE_NUM = $nodes hosts"
+require_number NODE_RANK "${NODE_RANK:-0}"
+require_number MASTER_PORT "${MASTER_PORT:-8118}"
 local_devices=$((devices / nodes))
 command -v msrun >/dev/null || fail "msrun is not on the PATH; it comes with MindSpore: bash scripts/setup.sh"
 remember_command "$@"
+# Host 0 listens on the port; there msrun would try for minutes to get one that is taken.
+if ((${NODE_RANK:-0} == 0)); then
+  PYTHONPATH="$ROOT/src${PYTHONPATH:+:$PYTHONPATH}" python -c 'import sys
+from mindseg.comm import check_port
+from mindseg.errors import run_main
+run_main(lambda: check_port(*sys.argv[1:]))' MASTER_PORT "${MASTER_PORT:-8118}" "${MASTER_ADDR:-127.0.0.1}"
+fi
 
 if [[ -n "${DEVICE_IDS:-}" ]]; then
   IFS=, read -r -a ids <<<"$DEVICE_IDS"

@@ -4,6 +4,7 @@
 #   slow: also what only the slow tests want (clang, whose fuzzer reads manifests and images).
 # System packages are installed when this runs as root on a Debian-like system, otherwise they are named.
 set -euo pipefail
+unset CDPATH # cd would print its target, or go elsewhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kind=${1:-run}
 case "$kind" in run | dev | slow) ;; *) echo "usage: bash scripts/setup.sh [run|dev|slow]" >&2; exit 2 ;; esac

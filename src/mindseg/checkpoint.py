@@ -1,8 +1,10 @@
 """Checkpoints: one file with weights, optimizer state, position and configuration, written whole or not at all."""
 import os
 import shutil
+import time
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,15 @@ import mindspore as ms
 from mindspore import Parameter, nn
 
 from mindseg.config import Config, dump_config
-from mindseg.errors import UserError, first_line
+from mindseg.errors import UserError, first_line, shorten
 from mindseg.files import sync_to_disk
+from mindseg.logs import log
 from mindseg.models import build_network
+from mindseg.models.weight_files import check_finite, read_ckpt
 
-EXTRAS = ("epoch", "step", "best_miou", "eval_step", "config")
+# What is stored beside the parameters: whole numbers, numbers as text, and text.
+_COUNTS, _NUMBERS, _TEXTS = ("epoch", "step", "eval_step", "samples"), ("best_miou", "saved_at"), ("config",)
+EXTRAS = _COUNTS + _NUMBERS + _TEXTS
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Progress:
     eval_step: int = -1
 
 
-def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress, cfg: Config) -> None:
+def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress, cfg: Config, samples: int = 0,
+                    saved_at: float | None = None) -> None:
     """Writes a checkpoint under a temporary name, syncs it and renames it.
 
     Args:
@@ -42,16 +49,22 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
         parameters: What to save.
         progress: Stored beside the parameters.
         cfg: Resolved configuration, stored as text so that the file explains itself.
+        samples: Training samples, over all ranks; 0: not known.
+        saved_at: Time that is stored, in seconds since 1970; None: now.
 
     Raises:
         UserError: The folder cannot be written; an older file of that name is kept.
     """
     tmp = path.with_name(".part.ckpt")      # one name for all, so that the next one takes the place of a leftover
     # As text: MindSpore stores a number as float32, and a score must not come back as a lower one.
-    extras = {**asdict(progress), "best_miou": repr(float(progress.best_miou)), "config": dump_config(cfg)}
-    content = [{"name": p.name, "data": p} for p in parameters]
+    texts = {"best_miou": repr(float(progress.best_miou)), "config": dump_config(cfg),
+             "saved_at": repr(float(time.time() if saved_at is None else saved_at))}
+    counts = {"epoch": progress.epoch, "step": progress.step, "eval_step": progress.eval_step, "samples": samples}
+    # Counts come first: a file that was cut is known by them as one that must end with a checksum.
+    content = [{"name": name, "data": ms.Tensor(value)} for name, value in counts.items()]
+    content += [{"name": p.name, "data": p} for p in parameters]
     try:
-        ms.save_checkpoint(content, str(tmp), append_dict=extras, crc_check=True)
+        ms.save_checkpoint(content, str(tmp), append_dict=texts, crc_check=True)
         sync_to_disk(tmp)
         tmp.chmod(0o644)
         os.replace(tmp, path)
@@ -99,8 +112,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         path: ``.ckpt`` file of this project or of MindSpore.
 
     Returns:
-        Arrays by parameter name, and the extras ``epoch``, ``step``, ``best_miou``, ``eval_step`` and ``config`` (if it
-        is ours).
+        Arrays by parameter name, and if it is ours the extras ``epoch``, ``step``, ``best_miou``, ``eval_step``,
+        ``config``, and, except in older files, ``samples`` and ``saved_at`` (seconds since 1970).
 
     Raises:
         UserError: No such file, or it is damaged.
@@ -110,21 +123,77 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         why = " (training writes it when it evaluates)" if path.name == "best.ckpt" else ""
         others = ", ".join(sorted(other.name for other in path.parent.glob("[!.]*.ckpt"))[:5])
         raise UserError(f"{path}: no such checkpoint file{why}" + (f"; the folder holds {others}" if others else ""))
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
+    content = _read_content(path)
+    extras = _check_extras(path, content)
+    return {name: value for name, value in content.items() if not isinstance(value, str) and name not in EXTRAS}, extras
+
+
+def _read_content(path: Path, only: Iterable[str] | None = None) -> dict[str, np.ndarray | str]:
     try:
-        loaded = ms.load_checkpoint(str(path), crc_check=True)
-    except (ValueError, RuntimeError, TypeError, OSError) as error:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
+        return read_ckpt(path, only)
+    except (ValueError, OSError, MemoryError) as error:
         raise UserError(f"{path}: damaged, or not a MindSpore checkpoint ({first_line(error)}); take another") from None
-    arrays, extras = {}, {}
-    for name, value in loaded.items():
-        if name in EXTRAS:
-            extras[name] = value if isinstance(value, str) else value.asnumpy().item()
-            if name == "best_miou":
-                extras[name] = float(extras[name])
-        else:
-            arrays[name] = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
-    return arrays, extras
+
+
+def _check_extras(path: Path, content: dict[str, np.ndarray | str]) -> dict:
+    """The extras among a checkpoint's content, as Python values."""
+    extras = {}
+    for name in EXTRAS:
+        value = content.get(name)
+        if value is None:
+            continue
+        try:
+            if name in _TEXTS:
+                valid = isinstance(value, str)
+            elif name in _NUMBERS:      # a score is an array in older files
+                value = float(value)
+                valid = np.isfinite(value)
+            else:
+                valid = not isinstance(value, str) and value.dtype.kind in "iu" and value.size == 1 and value >= -1
+                value = value.item() if valid else value
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise UserError(f"{path}: damaged: its {name} is {shorten(value)}; take another")
+        extras[name] = value
+    return extras
+
+
+def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
+    """The checkpoint of a run that was saved last and can be read; others are passed over with a warning.
+
+    Args:
+        paths: Files. The time and step written in them count, not their names; without a time, that of the file.
+
+    Returns:
+        One of the paths; None if there are none.
+
+    Raises:
+        UserError: None of them can be read.
+    """
+    found, problem = [], None
+    for path in paths:
+        try:
+            extras = _check_extras(path, _read_content(path, EXTRAS))
+            if "step" not in extras:
+                raise UserError(f"{path}: holds weights only; start anew from them with --pretrained")
+            moment = extras["saved_at"] if "saved_at" in extras else path.stat().st_mtime
+            found.append((moment, extras["step"], path.name == "last.ckpt", path))
+        except UserError as error:
+            problem = problem or error
+            log.warning("passed over: %s", error)
+    for *_, path in sorted(found, reverse=True):
+        try:
+            check_finite(read_checkpoint(path)[0], path)
+            return path
+        except UserError as error:
+            problem = problem or error
+            log.warning("passed over: %s", error)
+    if problem:
+        raise problem
+    return None
 
 
 def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> None:
@@ -139,7 +208,7 @@ def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> No
         origin: File name for messages.
 
     Raises:
-        UserError: A parameter of the network is missing or has another shape.
+        UserError: A parameter of the network is missing, has another shape, or holds values that are not finite.
     """
     own = {p.name: p for p in net.get_parameters()}
     arrays = arrays | {name: arrays[f"ema.{name}"] for name in own if f"ema.{name}" in arrays}
@@ -148,6 +217,7 @@ def load_weights(net: nn.Cell, arrays: dict[str, np.ndarray], origin: str) -> No
     if missing:
         raise UserError(f"{origin}: {len(missing)} of {len(own)} parameters of this network are not in the checkpoint "
                         f"(first: {missing[0]}); check model.name and model.variant")
+    check_finite({name: arrays[name] for name in own if name in arrays}, origin)
     for name, param in own.items():
         if name not in arrays:
             continue

@@ -1,24 +1,75 @@
 """Communication between the ranks of a job; with one rank every function returns its argument."""
 import json
+import socket
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from mindseg.errors import UserError, shorten
 
-def broadcast_object(value: Any, size: int) -> Any:
-    """Rank 0's value on every rank; called by all of them.
+
+def broadcast_object(value: Any, size: int, root: int = 0) -> Any:
+    """One rank's value on every rank; called by all of them.
 
     Args:
         value: Anything that JSON can hold; the values of other ranks are ignored.
         size: Number of ranks.
+        root: Rank whose value it is.
     """
     if size == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
-    length = int(_broadcast(np.array([text.size], np.int32))[0])
-    return json.loads(_broadcast(np.resize(text, length)).astype(np.uint8).tobytes())
+    length = int(_broadcast(np.array([text.size], np.int32), root)[0])
+    return json.loads(_broadcast(np.resize(text, length), root).astype(np.uint8).tobytes())
+
+
+def check_port(name: str, value: str, address: str) -> None:
+    """Refuses a port that the scheduler of a job cannot listen on; MindSpore tries for five minutes.
+
+    Args:
+        name: Variable that sets the port, for messages.
+        value: Port as text.
+        address: Address of this host that the scheduler listens on.
+
+    Raises:
+        UserError: It is no port, or another program uses it.
+    """
+    if not (value.isascii() and value.isdigit() and len(value) <= 5 and 1 <= int(value) <= 65535):
+        raise UserError(f"{name} = {shorten(value)} is not a port; set it to a number from 1 to 65535, such as 8118")
+    try:
+        socket.create_server((address, int(value))).close()
+    except OSError as error:
+        reason = str(error.strerror or error).split(" (")[0]        # create_server adds the address
+        raise UserError(f"{name} = {value} cannot be used on {address} ({reason}); set another port") from None
+
+
+def check_equal(values: dict[str, Any], rank: int, size: int) -> None:
+    """Stops all ranks if one was started with other settings than rank 0; called by all of them.
+
+    Ranks that disagree would wait for each other for ever, or train different networks.
+
+    Args:
+        values: Settings by name; anything that JSON can hold.
+        rank: Rank of this process.
+        size: Number of ranks.
+
+    Raises:
+        UserError: A value differs. The message is the same on all ranks and names it.
+    """
+    if size == 1:
+        return
+    values = json.loads(json.dumps(values))     # keys of dicts become texts, as in those that come from rank 0
+    first = broadcast_object(values, size)
+    key = next((key for key in {**first, **values} if first.get(key) != values.get(key)), None)
+    different = np.zeros(size, np.int64)
+    different[rank] = key is not None
+    ranks = np.flatnonzero(all_reduce_sum(different))
+    if ranks.size:
+        message = (f"{key} is {shorten(first.get(key))} on rank 0 and {shorten(values.get(key))} on rank {rank}; start "
+                   "all processes with the same configuration and options")
+        raise UserError(broadcast_object(message, size, int(ranks[0])))
 
 
 def broadcast_parameters(parameters: Iterable, size: int) -> None:
@@ -40,10 +91,10 @@ def broadcast_parameters(parameters: Iterable, size: int) -> None:
         param.set_data(Tensor(_broadcast(values.reshape(-1)).reshape(values.shape), param.dtype))
 
 
-def _broadcast(values: np.ndarray) -> np.ndarray:
+def _broadcast(values: np.ndarray, root: int = 0) -> np.ndarray:
     from mindspore import Tensor, ops
 
-    return ops.Broadcast(0)((Tensor(values),))[0].asnumpy()
+    return ops.Broadcast(root)((Tensor(values),))[0].asnumpy()
 
 
 def all_reduce_sum(values: np.ndarray) -> np.ndarray:

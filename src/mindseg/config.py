@@ -313,6 +313,24 @@ def parse_config(text: str, origin: str, overrides: Iterable[str] = ()) -> Confi
     return _resolve(tree, overrides, schema, origin)
 
 
+def parse_saved(text: str, origin: str) -> dict[str, dict]:
+    """Reads the configuration that an earlier version may have stored, without a check of its keys and values.
+
+    Args:
+        text: YAML text.
+        origin: File that holds it, for messages.
+
+    Returns:
+        Values by section and key.
+
+    Raises:
+        ConfigError: The text is no YAML mapping.
+    """
+    tree = {section: values for section, values in _parse_tree(text, origin).items() if isinstance(values, dict)}
+    rename_old_values(tree, origin)
+    return tree
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Loads a configuration: schema defaults, then the `_base_` files, then the file, then overrides; later wins.
 

@@ -14,6 +14,7 @@ import numpy as np
 import mindspore as ms
 from mindspore import communication
 
+from mindseg.comm import check_port
 from mindseg.errors import UserError, first_line
 from mindseg.version import __version__
 
@@ -140,6 +141,7 @@ def _adopt_launcher(target: str) -> bool:
                     "MS_SCHED_HOST": env.get("MS_SCHED_HOST", "127.0.0.1"),
                     "MS_SCHED_PORT": env.get("MS_SCHED_PORT", "8118")})
         if rank == 0:
+            check_port("MS_SCHED_PORT", env["MS_SCHED_PORT"], env["MS_SCHED_HOST"])
             _start_scheduler(target)
         return True
     if "RANK_TABLE_FILE" in env:

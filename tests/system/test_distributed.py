@@ -133,6 +133,24 @@ def test_variables_of_mpirun_start_the_same_job(tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / f"mpi.rank{rank}.npz")["losses"], one["losses"], rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "words"), [
+    (("--set", "optim.lr=0.02"), "optim.lr is 0.01 on rank 0 and 0.02 on rank 1"),
+    (("--resume", "auto"), "--resume is False on rank 0 and True on rank 1")])
+def test_ranks_with_other_settings_end_before_the_first_step(settings, words, streets, tmp_path):
+    command = train_command(FAST, streets, tmp_path / "out", train__global_batch=4)
+    port = str(free_port())
+    processes = [subprocess.Popen(
+        [*command, *(settings if rank else ())], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment(OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK=str(rank), MS_SCHED_PORT=port))
+        for rank in range(2)]
+    for process in processes:
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode != 0, text        # MindSpore may crash while it leaves the job
+        assert len([line for line in text.splitlines() if line.startswith("error: ") and words in line]) == 1, text
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("words", "message"), [
     ([], "Usage: bash scripts/run_distribute_train.sh"), (["missing.yaml", "2"], "missing.yaml: no such file"),
     ([FAST, "two"], "DEVICE_NUM = two is not a number"), ([FAST, "0"], "cannot be divided"),

@@ -2,6 +2,7 @@
 import errno
 import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def test_round_trip(saved, parameters, cfg):
     assert list(arrays) == ["a.weight", "global_step"]
     np.testing.assert_array_equal(arrays["a.weight"], parameters[0].asnumpy())
     config = extras.pop("config")
-    assert extras == {"epoch": 3, "step": 44, "best_miou": 0.625, "eval_step": 40}
+    assert time.time() - 600 < extras.pop("saved_at") <= time.time()
+    assert extras == {"epoch": 3, "step": 44, "best_miou": 0.625, "eval_step": 40, "samples": 0}
     assert "name: fast_scnn" in config
     assert [path.name for path in saved.parent.iterdir()] == ["last.ckpt"]
     assert os.stat(saved).st_mode & 0o777 == 0o644

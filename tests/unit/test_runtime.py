@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import types
@@ -74,6 +75,7 @@ def test_an_absent_device_is_one_line():
 def test_mpirun_is_translated(rank, monkeypatch):
     started = []
     monkeypatch.setattr(module.subprocess, "Popen", lambda command, **options: started.append((command, options)))
+    monkeypatch.setattr(module, "check_port", lambda *_: None)
     for name, value in {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank), "PMIX_RANK": "0",
                         "MS_SCHED_PORT": "9000"}.items():
         monkeypatch.setenv(name, value)
@@ -87,6 +89,20 @@ def test_mpirun_is_translated(rank, monkeypatch):
         os.environ.clear()
         os.environ.update(before)
     assert [options["env"]["MS_ROLE"] for _, options in started] == (["MS_SCHED"] if rank == 0 else [])
+
+
+def test_mpirun_names_a_port_in_use(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        for name, value in {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "MS_SCHED_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        before = dict(os.environ)
+        try:
+            with pytest.raises(UserError, match=f"MS_SCHED_PORT = {port} cannot be used"):
+                module._adopt_launcher("CPU")
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def test_mpirun_with_one_process_is_nothing_special(monkeypatch):

@@ -1,14 +1,20 @@
 """The command line of ``train.py``, with the training itself recorded."""
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+import mindspore as ms
+from mindspore import Parameter, Tensor
+
+from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.commands import train
 from mindseg.config import dump_config, load_config
 from mindseg.errors import UserError
 from mindseg.runtime import Runtime
 from tests.support import ROOT
+from tests.support.hostile import check_refused
 
 PLAIN = ROOT / "configs" / "enet" / "enet_camvid.yaml"
 STAGED = ROOT / "configs" / "enet" / "enet_cityscapes_staged.yaml"
@@ -33,14 +39,21 @@ def call(monkeypatch, tmp_path):
     return run
 
 
+def save(path, step=2, saved_at=None):
+    """Writes a checkpoint with one small parameter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cfg = load_config(PLAIN)
+    save_checkpoint(path, [Parameter(Tensor([1.0]), name="w")], Progress(1, step), cfg, saved_at=saved_at)
+    return path
+
+
 @pytest.fixture
 def earlier(tmp_path):
     """Makes an earlier run's folder."""
-    def make(config, moment, stages=0):
-        run = tmp_path / "out" / config.stem / moment
+    def make(config, name, stages=0, saved_at=None):
+        run = tmp_path / "out" / config.stem / name
         for folder in [run / f"stage{i}" for i in range(1, stages + 1)] or [run]:
-            (folder / "ckpt").mkdir(parents=True)
-            (folder / "ckpt" / "step2.ckpt").write_bytes(b"")
+            save(folder / "ckpt" / "step2.ckpt", saved_at=saved_at)
         dump_config(load_config(config), run / "config.yaml")
         return run
     return make
@@ -58,15 +71,91 @@ def test_a_new_run_has_a_folder_of_its_own(call, tmp_path):
 def test_a_run_is_resumed_by_folder_by_file_and_by_itself(call, earlier):
     earlier(PLAIN, "20260101-000000")
     run = earlier(PLAIN, "20260102-000000")
-    for words in (["--resume", run], ["--resume", "auto"]):
-        ((_, folder, start, command),) = call(PLAIN, *words)
-        assert (folder, start.checkpoint) == (run, None)
+    for word, checkpoint in ((run, None), ("auto", run / "ckpt" / "step2.ckpt")):
+        ((_, folder, start, command),) = call(PLAIN, "--resume", word)
+        assert (folder, start.checkpoint) == (run, checkpoint)
+        assert command.endswith(f"--resume {run}")
         assert command.count("--resume") == 1
     for place in (run / "ckpt", run / "rank1" / "ckpt"):
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "step2.ckpt").write_bytes(b"")
+        save(place / "step2.ckpt")
         ((_, folder, start, _),) = call(PLAIN, "--resume", place / "step2.ckpt")
         assert (folder, start.checkpoint, start.resumed) == (run, place / "step2.ckpt", True)
+
+
+def resumed_by_auto(call):
+    ((_, folder, start, _),) = call(PLAIN, "--resume", "auto")
+    return folder, start.checkpoint and start.checkpoint.name
+
+
+def test_auto_goes_by_the_time_written_inside_and_not_by_names(call, earlier):
+    earlier(PLAIN, "20260103-000000", saved_at=1000.0)
+    run = earlier(PLAIN, "20260102-000000_seed3", saved_at=3000.0)
+    earlier(PLAIN, "zzz", saved_at=2000.0)
+    save(run / "ckpt" / "last.ckpt", step=1, saved_at=500.0)
+    empty = run.with_name("zzzz")       # a run that was killed before it saved anything
+    (empty / "ckpt").mkdir(parents=True)
+    dump_config(load_config(PLAIN), empty / "config.yaml")
+    assert resumed_by_auto(call) == (run, "step2.ckpt")
+    deep = earlier(PLAIN, "seeds/run_seed1", saved_at=4000.0)
+    assert resumed_by_auto(call) == (deep, "step2.ckpt")
+
+
+def test_auto_goes_by_the_step_if_the_times_are_equal(call, earlier):
+    run = earlier(PLAIN, "run", saved_at=1000.0)
+    for step in (9, 10, 8):
+        save(run / "ckpt" / f"step{step}.ckpt", step, 1000.0)
+    save(run / "ckpt" / "not_finite.ckpt", 11, 1001.0)
+    save(run / "rank1" / "ckpt" / "last.ckpt", 12, 1002.0)
+    assert resumed_by_auto(call) == (run, "step10.ckpt")
+
+
+def test_checkpoints_of_earlier_versions_go_by_the_time_of_their_files(call, earlier):
+    run = earlier(PLAIN, "run", saved_at=1000.0)
+    for name, moment in (("older.ckpt", 2000), ("old.ckpt", 3000)):
+        path = run / "ckpt" / name
+        ms.save_checkpoint([{"name": "w", "data": Tensor([1.0])}], str(path),
+                           append_dict={"epoch": 1, "step": 5, "best_miou": "0.5", "eval_step": 5, "config": ""},
+                           crc_check=True)
+        os.utime(path, (moment, moment))
+    assert resumed_by_auto(call) == (run, "old.ckpt")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b""),
+                                    lambda path: path.write_bytes(b"no checkpoint" * 9)])
+def test_auto_passes_over_what_it_cannot_read(call, earlier, damage, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(train.log, "warning", lambda text, *values: warnings.append(text % values))
+    run = earlier(PLAIN, "run", saved_at=1000.0)
+    bad = save(run / "ckpt" / "last.ckpt", step=3, saved_at=2000.0)
+    damage(bad)
+    assert resumed_by_auto(call) == (run, "step2.ckpt")
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"passed over: {bad}: ")
+    damage(run / "ckpt" / "step2.ckpt")
+    check_refused(lambda: call(PLAIN, "--resume", "auto"), run)
+
+
+def test_a_bare_name_in_the_folder_of_the_checkpoints(call, earlier, monkeypatch):
+    run = earlier(PLAIN, "run")
+    monkeypatch.chdir(run / "ckpt")
+    ((_, folder, start, _),) = call(PLAIN, "--resume", "step2.ckpt")
+    assert (folder, start.checkpoint, start.resumed) == (run, run / "ckpt" / "step2.ckpt", True)
+
+
+def test_a_checkpoint_outside_a_run_is_refused_and_nothing_is_written(call, tmp_path):
+    path = save(tmp_path / "downloads" / "best.ckpt")
+    check_refused(lambda: call(PLAIN, "--resume", path), path, "--pretrained")
+    assert not (tmp_path / "ckpt").exists()
 
 
 def test_auto_starts_anew_if_there_is_nothing(call, tmp_path):
@@ -102,6 +191,15 @@ def test_a_checkpoint_of_a_stage_is_resumed_in_its_stage(call, earlier):
         (file, True), (run / "stage1" / "ckpt" / "last.ckpt", False)]
     assert calls[0][0].model.encoder_only       # the first stage's network, not the last one's
     assert all(command.endswith(f"--resume {run}") for *_, command in calls)
+
+
+def test_auto_goes_on_in_the_stage_that_saved_last(call, earlier):
+    run = earlier(STAGED, "run", stages=2, saved_at=1000.0)
+    newest = save(run / "stage2" / "ckpt" / "step1.ckpt", 1, 2000.0)
+    calls = call(STAGED, "--resume", "auto")
+    assert [folder for _, folder, _, _ in calls] == [run / f"stage{i}" for i in (1, 2, 3)]
+    assert [(start.checkpoint, start.resumed) for _, _, start, _ in calls] == [
+        (None, False), (newest, True), (run / "stage2" / "ckpt" / "last.ckpt", False)]
 
 
 def test_modelarts_copies_for_a_resumed_checkpoint_too(call, earlier, monkeypatch):

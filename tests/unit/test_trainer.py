@@ -1,6 +1,7 @@
 """The loop around the compiled step, with a step of two lines in its place."""
 import re
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,6 +236,20 @@ def test_changed_settings_are_mentioned(make):
     trainer = make(log_interval=4)
     trainer.restore(trainer.job.run_dir / "ckpt" / "last.ckpt")
     assert "resumed with another value: train.log_interval 3 -> 4" in (trainer.job.run_dir / "train.log").read_text()
+
+
+@pytest.mark.parametrize(("now", "warned"), [(10, False), (7, True), (12, True)])
+def test_another_number_of_images_is_mentioned(make, now, warned):
+    trainer = make(epochs=1)
+    trainer.job = replace(trainer.job, samples=10)
+    trainer.fit()
+    again = make()
+    again.job = replace(again.job, samples=now)
+    again.restore(again.job.run_dir / "ckpt" / "last.ckpt")
+    lines = [line for line in (again.job.run_dir / "train.log").read_text().splitlines() if "training images" in line]
+    assert len(lines) == warned
+    if warned:
+        assert f"resumed with {now} training images, the run had 10 when it was saved" in lines[0]
 
 
 def test_the_old_name_of_a_variant_in_a_checkpoint_is_no_other_model(make):

@@ -1,4 +1,8 @@
 """From a configuration to a training: every switch arrives, and what a resumed run must find again."""
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,6 +18,7 @@ from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime
 from tests.support import ROOT
 from tests.support.data import make_camvid
+from tests.support.hostile import check_refused, files_below
 from tests.support.steps import CLASSES, Net, make_step
 from tests.support.train import assert_same_state
 
@@ -181,3 +186,51 @@ def test_a_refused_checkpoint_leaves_the_run_as_it_is(tmp_path, rng):
     with pytest.raises(UserError, match=r"last\.ckpt: cannot be resumed"):
         training.train(cfg, run_dir, Runtime("CPU", 0), Start())
     assert {(run_dir / name).read_text() for name in ("config.yaml", "env.json")} == {"as it was"}
+
+
+@pytest.fixture
+def run(tmp_path, rng):
+    """A run folder with two steps, and a function that starts a training there, which is refused for its network."""
+    make_camvid(tmp_path / "data", rng, 10)
+    trainer_in(tmp_path / "run", total=2).fit()
+    cfg = load_config(CONFIG, [f"data.root={tmp_path / 'data'}", "data.crop_size=[64, 64]", "train.run_eval=false"])
+    return tmp_path / "run", lambda: training.train(cfg, tmp_path / "run", Runtime("CPU", 0), Start())
+
+
+def test_a_second_training_in_a_folder_is_refused_until_the_first_ends(run):
+    folder, start = run
+    code = ("import pathlib, sys, time\nfrom mindseg.engine.run_dir import lock_run\n"
+            "from mindseg.runtime import Runtime\n"
+            "with lock_run(pathlib.Path(sys.argv[1]), Runtime('CPU', 0)): print('locked', flush=True); time.sleep(600)")
+    other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == "locked\n"
+        before = files_below(folder)
+        check_refused(start, f"{folder}: another training is running in this folder")
+        assert files_below(folder) == before
+    finally:
+        other.kill()
+        other.communicate()
+    check_refused(start, "cannot be resumed")       # the kernel has released the lock
+
+
+def test_a_file_system_without_locks_is_no_obstacle(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("mindseg.engine.run_dir.fcntl.flock", refuse)
+    check_refused(run[1], "cannot be resumed")
+
+
+def test_leftovers_of_a_killed_training_are_removed_and_nothing_else(run):
+    folder, start = run
+    left = ["ckpt/.part.ckpt", "ckpt/.part.tmp", "ckpt/.last.link.tmp", "rank1/ckpt/.part.ckpt",
+            ".config.mindseg-99999999.tmp.yaml", ".metrics.mindseg-99999999.tmp.csv"]       # there is no such process
+    kept = ["notes.tmp", ".notes.txt", "ckpt/notes.tmp", "ckpt/.notes.tmp", "ckpt/.best.ckpt",
+            ".eval.mindseg-1.tmp.json"]       # process 1 runs
+    (folder / "rank1" / "ckpt").mkdir(parents=True)
+    for name in left + kept:
+        (folder / name).write_text("x")
+    check_refused(start, "cannot be resumed")
+    assert not [name for name in left if (folder / name).exists()]
+    assert [name for name in kept if (folder / name).exists()] == kept

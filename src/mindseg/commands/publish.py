@@ -67,12 +67,14 @@ def publish(config: str, ckpt_path: str, output: Path) -> Path:
     cfg = read_config(config)
     network = load_network(cfg, ckpt_path)
     _, extras = read_checkpoint(ckpt_path)
-    if "epoch" not in extras:
+    if not {"epoch", "step", "best_miou"} <= set(extras):
         raise UserError(f"{ckpt_path}: not a checkpoint of a run of this project; give RUN/ckpt/best.ckpt")
     parameters = [p for p in network.get_parameters() if not p.name.startswith("aux") and not p.name.endswith(".step")]
     tmp = temporary_name(output / f"{Path(config).stem}.ckpt")
     remove_leftovers(output)
-    save_checkpoint(tmp, parameters, Progress(extras["epoch"], extras["step"], extras["best_miou"]), cfg)
+    # The time of the run, so that the same weights have the same name.
+    save_checkpoint(tmp, parameters, Progress(extras["epoch"], extras["step"], extras["best_miou"]), cfg,
+                    saved_at=extras.get("saved_at", 0.0))
     path = output / f"{Path(config).stem}-{file_sha256(tmp)[:8]}.ckpt"
     os.replace(tmp, path)
     return path

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mindspore import nn
 
-from mindseg.checkpoint import periodic_checkpoints
-from mindseg.comm import broadcast_object
+from mindseg.checkpoint import newest_checkpoint
+from mindseg.comm import broadcast_object, check_equal
 from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.config import Config, dump_config, find_config
 from mindseg.data.loader import create_loader
@@ -20,7 +20,7 @@ from mindseg.data.sink import SinkLoader
 from mindseg.engine.amp import apply_amp
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.pretrained import load_pretrained
-from mindseg.engine.run_dir import create_run_dir, describe_run, make_folder
+from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
 from mindseg.errors import UserError
@@ -40,6 +40,9 @@ EXAMPLES = """examples:
   python train.py --config C --set train.epochs=10 --set optim.lr=0.01 --pretrained last.ckpt
   python train.py --config C --resume outputs/fast_scnn_cityscapes/20260101-120000
 """
+# Keys whose values may differ between the hosts of a job.
+OF_A_HOST = ("data.root", "data.train_list", "data.eval_list", "data.mindrecord", "data.eval_mindrecord",
+             "data.num_workers", "data.prefetch", "runtime.output_dir", "runtime.device_id", "runtime.threads")
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,6 +63,7 @@ def main() -> None:
         args.set.append("train.run_eval=true")
     cfg = read_config(args.config, args.set)
     runtime = setup_runtime(cfg.runtime)
+    check_equal(settings(cfg) | {"--resume": args.resume is not None}, runtime.rank, runtime.size)
     resumed = find_resumed(cfg, args, runtime)
     run_dir = run_folder(cfg, resumed) if resumed else create_run_dir(cfg, args.config, runtime)
     start = Start(Path(args.pretrained)) if args.pretrained else Start()
@@ -75,12 +79,18 @@ def main() -> None:
             start = Start(folder / "ckpt" / "last.ckpt")
 
 
+def settings(cfg: Config) -> dict[str, object]:
+    """The values that all ranks of a job must share, by ``section.key``; paths and threads are each host's own."""
+    return {f"{section}.{key}": value for section, values in cfg.items() for key, value in values.items()
+            if f"{section}.{key}" not in OF_A_HOST}
+
+
 def stages(cfg: Config, args: argparse.Namespace, run_dir: Path, runtime: Runtime) -> list[tuple[Config, Path]]:
     """Configuration and folder of each training: one, or those of ``train.stages``, which ``--set`` changes too."""
     if not cfg.train.stages:
         return [(cfg, run_dir)]
     folder = find_config(args.config).parent
-    if runtime.is_main:
+    if runtime.is_main and not (run_dir / "config.yaml").exists():
         dump_config(cfg, run_dir / "config.yaml")
     return [(read_config(folder / name, args.set), run_dir / f"stage{i}") for i, name in enumerate(cfg.train.stages, 1)]
 
@@ -92,16 +102,35 @@ def find_resumed(cfg: Config, args: argparse.Namespace, runtime: Runtime) -> Pat
     """
     if args.resume is None:
         return None
-    found = args.resume
-    if runtime.is_main and args.resume == "auto":
-        parent = Path(cfg.runtime.output_dir) / Path(args.config).stem
-        found = str(max((path.parent for path in parent.glob("*/config.yaml")), default=""))
-    elif runtime.is_main:
-        path = Path(args.resume)
-        if not path.exists() or (path.is_dir() and not (path / "config.yaml").is_file()):
-            raise UserError(f"--resume {path}: not a run folder; give one that holds config.yaml and ckpt, or auto")
-    found = broadcast_object(found, runtime.size)
+    found = _find_resumed(cfg, args) if runtime.is_main else None
+    found = broadcast_object(found and str(found), runtime.size)
     return Path(found) if found else None
+
+
+def _find_resumed(cfg: Config, args: argparse.Namespace) -> Path | None:
+    if args.resume == "auto":
+        parent = Path(cfg.runtime.output_dir) / Path(args.config).stem
+        return newest_checkpoint(path for folder in parent.glob("**/ckpt") for path in _checkpoints(folder))
+    path = Path(args.resume)
+    if path.is_file():
+        path = Path(os.path.abspath(path))      # a bare name has no folders
+        if path.suffix != ".ckpt" or path.parent.name != "ckpt":
+            raise UserError(f"--resume {args.resume}: not in the folder ckpt of a run; give RUN/ckpt/last.ckpt, or "
+                            "start anew from its weights with --pretrained")
+    elif not (path / "config.yaml").is_file():
+        raise UserError(f"--resume {path}: not a run folder; give one that holds config.yaml and ckpt, or auto")
+    return path
+
+
+def find_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint to continue a run from: the one that was saved last."""
+    return newest_checkpoint(_checkpoints(run_dir / "ckpt"))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if folder.parent.name.startswith("rank"):       # copies of other ranks
+        return []
+    return [path for path in folder.glob("[!.]*.ckpt") if path.name != "not_finite.ckpt"]
 
 
 def run_folder(cfg: Config, resumed: Path) -> Path:
@@ -177,14 +206,22 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
         UserError: Something that the user can mend.
     """
     make_folder(checkpoint_folder(run_dir, runtime) if cfg.train.save_all_ranks else run_dir / "ckpt")
-    setup_logging(run_dir, runtime.rank)
-    last = start.checkpoint if start.resumed else find_checkpoint(run_dir)
+    with lock_run(run_dir, runtime):
+        if runtime.is_main:
+            clean_run(run_dir)
+        setup_logging(run_dir, runtime.rank)
+        return _train(cfg, run_dir, runtime, start, command)
+
+
+def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: str) -> bool:
+    last = start.checkpoint if start.resumed else find_checkpoint(run_dir) if runtime.is_main else None
     continued = broadcast_object(last is not None, runtime.size)      # rank 0 decides, with or without a common disk
     if not continued:
         describe_run(cfg, run_dir, runtime)
     batches = divide_batch(cfg, runtime.size)
     train_set = create_loader(cfg, "train", runtime.rank, runtime.size, batches.device)
     per_epoch = train_set.steps_per_epoch
+    check_equal(settings(cfg) | {"the number of training images": train_set.num_samples}, runtime.rank, runtime.size)
     steps = cfg.train.steps or per_epoch * cfg.train.epochs
     log.info("run folder %s", run_dir)
     log.info("%s on %s, rank %d of %d", cfg.model.name, runtime.device_target, runtime.rank, runtime.size)
@@ -195,7 +232,8 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     if start.checkpoint and not continued and runtime.is_main:      # the others get rank 0's weights
         load_pretrained(net, cfg, start.checkpoint)
     step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
-    job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command)
+    job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command,
+              train_set.num_samples)
     sink = cfg.train.dataset_sink_mode and runtime.device_target in SINK_PLATFORMS
     if cfg.train.dataset_sink_mode and not sink:
         log.info("train.dataset_sink_mode: MindSpore has no queue on %s, each step gets its batch from the host",
@@ -203,7 +241,7 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
     with SinkLoader(train_set, steps) if sink else nullcontext(train_set) as loader:
         trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
         if continued:
-            trainer.restore(last)
+            trainer.restore(last if runtime.is_main else None)
             describe_run(cfg, run_dir, runtime)
         with profiled(cfg.runtime.profile, run_dir / "profile", runtime.device_target):
             progress = trainer.fit()
@@ -212,12 +250,6 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
                  progress.step, f"{100 * progress.best_miou:.2f} %" if progress.best_miou >= 0 else "not measured",
                  run_dir)
     return not trainer.stopped
-
-
-def find_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint to continue a run from: ``last.ckpt``, or the newest ``step<N>.ckpt`` if that was removed."""
-    last = run_dir / "ckpt" / "last.ckpt"
-    return last if last.is_file() else next(iter(periodic_checkpoints(run_dir / "ckpt")), None)
 
 
 def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, steps: int, steps_per_epoch: int,

@@ -1,11 +1,14 @@
-"""The run folder: its name and the description of the run."""
+"""The run folder: its name, its lock, and the description of the run."""
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mindseg.comm import broadcast_object
 from mindseg.config import Config, dump_config
 from mindseg.errors import UserError
-from mindseg.files import write_json
+from mindseg.files import remove_leftovers, write_json
 from mindseg.runtime import Runtime, environment
 
 
@@ -41,6 +44,49 @@ def _stamp(moment: int) -> str:
 def _not_writable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot write there ({error.strerror}); set runtime.output_dir to a folder that can be "
                      "written")
+
+
+@contextmanager
+def lock_run(run_dir: Path, runtime: Runtime) -> Iterator[None]:
+    """Keeps other trainings out of a run folder.
+
+    The lock is on ``train.log``; the kernel releases it when the process ends, however it ends.
+
+    Args:
+        run_dir: Run folder.
+        runtime: Rank of this process; only rank 0 locks.
+
+    Raises:
+        UserError: Another training is there, or the folder cannot be written.
+    """
+    if not runtime.is_main:
+        yield
+        return
+    try:
+        file = open(run_dir / "train.log", "ab")    # noqa: SIM115 (closed below; an error in the block is not ours)
+    except OSError as error:
+        raise _not_writable(run_dir, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir}: another training is running in this folder; wait for it or stop it, or start "
+                            "a new run without --resume") from None
+        except OSError:
+            pass        # a file system without locks
+        yield
+
+
+def clean_run(run_dir: Path) -> None:
+    """Removes the temporary files of a training that was killed.
+
+    Args:
+        run_dir: Run folder, locked.
+    """
+    remove_leftovers(run_dir)
+    for pattern in ("ckpt/.part.*", "ckpt/.last.link.tmp", "rank*/ckpt/.part.*", "rank*/ckpt/.last.link.tmp"):
+        for path in run_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def describe_run(cfg: Config, run_dir: Path, runtime: Runtime) -> None:

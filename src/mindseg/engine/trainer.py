@@ -6,14 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 import mindspore as ms
 from mindspore import Tensor
 
 from mindseg.checkpoint import Progress, name_last, periodic_checkpoints, read_checkpoint, save_checkpoint
 from mindseg.comm import broadcast_object, broadcast_parameters
-from mindseg.config import Config, rename_old_values
+from mindseg.config import Config, parse_saved
 from mindseg.data.loader import Loader
 from mindseg.data.sink import SinkLoader
 from mindseg.engine.metrics_file import EventFile, MetricsFile
@@ -21,6 +20,7 @@ from mindseg.engine.signals import StopRequested, StopSignals
 from mindseg.engine.train_step import TrainStep, state_parameters
 from mindseg.errors import UserError
 from mindseg.logs import log
+from mindseg.models.weight_files import check_finite
 from mindseg.runtime import Runtime
 
 
@@ -35,6 +35,7 @@ class Job:
         learning_rates: (steps,) float32, learning rate of every optimizer step of the run.
         accumulation: Micro-batches per step.
         command: Command line that resumes the run, for messages.
+        samples: Training samples, over all ranks; 0: not known.
     """
     cfg: Config
     run_dir: Path
@@ -42,6 +43,7 @@ class Job:
     learning_rates: np.ndarray
     accumulation: int = 1
     command: str = ""
+    samples: int = 0
 
 
 @dataclass
@@ -110,14 +112,14 @@ class Trainer:
     def _read(self, path: Path) -> None:
         try:
             arrays, extras = read_checkpoint(path)
+            check_finite(arrays, path)
         except UserError as error:
             others = [other for other in periodic_checkpoints(path.parent) if not path.exists() or
                       not other.samefile(path)]
             hint = f"; the one before it: --resume {others[0]}" if others else ""
             raise UserError(f"{error}{hint}") from None
         own = state_parameters(self.step)
-        saved = yaml.safe_load(extras.get("config", "")) or {}
-        rename_old_values(saved, str(path))
+        saved = parse_saved(extras.get("config", ""), f"{path}: its configuration")
         missing = [p.name for p in own if p.name not in arrays or tuple(arrays[p.name].shape) != tuple(p.shape)]
         if missing or "step" not in extras:
             what = f"{missing[0]} is missing or has another shape" if missing else "it holds weights only"
@@ -129,6 +131,9 @@ class Trainer:
                                     if key in extras})
         for line in _changed_values(saved, self.cfg):
             log.info("resumed with another value: %s", line)
+        if extras.get("samples") and self.job.samples not in (0, extras["samples"]):
+            log.warning("resumed with %d training images, the run had %d when it was saved; check data.root and "
+                        "data.train_split", self.job.samples, extras["samples"])
 
     def fit(self) -> Progress:
         """Trains to the last step, or until a signal asks to stop.
@@ -293,7 +298,8 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         if self._writes_checkpoints():
-            save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg)
+            save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg,
+                            self.job.samples)
 
     def _stop_not_finite(self, names: list[str], loss: float) -> None:
         self._save("not_finite")

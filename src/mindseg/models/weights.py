@@ -18,6 +18,7 @@ from mindspore.nn.utils import no_init_parameters
 from mindseg.errors import UserError, first_line
 from mindseg.files import replacing
 from mindseg.models import create_model, model_options
+from mindseg.models.weight_files import check_archive, check_finite, read_ckpt, read_npz, read_safetensors
 from mindseg.models.weight_sources import SOURCES, Source
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -25,7 +26,7 @@ PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.", "_backbone.")
 # Training state in a checkpoint: optimizer, counters, loss scale.
 STATE = re.compile(r"(^|\.)(moments|moment1|moment2|accum|stat|num_batches_tracked)(\.|$)|"
                    r"^(learning_rate|momentum|weight_decay|beta[12]_power|epoch(_num)?|(global_)?step(_num)?|best_miou|"
-                   r"config|eval_step|good_steps|scale_sense|loss_scale|\w*_iterator_step)$")
+                   r"samples|config|eval_step|good_steps|scale_sense|loss_scale|\w*_iterator_step)$")
 # PyTorch's and older names of a layer's tensors, and our names of them.
 TENSORS = {"weight": ("weight", "gamma", "slope"), "bias": ("bias", "beta"), "running_mean": ("moving_mean",),
            "running_var": ("moving_variance",), "w": ("slope",)}
@@ -246,8 +247,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         UserError: If the file is missing, damaged, of another format, or needs a package that is not installed.
     """
     path = Path(path)
-    readers = {".pth": _read_torch, ".pt": _read_torch, ".tar": _read_torch, ".npz": _read_npz,
-               ".safetensors": _read_mindspore, ".ckpt": _read_mindspore}
+    readers = {".pth": _read_torch, ".pt": _read_torch, ".tar": _read_torch, ".npz": read_npz,
+               ".safetensors": read_safetensors, ".ckpt": _read_mindspore}
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown format {path.suffix or '(none)'}; known are {', '.join(readers)}")
     if not path.is_file():
@@ -262,17 +263,12 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: damaged or not a {path.suffix} file ({first_line(error)}); fetch it again") from None
     if not state:
         raise UserError(f"{path}: holds no arrays")
+    check_finite(state, path)
     return state
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
-
-
 def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
-    loaded = ms.load_checkpoint(str(path), crc_check=path.suffix == ".ckpt", format=path.suffix[1:])
-    return {key: value.asnumpy() for key, value in loaded.items() if hasattr(value, "asnumpy")}
+    return {key: value for key, value in read_ckpt(path).items() if isinstance(value, np.ndarray)}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -291,6 +287,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
                 found.update(arrays(value, f"{prefix}{key}."))
         return found
 
+    check_archive(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights; save "
