@@ -1,4 +1,5 @@
 """Output folders: names that stay inside, and a record of the files that this program wrote."""
+import errno
 import fcntl
 import os
 import re
@@ -97,9 +98,13 @@ class OutputFolder:
             if own and not overwrite and any(self.folder.iterdir()) and not record.exists():
                 raise UserError(f"{self.folder}: holds files that were not written by mindseg; choose another --output "
                                 "or give --overwrite")
-            self._record: IO[bytes] = open(record, "a+b", buffering=0)    # noqa: SIM115 (locked while it is open)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
+            # Neither waits for a pipe of that name nor writes to where a link of that name points.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._record: IO[bytes] = os.fdopen(os.open(record, flags, 0o666), "a+b", buffering=0)
+            self._record.seek(0)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: cannot be written ({getattr(error, 'strerror', error)}); choose another "
+                            "--output") from None
         try:
             if not shared:
                 fcntl.flock(self._record, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,7 +113,6 @@ class OutputFolder:
                             "--output") from None
         except OSError:
             pass        # a file system without locks
-        self._record.seek(0)
         self._own = {name for name in os.fsdecode(self._record.read()).split("\n") if _is_inside(name)}
         for place in {self.folder} | {self.folder.joinpath(name).parent for name in self._own}:
             remove_leftovers(place)
@@ -133,12 +137,15 @@ class OutputFolder:
             names.append(name)
             self._claimed.add(name)
         new = [name for name in names if name not in self._own]
-        self._own.update(new)
+        lines, end = os.fsencode("".join(f"{name}\n" for name in new)), os.fstat(self._record.fileno()).st_size
         try:
-            self._record.write(os.fsencode("".join(f"{name}\n" for name in new)))
+            if self._record.write(lines) != len(lines):
+                os.ftruncate(self._record.fileno(), end)        # half a name would swallow the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror}); free space or choose another "
-                            "--output") from None
+                            "--output") from error
+        self._own.update(new)
 
     def remove_old(self, below: str = "") -> None:
         """Removes files of earlier calls that this call has not claimed.
@@ -153,7 +160,7 @@ class OutputFolder:
 
     def close(self) -> None:
         """Releases the lock; removes the record of a folder without results."""
-        if not self._own:
+        if not any(os.path.lexists(self.folder / name) for name in self._own):
             with suppress(OSError):
                 (self.folder / RECORD_NAME).unlink()
         self._record.close()

@@ -1,6 +1,8 @@
 """Output folders: names that stay inside, files of others that are kept."""
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,8 +82,30 @@ def test_no_two_results_of_one_name(tmp_path: Path) -> None:
 
 
 def test_folder_without_results_keeps_no_record(tmp_path: Path) -> None:
-    OutputFolder(tmp_path).close()
+    with OutputFolder(tmp_path) as folder:
+        folder.claim(tmp_path / "never_written.png")
     assert not (tmp_path / RECORD_NAME).exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_record_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    record, outside = tmp_path / "out" / RECORD_NAME, tmp_path / "outside"
+    record.parent.mkdir()
+    {"link": lambda: record.symlink_to(outside), "pipe": lambda: os.mkfifo(record), "folder": record.mkdir}[kind]()
+    with pytest.raises(UserError, match=r"out: cannot be written .*; choose another --output"):
+        OutputFolder(record.parent)
+    assert not outside.exists()
+
+
+def test_a_full_disk_leaves_no_half_name(tmp_path: Path, small_disk: Callable[[float], Path]) -> None:
+    out = small_disk(0.05) / "out"
+    names = [out / f"{'n' * 200}{number}" for number in range(1000)]
+    with OutputFolder(out) as folder:
+        folder.claim(names[0])
+        names[0].touch()
+        with pytest.raises(UserError, match=r"out: cannot be written \(No space left on device\)"):
+            folder.claim(*names[1:])
+    assert (out / RECORD_NAME).read_text() == f"{names[0].name}\n"
 
 
 def test_two_processes_cannot_write_into_one_folder(tmp_path: Path) -> None:
