@@ -37,6 +37,11 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit - 3]}..."
 
 
+def printable(text: str) -> str:
+    """A text that any terminal, log or JSON reader takes: bytes of a file name that are not UTF-8 become escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Runs a command's ``main`` and exits; a ``UserError`` becomes one line on stderr and status 1.
 

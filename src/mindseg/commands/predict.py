@@ -19,7 +19,7 @@ from mindseg.data.datasets import DatasetInfo
 from mindseg.data.decode import decode_image
 from mindseg.data.samples import IMAGE_SUFFIXES, image_stem
 from mindseg.drawing import legend, overlay, save_palette_png, save_png, to_label_ids
-from mindseg.errors import DataError, UserError
+from mindseg.errors import DataError, UserError, printable
 from mindseg.files import read_bytes, write_json
 from mindseg.inference.exported import open_exported
 from mindseg.inference.loading import checkpoint_config, open_checkpoint
@@ -96,8 +96,8 @@ class Tally:
 
     def fail(self, name: str, error: str) -> None:
         """Counts and logs an image or frame that could not be read."""
-        log.warning("%s", error)
-        self.failed.append({"file": name, "error": error})
+        log.warning("%s", printable(error))
+        self.failed.append({"file": printable(name), "error": printable(error)})
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ def predict_video(predictor: Predictor, path: Path, name: str, output: Output, r
         UserError: The disk is full or cannot be written.
     """
     sinks: dict[str, FrameSink] = {}
-    bar = tqdm(desc=path.name, unit="frame", disable=None)
+    bar = tqdm(desc=printable(path.name), unit="frame", disable=None)
     finished = False
     try:
         rate, bar.total = video_facts(path)
