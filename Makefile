@@ -21,12 +21,15 @@ test-all: test
 	bash scripts/setup.sh slow
 	$(PY) -m pytest -q -n 2 --dist loadfile -m slow
 
-# The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it.
+# The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then half an hour
+# of mutated input, and 20 kills of every program that writes.
 nightly: setup
 	@failed=0; for run in {1..20}; do \
 	  MINDSEG_TEST_SEED=random $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit || failed=$$((failed + 1)); \
 	  echo "$$failed of $$run runs failed"; \
 	done; test $$failed = 0
+	MINDSEG_TEST_SEED=random MINDSEG_MUTATION_MINUTES=5 $(PY) -m pytest -q -n 2 --dist load -m "not slow" tests/hostile -k "mutat or flipped or agrees"
+	MINDSEG_TEST_SEED=random MINDSEG_KILLS=20 $(PY) -m pytest -q -n 2 --dist load tests/hostile/test_kills.py
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done

@@ -9,7 +9,7 @@ import yaml
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import ManifestError, load_manifest
 from tests.support import ROOT
-from tests.support.hostile import EDITS, check_program_refuses, check_refused, run_program
+from tests.support.hostile import EDITS, check_program_refuses, check_refused, mutation_count, run_program
 from tests.support.runner import TinyModel, build_folder
 
 SOUND = (ROOT / "tests" / "manifests" / "accepted" / "argmax.yaml").read_text(encoding="utf-8").partition("\n")[2]
@@ -126,7 +126,7 @@ def test_files_that_wait_elsewhere_are_not_moved(tmp_path):
 def test_both_readers_accept_the_same_mutated_texts(tmp_path, rng):
     """Python decides first; the C++ reader gets the texts sorted into two folders and names those it disagrees on."""
     block = yaml.safe_dump(yaml.safe_load(SOUND), sort_keys=False)
-    count = int(1200 * (1 + 10 * float(os.environ.get("MINDSEG_MUTATION_MINUTES", "0"))))
+    count = mutation_count(1200, 12000)
     kinds = {"accepted": 0, "refused": 0}
     for kind in kinds:
         (tmp_path / kind).mkdir()

@@ -24,7 +24,7 @@ from mindseg.data.sources import RecordSource, open_source
 from mindseg.errors import UserError
 from tests.support import ROOT
 from tests.support.data import collect, config, make_camvid, train_loader
-from tests.support.hostile import check_program_refuses, check_refused, files_below, run_program
+from tests.support.hostile import check_program_refuses, check_refused, files_below, mutation_count, run_program
 
 BLOCK, HEADER = 4096, 16 * 2 ** 20
 Damage = Callable[[Path], object]
@@ -308,6 +308,12 @@ def restore(folder: Path, files: dict[Path, tuple[int, list[tuple[int, bytes]]]]
                 stream.write(content)
 
 
+def mutation_seeds() -> range:
+    """Seeds of the mutations: the same in every run, others in the nightly one."""
+    start = 120 * int(os.environ.get("MINDSEG_TEST_SEED", "0"))
+    return range(start, start + mutation_count(120, 600))
+
+
 def mutate(folder: Path, seed: int) -> None:
     """Changes a few bytes of the header, the index, the description or the start of the pages."""
     rng = np.random.default_rng(seed)
@@ -333,7 +339,7 @@ def main(folder: Path) -> None:
     """Prints the name and the verdict of every case, the name first."""
     files = snapshot(folder)
     cases = {**{case: damage for case, (damage, _) in REFUSED.items()}, **READ,
-             **{f"mutation {seed}": lambda folder, seed=seed: mutate(folder, seed) for seed in range(120)}}
+             **{f"mutation {seed}": lambda folder, seed=seed: mutate(folder, seed) for seed in mutation_seeds()}}
     for case, damage in cases.items():
         restore(folder, files)
         damage(folder)
@@ -384,10 +390,10 @@ def test_records_that_are_read(case, verdicts):
 def test_mutations_end_in_a_verdict(verdicts):
     """All of them: the process lived to its end, and what was read are the three samples under their names."""
     found = [verdicts[case] for case in verdicts if case.startswith("mutation")]
-    assert len(found) == 120
+    assert len(found) == len(mutation_seeds())
     for text in found:
         assert text.startswith("refused ") or text == "read ['f000', 'f001', 'f002']", text
-    assert sum(text.startswith("refused ") for text in found) > 60
+    assert sum(text.startswith("refused ") for text in found) > len(found) / 2
 
 
 def test_sets_of_one_sample(tmp_path, rng):

@@ -16,7 +16,7 @@ from mindseg.errors import UserError
 from mindseg.files import read_bytes
 from mindseg.manifest import load_manifest
 from tests.support import ROOT
-from tests.support.hostile import TIMEOUT, check_program_refuses, files_below, run_program
+from tests.support.hostile import TIMEOUT, check_program_refuses, files_below, mutation_count, run_program
 from tests.support.runner import RUN_FILES, TinyModel, build_folder, make_images, read_summary
 
 PIXELS = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (31, 45, 3), dtype=np.uint8), (0, 0), 2)
@@ -209,7 +209,7 @@ def mutated(content, rng):
 
 def check_python_agrees(kind, folder, corpus, read, rng):
     """Asserts that both languages give one verdict on each file of a corpus and on mutations of them."""
-    count = 300 + round(1500 * float(os.environ.get("MINDSEG_MUTATION_MINUTES", "0")))
+    count = mutation_count(300, 1500)
     folder.mkdir()
     for start in range(0, len(corpus) + count, 500):
         contents = [corpus[i] if i < len(corpus) else mutated(corpus[i % len(corpus)], rng)
