@@ -100,7 +100,7 @@ def one_output(bench: Bench) -> None:
 
 def masks_are_palettes(bench: Bench) -> None:
     names = {path.name.removesuffix("_leftImg8bit.png") for path in bench.letter("D").glob("leftImg8bit/val/*/*.png")}
-    masks = list((bench.out / "masks_color").iterdir())
+    masks = list((bench.out / "masks_color").glob("*.png"))
     assert {path.stem for path in masks} == names
     for path in masks:
         with Image.open(path) as picture:

@@ -143,7 +143,7 @@ def test_several_ranks_hand_in_their_own_masks_only(streets, tmp_path, monkeypat
     cfg, masks = street_config(streets), tmp_path / "masks_labelIds"
     with OutputFolder(masks) as earlier:
         earlier.claim(masks / "earlier_labelIds.png")
-    (masks / "earlier_labelIds.png").write_bytes(b"an earlier run's")
+        (masks / "earlier_labelIds.png").write_bytes(b"an earlier run's")
     for rank in (1, 0):
         request = Request(str(CONFIG), tmp_path, ckpt_path="x.ckpt", save_masks="labelIds", csv=True, report=True)
         score(cfg, Runtime("CPU", 0, rank, 2), request)
