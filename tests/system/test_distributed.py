@@ -97,8 +97,8 @@ def test_an_evaluation_while_training_is_shared_out(streets, tmp_path):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all_ranks_and_keeps_the_state(streets, tmp_path):
-    done = run_script(script_command(streets, tmp_path / "out", 2, optim__lr="1.0e+30", optim__clip_norm=0),
-                      tmp_path / "logs")
+    done = run_script(script_command(streets, tmp_path / "out", 2, optim__lr=1000, optim__clip_norm=0,
+                                     optim__lr_factors="{'.*': 1.0e+27}"), tmp_path / "logs")
     assert done.returncode != 0
     found = re.search(r"error: loss is (?:nan|inf) at step (\d+); .*check these samples: town_", done.stderr)
     assert found, done.stdout + done.stderr
