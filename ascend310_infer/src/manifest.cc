@@ -386,7 +386,7 @@ class Bounds : public YAML::EventHandler {
     Check(mark, "?", anchor);
     const auto place = static_cast<size_t>(mark.pos);
     const size_t before = place == 0 ? 0 : text_.find_last_not_of(" \r\n", place - 1);
-    const bool no_item = text_[place] == ',' && (text_[before] == '[' || text_[before] == ',');
+    const bool no_item = At(place) == ',' && (At(before) == '[' || At(before) == ',');
     if (no_item) throw YAML::ParserException(mark, "a comma without a value");
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { Check(mark, "?", anchor); }
@@ -398,7 +398,7 @@ class Bounds : public YAML::EventHandler {
       throw YAML::ParserException(mark, "an integer of over 1000 characters");
     }
     // The tag of a text in quotes is "!" too.
-    Check(mark, tag == "!" && text_[static_cast<size_t>(mark.pos)] != '!' ? "?" : tag, anchor);
+    Check(mark, tag == "!" && At(static_cast<size_t>(mark.pos)) != '!' ? "?" : tag, anchor);
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value style) override {
@@ -414,6 +414,9 @@ class Bounds : public YAML::EventHandler {
   const std::string& last() const { return last_; }
 
  private:
+  // A character, or 0 for a place that is not in the text (npos, or the mark of a node that no text stands for).
+  char At(size_t place) const { return place < text_.size() ? text_[place] : '\0'; }
+
   void Start(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value style) {
     Check(mark, tag, anchor);
     const bool in_block = !open_.empty() && open_.back() != YAML::EmitterStyle::Flow;

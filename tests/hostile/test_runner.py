@@ -148,7 +148,8 @@ def bad_manifests(good):
     bomb = b"".join(b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(12))
     return {"empty.yaml": b"", "nul.yaml": good + b"\0", "binary.yaml": bytes(range(256)),
             "bomb.yaml": good + b"a: &a x\n" + bomb, "brackets.yaml": b"a: " + b"[" * 3000,
-            "braces.yaml": b"{" * 100000, "utf16.yaml": good.decode().encode("utf-16"),
+            "braces.yaml": b"{" * 100000, "commas.yaml": b"M\n" + b"," * 100, "comma.yaml": b"\n," * 9,
+            "utf16.yaml": good.decode().encode("utf-16"),
             "digits.yaml": changed(b"num_classes: 5", b"num_classes: " + b"5" * 5000),
             "exponent.yaml": changed(b"value_range: 255", b"value_range: 1e99999"),
             "escape.yaml": changed(b"name: tiny", b'name: "\\UFFFFFFFF"'), "merge.yaml": b"<<: *none\n" + good,
