@@ -43,9 +43,12 @@ def run_to_end(command: list[str], **options) -> subprocess.CompletedProcess:
 
 
 def only_run(output: Path) -> Path:
-    """The one run folder below an output folder."""
-    (config,) = output.glob("*/*/config.yaml")
-    return config.parent
+    """The one run folder below an output folder; those of runs that were killed before their first checkpoint aside."""
+    found = [config.parent for config in output.glob("*/*/config.yaml")]
+    if len(found) > 1:
+        found = [folder for folder in found if any(folder.glob("**/*.ckpt"))]
+    (folder,) = found
+    return folder
 
 
 def run_and_signal(command: list[str], output: Path, number: int, ready) -> subprocess.CompletedProcess:
@@ -53,8 +56,8 @@ def run_and_signal(command: list[str], output: Path, number: int, ready) -> subp
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
-        folders = list(output.glob("*/*/config.yaml"))
-        if folders and ready(folders[0].parent):
+        folders = sorted(output.glob("*/*/config.yaml"))       # their names are times
+        if folders and ready(folders[-1].parent):
             break
         time.sleep(0.002)
     assert process.poll() is None, "the run ended before it was to be stopped: " + "".join(process.communicate())
