@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_keeps_the_state(streets, t
     done = run_script(script_command(streets, tmp_path / "out", 2, optim__lr=1000, optim__weight_decay=1,
                                      optim__clip_norm=0, optim__lr_factors="{'.*': 1.0e+6}"), tmp_path / "logs")
     assert done.returncode != 0
-    found = re.search(r"error: loss is (?:nan|inf) at step (\d+); .*check these samples: (?:aachen|bremen)_", done.stderr)
+    found = re.search(r"error: loss is (?:nan|inf) at step (\d+); .*check these samples: [ab]\w+_", done.stderr)
     assert found, done.stdout + done.stderr
     arrays, extras = read_checkpoint(only_run(tmp_path / "out") / "ckpt" / "not_finite.ckpt")
     assert extras["step"] == int(found[1])
