@@ -53,7 +53,7 @@ def check_apart(source: str | Path, output: str | Path) -> None:
                         "--output")
 
 
-def unique_names(paths: Iterable[Path]) -> dict[Path, str]:
+def result_names(paths: Iterable[Path]) -> dict[Path, str]:
     """Names for results: the paths without suffix, or with it where two would be equal.
 
     Args:

@@ -1,13 +1,12 @@
 """YAML texts from outside: regular files only, bounded in size, depth and number of values."""
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mindseg.errors import UserError, shorten
+from mindseg.files import check_regular
 
 # Limits of the C++ reader of manifests too (ascend310_infer/src/manifest.cc).
 LARGEST_FILE = 1 << 20
@@ -114,8 +113,7 @@ def read_text(path: Path, what: str, remedy: str, failure: type[UserError]) -> s
         UserError: Of the class ``failure``: the file is missing, too large, or no text.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise failure(f"{path}: cannot read {what} (a folder, a pipe or a device); {remedy}")
+        check_regular(path)
         with open(path, "rb") as stream:
             content = stream.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:

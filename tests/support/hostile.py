@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from mindseg.errors import UserError
 from tests.support import ROOT
 
+Content = TypeVar("Content")
 TIMEOUT = 60        # seconds; a guard against hanging, not a limit on speed
 SEED, MINUTES = "MINDSEG_TEST_SEED", "MINDSEG_MUTATION_MINUTES"
 EXAMPLES_PER_MINUTE = 1500
@@ -64,6 +66,22 @@ def check_refused(read: Callable[[], object], *words: object) -> str:
     for word in words:
         assert str(word) in message, message
     return message
+
+
+def read_if_sound(read: Callable[[Path], Content], path: Path) -> Content | None:
+    """Content of a file that may be sound or not; None if the reader refuses it, in one line that names the file.
+
+    Args:
+        read: Reader.
+        path: The file.
+    """
+    try:
+        return read(path)
+    except UserError as error:
+        message = str(error)
+    assert str(path) in message
+    assert "\n" not in message
+    return None
 
 
 def files_below(folder: Path) -> dict[str, bytes | None]:

@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import cv2
@@ -83,6 +85,36 @@ def run_program(program: Path, *arguments: object, env: dict | None = None,
     """Run any program of the build and capture its text."""
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
                           env={**os.environ, **(env or {})})
+
+
+def run_and_signal(model: "TinyModel", folder: Path, count: int, number: signal.Signals) -> tuple[int, int, str]:
+    """Segments one image under many names, sends a signal after five masks, and waits for the end.
+
+    Args:
+        model: Model; its input size is the image's.
+        folder: Gets ``images`` and ``out``.
+        count: Number of names, more than can be finished before the signal.
+        number: Signal.
+
+    Returns:
+        Exit status as ``subprocess`` gives it, process id, and text on stderr.
+    """
+    images, output = folder / "images", folder / "out"
+    make_images(images, 1, seed=9, height=model.manifest["input"]["shape"][2],
+                width=model.manifest["input"]["shape"][3])
+    for i in range(1, count):
+        (images / f"img_{i:04d}.png").hardlink_to(images / "img_000.png")
+    command = [build_folder() / "out" / "segment", "run", "--manifest", model.yaml_path, "--input", images, "--output",
+               output]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(list(output.glob("*.png"))) < 5:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    return process.returncode, process.pid, stderr
 
 
 def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:

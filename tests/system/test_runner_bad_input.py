@@ -4,7 +4,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import time
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from tests.support.runner import (
     make_images,
     read_ids,
     read_summary,
+    run_and_signal,
     run_program,
     segment,
 )
@@ -226,21 +226,9 @@ def test_disk_full_leaves_no_half_file(tmp_path):
 @pytest.mark.parametrize(("number", "batch"), [(signal.SIGINT, 1), (signal.SIGINT, 4), (signal.SIGTERM, 1)])
 def test_interrupt_finishes_files_in_flight_and_writes_the_summary(tmp_path, number, batch):
     model = TinyModel(tmp_path / "model", seed=16, height=256, width=256, batch=batch)
-    make_images(tmp_path / "images", 1, seed=17, height=256, width=256)
-    for i in range(1, 3000):
-        (tmp_path / "images" / f"img_{i:04d}.png").hardlink_to(tmp_path / "images" / "img_000.png")
     output = tmp_path / "out"
-    program = build_folder() / "out" / "segment"
-    with subprocess.Popen([program, "run", "--manifest", model.yaml_path, "--input", tmp_path / "images", "--output",
-                           output], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        deadline = time.monotonic() + 60
-        while len(list(output.glob("*.png"))) < 5:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, stderr
+    status, _, stderr = run_and_signal(model, tmp_path, 3000, number)
+    assert status == 128 + number, stderr
     assert "interrupted" in stderr
     summary = read_summary(output)
     assert summary["interrupted"] is True

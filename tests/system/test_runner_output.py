@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from tests.support.runner import (
     build_folder,
     make_images,
     read_summary,
+    run_and_signal,
     segment,
 )
 
@@ -108,26 +108,14 @@ def test_the_summary_says_what_was_run(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_stopped_says_so_and_can_be_repeated(tmp_path, number):
     model = TinyModel(tmp_path / "model", seed=8, height=128, width=128)
-    make_images(tmp_path / "images", 1, seed=9, height=128, width=128)
-    for i in range(1, 2000):
-        (tmp_path / "images" / f"img_{i:04d}.png").hardlink_to(tmp_path / "images" / "img_000.png")
     output = tmp_path / "out"
-    command = [build_folder() / "out" / "segment", "run", "--manifest", model.yaml_path, "--input",
-               tmp_path / "images", "--output", output]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        deadline = time.monotonic() + 60
-        while len(list(output.glob("*.png"))) < 5:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(number)
-        process.communicate(timeout=60)
+    _, pid, _ = run_and_signal(model, tmp_path, 2000, number)
     summary = read_summary(output)
     assert summary["status"] == ("running" if number == signal.SIGKILL else "interrupted")
     assert summary["images_expected"] == 2000
     assert len((output / "inputs.txt").read_bytes().splitlines()) == 2000
     # Such as the process would have left at another moment; a running process keeps its own.
-    (output / f".img_000.png.mindseg-{process.pid}.tmp").write_bytes(b"half")
+    (output / f".img_000.png.mindseg-{pid}.tmp").write_bytes(b"half")
     running = output / f".img_000.png.mindseg-{os.getpid()}.tmp"
     running.write_bytes(b"half")
     shutil.rmtree(tmp_path / "images")

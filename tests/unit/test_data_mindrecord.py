@@ -16,7 +16,7 @@ import mindspore.dataset as ds
 from mindseg.data.datasets import dataset_info, list_samples
 from mindseg.data.mindrecord import Packing, build_records
 from mindseg.data.sources import RecordSource
-from mindseg.errors import DataError
+from mindseg.errors import DataError, UserError
 from tests.support.data import BASE, collect, config, make_camvid, make_cityscapes, train_loader
 
 TOOL = "pack"
@@ -98,7 +98,7 @@ def test_output_already_there(tmp_path, rng):
     pack(tmp_path / "d", other)
     before = {p.name: p.read_bytes() for p in (tmp_path / "o").iterdir()}
     for kwargs in ({}, {"num_shards": 5}):
-        with pytest.raises(DataError, match=r"exists already.*--overwrite"):
+        with pytest.raises(UserError, match=r"exists already.*--overwrite"):
             pack(tmp_path / "d", out, **kwargs)
     assert {p.name: p.read_bytes() for p in (tmp_path / "o").iterdir()} == before
     pack(tmp_path / "d", out, overwrite=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindseg.errors import UserError
-from mindseg.outputs import RECORD_NAME, OutputFolder, check_apart, check_new, output_path, unique_names
+from mindseg.outputs import RECORD_NAME, OutputFolder, check_apart, check_new, output_path, result_names
 
 OUTSIDE = ["", ".", "..", "/etc/x", "../x", "a/../../x", "a//b", "a/./b", "a/", "C:x", "c:/x", "a\\b", "..\\x", "a\nb",
            "a\0b"]
@@ -49,7 +49,7 @@ def test_output_beside_or_inside_the_input_is_fine(tmp_path: Path) -> None:
 
 def test_equal_stems_keep_their_suffix() -> None:
     paths = [Path(text) for text in ("x.png", "x.jpg", "a/x.png", "b/x.png", "y.jpg", "y.png", "y.jpg.png", "z.avi")]
-    assert unique_names(paths) == {
+    assert result_names(paths) == {
         Path("x.png"): "x.png", Path("x.jpg"): "x.jpg", Path("a/x.png"): "a/x", Path("b/x.png"): "b/x",
         Path("y.jpg"): "y.jpg", Path("y.png"): "y.png", Path("y.jpg.png"): "y.jpg.png", Path("z.avi"): "z"}
 

@@ -15,7 +15,7 @@ from mindseg.data.samples import check_name, read_lines
 from mindseg.drawing import save_palette_png
 from mindseg.errors import DataError, first_line
 from mindseg.files import check_regular, write_text
-from mindseg.outputs import OutputFolder, output_path
+from mindseg.outputs import OutputFolder, check_new, output_path
 
 EXAMPLES = """examples:
   mindseg build-trainaug --voc data/VOCdevkit/VOC2012 --sbd data/benchmark_RELEASE
@@ -121,8 +121,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing list and labels")
     args = parser.parse_args()
     output = args.output or args.voc / "ImageSets" / "Segmentation" / "trainaug.txt"
-    if output.exists() and not args.overwrite:
-        raise DataError(f"{output}: exists already; choose another --output or give --overwrite")
+    check_new(output, args.overwrite)
     label_dir = args.label_dir or args.voc / "SegmentationClassAug"
     from_voc, from_sbd, left_out = build(args.voc, sbd_folder(args.sbd), output, label_dir,
                                          args.overwrite)

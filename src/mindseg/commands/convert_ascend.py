@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mindseg.commands.arguments import create_parser
 from mindseg.deploy import ascend
-from mindseg.deploy.folder import open_folder
+from mindseg.deploy.export_folder import open_folder
 from mindseg.errors import UserError
 from mindseg.files import write_text
 from mindseg.manifest import MANIFEST_NAME, load_manifest

@@ -27,7 +27,7 @@ from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.inference.predictor import Predictor, segment_image
 from mindseg.inference.video import FrameSink, frames, video_facts
 from mindseg.logs import log, setup_logging
-from mindseg.outputs import OutputFolder, check_apart, output_path, unique_names
+from mindseg.outputs import OutputFolder, check_apart, output_path, result_names
 from mindseg.runtime import setup_runtime
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -194,7 +194,7 @@ def predict(predictor: Predictor, source: str, output: Output) -> int:
 
 def _names(files: Sequence[Path], base: Path) -> dict[Path, str]:
     """Name of each file's results, relative to the output folder: its path below the input without the suffix."""
-    names = unique_names(path.relative_to(base) for path in files)
+    names = result_names(path.relative_to(base) for path in files)
     return {path: names[path.relative_to(base)] for path in files}
 
 
@@ -222,8 +222,10 @@ def predict_images(predictor: Predictor, names: Mapping[Path, str], output: Outp
     Raises:
         UserError: The disk is full or cannot be written.
     """
-    masks = OutputFolder(output.folder / "masks_labelIds", output.overwrite) if output.submission else None
-    writer = MaskWriter("labelIds", predictor.info, masks) if masks else None
+    writer = None
+    if output.submission:
+        masks = OutputFolder(output.folder / "masks_labelIds", output.overwrite)
+        writer = MaskWriter("labelIds", predictor.info, masks)
     for path, name in tqdm(names.items(), desc="predict", unit="image", disable=None):
         try:
             targets = {kind: output_path(output.folder, f"{name}_{kind}.png", f"{path}") for kind in output.kinds}

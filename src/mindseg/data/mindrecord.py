@@ -33,6 +33,7 @@ from mindseg.data.samples import Sample
 from mindseg.data.sources import COLUMNS, FolderSource, as_bytes, sidecar_path
 from mindseg.errors import DataError, first_line
 from mindseg.files import finish_set, replace_set, write_json
+from mindseg.outputs import check_new
 
 CODECS = ("png", "webp", "jpeg")
 _GROUP = 16                  # rows handed to the writer at once
@@ -109,12 +110,11 @@ def build_records(samples: Sequence[Sample], output: Path, info: DatasetInfo, lu
         The description, as written to ``output.json``.
 
     Raises:
-        DataError: Output exists, a sample is broken, the disk is full, or a row reads back differently.
+        UserError: Output exists, a sample is broken, the disk is full, or a row reads back differently.
     """
     finish_set(output)
-    present = [p for p in _existing(output) if p.exists()]
-    if present and not packing.overwrite:
-        raise DataError(f"{present[0]}: exists already; choose another --output or give --overwrite")
+    for path in _existing(output):
+        check_new(path, packing.overwrite)
     source = FolderSource(samples)
     order = np.argsort(np.argsort([s.name for s in samples]))       # the source sorts by name
     if packing.shuffle_seed is not None:

@@ -21,7 +21,7 @@ from mindseg.checkpoint import load_network
 from mindseg.data.datasets import dataset_info
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
-from mindseg.deploy.folder import open_folder, staging
+from mindseg.deploy.export_folder import open_folder, staging
 from mindseg.deploy.onnx_simplify import simplify
 from mindseg.errors import ConfigError, UserError, first_line, shorten
 from mindseg.files import file_sha256, write_json

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from mindseg.data.samples import Sample
 from mindseg.deploy import onnx_graph
-from mindseg.deploy.folder import open_folder, staging
+from mindseg.deploy.export_folder import open_folder, staging
 from mindseg.errors import UserError, first_line
 from mindseg.files import file_sha256, write_bytes
 from mindseg.manifest import MANIFEST_NAME, Manifest, ModelFile, save_manifest

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mindseg.deploy.folder import open_folder, staging
+from mindseg.deploy.export_folder import open_folder, staging
 from mindseg.errors import UserError
 from mindseg.files import file_sha256
 from mindseg.manifest import ModelFile, load_manifest, save_manifest
