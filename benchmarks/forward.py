@@ -18,6 +18,7 @@ from mindspore import Tensor, ops
 
 from mindseg.errors import run_main
 from mindseg.models import MODELS, create_model
+from mindseg.runtime import use_device
 
 EXAMPLES = """examples:
   python benchmarks/forward.py --models fast_scnn enet
@@ -71,7 +72,7 @@ def seconds_of(function: Callable[[], object]) -> float:
 def main() -> None:
     """Measures and prints."""
     args = parse_args()
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    use_device("CPU")
     if args.threads:
         ms.runtime.dispatch_threads_num(args.threads)
         ms.device_context.cpu.op_tuning.threads_num(args.threads)

@@ -75,12 +75,12 @@ def root() -> Path:
 @pytest.fixture(scope="module")
 def graph_mode() -> Iterator[None]:
     """Compiled graphs, as the commands use; MindSpore's own default is PyNative."""
-    import mindspore as ms
+    from mindseg.compat import get_mode, set_mode
 
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
+    before = get_mode()
+    set_mode("graph")
     yield
-    ms.set_context(mode=before)
+    set_mode(before)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import mindseg  # noqa: F401  (prepares the environment, so it must come before 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindseg.compat import Conv2d, no_init_parameters, set_mode
 from mindseg.errors import UserError, run_main
 from mindseg.models import create_model
 from mindseg.models.layers import TransposedConv
@@ -63,20 +64,20 @@ class Counter:
         for _, cell in network.cells_and_names():
             if isinstance(cell, TransposedConv):
                 cell.construct = self._transposed(cell)
-            elif isinstance(cell, nn.Conv2d):
+            elif isinstance(cell, Conv2d):
                 cell.construct = self._convolution(cell)
 
-    def _convolution(self, cell: nn.Conv2d):
-        (tall, wide), (down, across) = cell.kernel_size, cell.stride
+    def _convolution(self, cell: Conv2d):
+        tall, wide = cell.kernel
 
-        def size(length: int, kernel: int, stride: int, dilation: int, padding: int) -> int:
-            if cell.pad_mode == "same":
-                return -(-length // stride)
-            return (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        def size(length: int, kernel: int) -> int:
+            if cell.padding == "same":
+                return -(-length // cell.stride)
+            return (length + 2 * cell.padding - cell.dilation * (kernel - 1) - 1) // cell.stride + 1
 
         def count(x: Tensor) -> Tensor:
-            height = size(x.shape[2], tall, down, cell.dilation[0], cell.padding)
-            width = size(x.shape[3], wide, across, cell.dilation[1], cell.padding)
+            height = size(x.shape[2], tall)
+            width = size(x.shape[3], wide)
             self.macs += x.shape[0] * height * width * cell.weight.size
             return ops.zeros((x.shape[0], cell.out_channels, height, width), x.dtype)
 
@@ -93,7 +94,7 @@ class Counter:
 
 def count_macs(row: Row, size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions for one image; resizing, pooling and BatchNorm are not counted."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    set_mode("pynative")
     network = create_model(row.name, row.classes, **row.options).set_train(False)
     counter = Counter(network)
     network(ops.zeros((1, 3, *size), ms.float32))
@@ -102,7 +103,7 @@ def count_macs(row: Row, size: tuple[int, int]) -> int:
 
 def count_parameters(row: Row) -> str:
     """Millions of trainable parameters: in evaluation, and in brackets with auxiliary heads if there are any."""
-    with nn.no_init_parameters():
+    with no_init_parameters():
         params = create_model(row.name, row.classes, **row.options).trainable_params()
     total = sum(p.size for p in params)
     heads = sum(p.size for p in params if p.name.startswith("aux"))

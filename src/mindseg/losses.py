@@ -6,10 +6,11 @@ of the whole. OHEM selects pixels, and Dice counts areas, within one micro-batch
 """
 import math
 
-from mindspore import Tensor, context, nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
+from mindseg.compat import SoftmaxCrossEntropy, device_target
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 
@@ -46,9 +47,9 @@ class PixelLoss(nn.Cell):
         self.ignore_id = ignore_id
         self.class_weights = None if class_weights is None else Tensor(class_weights, mstype.float32)
         # Gathering (pixel_loss) is slow on Ascend, transposing (softmax_loss) on the CPU: docs/performance.md.
-        self.by_channel = context.get_context("device_target") == "CPU"
+        self.by_channel = device_target() == "CPU"
         self.pixel_loss = PixelCrossEntropy()
-        self.softmax_loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="none")
+        self.softmax_loss = SoftmaxCrossEntropy()
 
     def pixel_weights(self, label: Tensor) -> Tensor:
         """Looks up the weight of each pixel.

@@ -1,57 +1,159 @@
 """Optimizers, with weight decay and learning rate per group of parameters."""
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.schedules import create_schedule
 
+BETA1, BETA2 = 0.9, 0.999     # decay of Adam's moments
 
-class AdamW(nn.Cell):
-    """Adam with bias correction and decoupled weight decay (arXiv 1711.05101): first w -= lr * decay * w, then Adam.
 
-    ``nn.AdamWeightDecay`` has no bias correction, so its first steps are far too long.
+@dataclass(frozen=True)
+class ParameterSettings:
+    """Settings of one parameter.
+
+    Attributes:
+        param: Parameter.
+        weight_decay: Weight decay, at least 0.
+        lr_factor: Factor of the learning rate, at least 0.
+    """
+    param: Parameter
+    weight_decay: float
+    lr_factor: float
+
+
+class Optimizer(nn.Cell):
+    """Base class: parameters, and the learning rate of the current step. Sub-classes define ``construct``.
 
     Args:
-        groups: Parameter groups as for ``nn.Adam``.
-        learning_rate: (steps,) float32, learning rate of every step.
-        eps: Small number added to the root of the second moment.
+        settings: Parameters to update and their settings.
+        rates: (steps,) float32, learning rate of every step.
     """
 
-    def __init__(self, groups: list[dict], learning_rate: Tensor, eps: float) -> None:
+    def __init__(self, settings: list[ParameterSettings], rates: np.ndarray) -> None:
         super().__init__(auto_prefix=False)
-        decays = {p.name: group.get("weight_decay", 0.0) for group in groups for p in group.get("params", ())}
-        self.adam = nn.Adam([{**group, "weight_decay": 0.0} if "params" in group else group for group in groups],
-                            learning_rate, eps=eps)
-        self.parameters = self.adam.parameters
-        self.decays = tuple(decays[p.name] for p in self.parameters)
+        self.parameters = ParameterTuple([s.param for s in settings])
+        self.decays = tuple(s.weight_decay for s in settings)
+        self.factors = tuple(s.lr_factor for s in settings)
+        self.rates = Tensor(rates)
+        self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
+        # Maps instead of loops: graph mode unrolls a loop, and ENet has more parameters than it can nest calls.
+        self.map = ops.HyperMap()
 
-    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
+    def construct(self, gradients: tuple[Tensor, ...]) -> None:
         """Makes one step with the gradients of ``parameters``, in that order."""
-        rates = self.adam.get_lr()
-        for i in range(len(self.parameters)):
-            if self.decays[i] > 0:
-                rate = rates[i] if self.adam.is_group_lr else rates
-                ops.assign(self.parameters[i], self.parameters[i] * (1.0 - rate * self.decays[i]))
-        return self.adam(gradients)
+        raise NotImplementedError
+
+    def next_rate(self) -> Tensor:
+        """Looks up the learning rate of this step, a scalar, and counts the step."""
+        rate = ops.reshape(ops.gather(self.rates, self.global_step, 0), ())
+        ops.assign_add(self.global_step, Tensor([1], ms.int32))
+        return rate
 
 
-def group_parameters(cfg_optim: Config, net: nn.Cell, rates: np.ndarray) -> list[dict]:
-    """Splits the trainable parameters by weight decay and by learning rate.
+def _add_decay(gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
+    """Adds the gradient of an L2 penalty."""
+    return gradient + weight * decay if decay > 0 else gradient
+
+
+def _scaled(rate: Tensor, factor: float) -> Tensor:
+    return rate if factor == 1.0 else rate * factor
+
+
+def _step_momentum(apply: nn.Cell, momentum: Tensor, rate: Tensor, nesterov: bool, gradient: Tensor, weight: Parameter,
+                   moment: Parameter, decay: float, factor: float) -> bool:
+    gradient = _add_decay(gradient, weight, decay)
+    rate = _scaled(rate, factor)
+    if nesterov:
+        # w -= lr * (grad + momentum * v). The primitive's own Nesterov steps are wrong on the CPU.
+        apply(weight, moment, rate * momentum, gradient, momentum)
+        ops.assign_sub(weight, rate * gradient)
+    else:
+        apply(weight, moment, rate, gradient, momentum)
+    return True
+
+
+class Momentum(Optimizer):
+    """Stochastic gradient descent with momentum: v = momentum * v + grad, w -= lr * v, as in PyTorch without dampening.
+
+    Args:
+        settings: As in :class:`Optimizer`.
+        rates: As there.
+        momentum: Factor of the old moment, 0..1.
+        nesterov: w -= lr * (grad + momentum * v) instead.
+    """
+
+    def __init__(self, settings: list[ParameterSettings], rates: np.ndarray, momentum: float, nesterov: bool) -> None:
+        super().__init__(settings, rates)
+        self.momentum = Tensor(momentum, ms.float32)
+        self.nesterov = nesterov
+        self.moments = self.parameters.clone(prefix="accum" if nesterov else "moments", init="zeros")
+        self.apply = ops.ApplyMomentum()
+
+    def construct(self, gradients: tuple[Tensor, ...]) -> None:
+        """Makes one step with the gradients of ``parameters``, in that order."""
+        step = ops.partial(_step_momentum, self.apply, self.momentum, self.next_rate(), self.nesterov)
+        self.map(step, gradients, self.parameters, self.moments, self.decays, self.factors)
+
+
+def _step_adam(apply: nn.Cell, powers: tuple[Tensor, Tensor], eps: Tensor, rate: Tensor, decoupled: bool,
+               gradient: Tensor, weight: Parameter, moment1: Parameter, moment2: Parameter, decay: float,
+               factor: float) -> bool:
+    rate = _scaled(rate, factor)
+    if not decoupled:
+        gradient = _add_decay(gradient, weight, decay)
+    elif decay > 0:
+        ops.assign(weight, weight * (1.0 - rate * decay))
+    apply(weight, moment1, moment2, powers[0], powers[1], rate, BETA1, BETA2, eps, gradient)
+    return True
+
+
+class Adam(Optimizer):
+    """Adam with bias correction (arXiv 1412.6980), and with L2 or decoupled weight decay (AdamW, arXiv 1711.05101).
+
+    Args:
+        settings: As in :class:`Optimizer`.
+        rates: As there.
+        eps: Small number added to the root of the second moment.
+        decoupled: First w -= lr * decay * w, then Adam; otherwise decay * w is added to the gradient.
+    """
+
+    def __init__(self, settings: list[ParameterSettings], rates: np.ndarray, eps: float, decoupled: bool) -> None:
+        super().__init__(settings, rates)
+        self.eps = Tensor(eps, ms.float32)
+        self.decoupled = decoupled
+        self.beta1_power = Parameter(Tensor(1.0, ms.float32), name="beta1_power", requires_grad=False)
+        self.beta2_power = Parameter(Tensor(1.0, ms.float32), name="beta2_power", requires_grad=False)
+        self.moment1 = self.parameters.clone(prefix="moment1", init="zeros")
+        self.moment2 = self.parameters.clone(prefix="moment2", init="zeros")
+        self.apply = ops.Adam()
+
+    def construct(self, gradients: tuple[Tensor, ...]) -> None:
+        """Makes one step with the gradients of ``parameters``, in that order."""
+        powers = self.beta1_power * BETA1, self.beta2_power * BETA2
+        ops.assign(self.beta1_power, powers[0])
+        ops.assign(self.beta2_power, powers[1])
+        step = ops.partial(_step_adam, self.apply, powers, self.eps, self.next_rate(), self.decoupled)
+        self.map(step, gradients, self.parameters, self.moment1, self.moment2, self.decays, self.factors)
+
+
+def parameter_settings(cfg_optim: Config, net: nn.Cell) -> list[ParameterSettings]:
+    """Looks up weight decay and learning rate of the trainable parameters.
 
     Args:
         cfg_optim: Section ``optim``: ``weight_decay``, ``decay_norm_bias`` (False: no decay of one-dimensional
             parameters, which are scales and shifts of BatchNorm, biases and PReLU slopes) and ``lr_factors`` (the first
             pattern found in a parameter's name counts).
         net: Network.
-        rates: (steps,) learning rate of every step.
 
     Returns:
-        Parameter groups for a MindSpore optimizer, in the network's order; every trainable parameter is in exactly one.
+        One entry for each trainable parameter, in the network's order.
 
     Raises:
         ConfigError: A pattern matches no parameter, or a factor is negative.
@@ -64,24 +166,18 @@ def group_parameters(cfg_optim: Config, net: nn.Cell, rates: np.ndarray) -> list
                               f"{params[0].name} and {params[-1].name}")
         if not isinstance(factor, (int, float)) or factor < 0:
             raise ConfigError(f"optim.lr_factors: {pattern} = {factor!r} must be a number of at least 0")
-    groups: dict[tuple[float, float], list[Parameter]] = {}
+    settings = []
     for param in params:
         decay = o.weight_decay if o.decay_norm_bias or param.ndim > 1 else 0.0
-        factor = next((float(f) for pattern, f in factors.items() if re.search(pattern, param.name)), 1.0)
-        groups.setdefault((decay, factor), []).append(param)
-    result: list[dict] = [{"params": members, "weight_decay": decay} for (decay, _), members in groups.items()]
-    if factors:
-        for group, (_, factor) in zip(result, groups, strict=True):
-            group["lr"] = Tensor((rates * factor).astype(np.float32))
-    return [*result, {"order_params": params}] if len(result) > 1 else result
+        factor = next((f for pattern, f in factors.items() if re.search(pattern, param.name)), 1.0)
+        settings.append(ParameterSettings(param, float(decay), float(factor)))
+    return settings
 
 
-def create_optimizer(cfg_optim: Config, net: nn.Cell, steps: int, steps_per_epoch: int) -> nn.Cell:
+def create_optimizer(cfg_optim: Config, net: nn.Cell, steps: int, steps_per_epoch: int) -> Optimizer:
     """Builds the optimizer, whose learning rate follows the schedule of section ``optim``.
 
-    ``sgd`` and ``momentum`` are the same: v = momentum * v + grad, w -= lr * v, as in PyTorch without dampening.
-    ``nn.Momentum`` needs one array per parameter and ``nn.SGD`` two, but Nesterov steps of ``nn.Momentum`` are wrong on
-    the CPU.
+    ``sgd`` and ``momentum`` are the same.
 
     Args:
         cfg_optim: Section ``optim``.
@@ -93,15 +189,8 @@ def create_optimizer(cfg_optim: Config, net: nn.Cell, steps: int, steps_per_epoc
         A cell that is called with the gradients of its attribute ``parameters``, in that order.
     """
     o = cfg_optim
-    # One more value than steps, because MindSpore looks up the learning rate of the step after the last one.
+    settings = parameter_settings(o, net)
     rates = create_schedule(o, steps, steps_per_epoch)
-    rates = np.append(rates, rates[-1])
-    groups = group_parameters(o, net, rates)
-    learning_rate = ms.Tensor(rates)
     if o.name in ("sgd", "momentum"):
-        if o.nesterov:
-            return nn.SGD(groups, learning_rate, momentum=o.momentum, nesterov=True)
-        return nn.Momentum(groups, learning_rate, momentum=o.momentum)
-    if o.name == "adamw":
-        return AdamW(groups, learning_rate, o.eps)
-    return nn.Adam(groups, learning_rate, eps=o.eps)
+        return Momentum(settings, rates, o.momentum, o.nesterov)
+    return Adam(settings, rates, o.eps, decoupled=o.name == "adamw")

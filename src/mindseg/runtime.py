@@ -15,6 +15,7 @@ import mindspore as ms
 from mindspore import communication
 
 from mindseg.comm import check_port
+from mindseg.compat import device_target, set_mode
 from mindseg.errors import UserError, first_line
 from mindseg.version import __version__
 
@@ -75,7 +76,7 @@ def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "gra
         UserError: The device is not there.
     """
     target = choose_device(target)
-    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    set_mode(mode)
     try:
         if device_id is None or target == "CPU":
             ms.set_device(target)
@@ -101,7 +102,7 @@ def ensure_device(target: str = "auto") -> None:
     try:
         use_device(target)
     except UserError:
-        if ms.get_context("device_target") != choose_device(target):
+        if device_target() != choose_device(target):
             raise
 
 

@@ -8,6 +8,7 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindseg.compat import SoftmaxCrossEntropy, set_mode
 from mindseg.models import create_model
 from mindseg.models.weights import convert_state_dict
 from tests.goldens import rule
@@ -22,7 +23,7 @@ class GoldenLoss(nn.Cell):
         super().__init__()
         self.network = network
         self.head_weights = tuple(weights)
-        self.cross_entropy = nn.SoftmaxCrossEntropyWithLogits(sparse=True)
+        self.cross_entropy = SoftmaxCrossEntropy()
 
     def construct(self, image: Tensor, label: Tensor) -> Tensor:
         label = ops.reshape(label, (-1,))
@@ -66,7 +67,7 @@ class GoldenTests:
 
     def load(self) -> tuple[dict, dict, nn.Cell, dict[str, str]]:
         """The fixture's specification and arrays, the network with its weights, and our name of each of its keys."""
-        ms.set_context(mode=ms.GRAPH_MODE)
+        set_mode("graph")
         spec = json.loads((GOLDENS / f"{self.golden}.json").read_text())
         with np.load(GOLDENS / f"{self.golden}.npz") as file:
             arrays = dict(file)
@@ -153,7 +154,7 @@ class ModelTests:
     @pytest.fixture
     def network(self, rng: np.random.Generator) -> nn.Cell:
         """The network in evaluation mode, 7 classes, random weights."""
-        ms.set_context(mode=ms.PYNATIVE_MODE)
+        set_mode("pynative")
         network = create_model(self.model, 7, **self.options)
         randomize(network, rng)
         return network.set_train(False)
@@ -201,7 +202,7 @@ class ModelTests:
         image = rng.normal(0, 1, (batch, 3, *size)).astype(np.float32)
         expected = network(Tensor(image)).asnumpy()
         limit = 1e-4 * max(1.0, np.abs(expected).max())
-        ms.set_context(mode=ms.GRAPH_MODE)
+        set_mode("graph")
         np.testing.assert_allclose(network(Tensor(image)).asnumpy(), expected, rtol=0, atol=limit)
         for file_format in ("MINDIR", "ONNX"):
             ms.export(network, Tensor(image), file_name=str(tmp_path / "net"), file_format=file_format)

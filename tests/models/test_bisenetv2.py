@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindseg.compat import no_init_parameters
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.layers import avg_pool3
@@ -33,7 +33,7 @@ class TestModelZoo(ModelTests):
 @pytest.mark.parametrize(("options", "millions"), [
     ({"aux": False}, 3.36), ({}, 5.23), ({"aux": False, "head_channels": 128}, 2.31)])
 def test_parameter_counts(options, millions):
-    with ms.nn.no_init_parameters():
+    with no_init_parameters():
         network = create_model("bisenetv2", 19, **options)
     assert round(sum(p.size for p in network.trainable_params()) / 1e6, 2) == millions
 

@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-import mindspore as ms
 from mindspore import Tensor
 
+from mindseg.compat import set_mode
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.layers import max_pool_mask, unpool
@@ -37,7 +37,7 @@ class TestGolden(GoldenTests):
         The windows cover 4x4 and 8x8 pixels. Behind the unpooling follow two 3x3 convolutions at stride 4, one at
         stride 2 and a transposed one, which carry a value 2 * 4 + 2 + 2 pixels further.
         """
-        ms.set_context(mode=ms.PYNATIVE_MODE)
+        set_mode("pynative")
         first = network.encoder.initial_block(image)
         second = network.encoder.stage1(network.encoder.downsample1_0(first)[0])
         found = np.zeros(image.shape[2:], bool)

@@ -7,6 +7,7 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
+from mindseg.compat import set_mode
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models import create_model
@@ -34,7 +35,7 @@ def options_of(name: str, spec: dict) -> dict:
                                   for name in NETWORKS])
 def test_five_training_losses(name, accumulation):
     """With accumulation every micro-batch is the whole batch again, so the mean over them must be the same."""
-    ms.set_context(mode=ms.GRAPH_MODE)      # as train.py; MindSpore's own default is PyNative
+    set_mode("graph")      # as train.py; MindSpore's own default is PyNative
     spec = json.loads((GOLDENS / f"{name}.json").read_text())
     golden = np.load(GOLDENS / f"{name}.npz")
     options = options_of(name, spec)

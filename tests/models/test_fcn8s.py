@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindseg.compat import no_init_parameters
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from tests.models.base import GoldenTests, ModelTests
@@ -24,7 +24,7 @@ class TestNarrow(ModelTests):
 
 
 def test_parameter_count():
-    with ms.nn.no_init_parameters():
+    with no_init_parameters():
         network = create_model("fcn8s", 21)
     assert round(sum(p.size for p in network.trainable_params()) / 1e6, 1) == 134.5
 

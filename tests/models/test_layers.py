@@ -5,6 +5,7 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindseg.compat import Conv2d, set_mode
 from mindseg.models import create_model
 from mindseg.models.layers import Dropout
 
@@ -13,7 +14,7 @@ from mindseg.models.layers import Dropout
 def seed(rng):
     """A fresh seed of MindSpore, from which masks and initial weights are drawn."""
     before = ms.get_seed()
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    set_mode("pynative")
     value = int(rng.integers(1, 2**31))
     ms.set_seed(value)
     yield value
@@ -70,11 +71,11 @@ def test_dropout_masks_follow_step_layer_and_seed_and_nothing_else(seed, rng, sp
         assert abs((mask == first).mean() - 0.5) < 8 * 0.5 / np.sqrt(16 * 256) + 0.1
 
 
-def weights(network: nn.Cell) -> list[tuple[str, nn.Conv2d, np.ndarray, int, int]]:
+def weights(network: nn.Cell) -> list[tuple[str, Conv2d, np.ndarray, int, int]]:
     """Name, layer, weights, and both fans of every convolution."""
     found = []
     for name, cell in network.cells_and_names():
-        if isinstance(cell, nn.Conv2d):
+        if isinstance(cell, Conv2d):
             values = cell.weight.asnumpy()
             place = values.shape[2] * values.shape[3]
             found.append((name, cell, values, values.shape[1] * place, values.shape[0] * place))
@@ -106,7 +107,7 @@ def test_bisenetv2_starts_as_he_says(seed):
     found = weights(network)
     assert len(found) == 68
     for name, cell, values, fan_in, fan_out in found:
-        expected = np.sqrt(2 / (fan_out if cell.group == 1 else fan_in))
+        expected = np.sqrt(2 / (fan_out if cell.groups == 1 else fan_in))
         assert abs(values.std() / expected - 1) < 8 * 0.71 / np.sqrt(values.size) + 0.01, name
         if values.size > 2000:      # a uniform distribution ends at 1.73
             assert np.abs(values).max() > 2 * expected, name

@@ -11,6 +11,7 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
+from mindseg.compat import no_init_parameters, set_mode
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.weights import convert, convert_state_dict, read_weights, save_weights
@@ -133,14 +134,14 @@ def test_older_mindspore_vgg16_is_read(rng, layout):
 
 def create_model_shapes(name: str) -> list[ms.Parameter]:
     """The parameters of a network without their initial values."""
-    with ms.nn.no_init_parameters():
+    with no_init_parameters():
         return list(create_model(name, 21).get_parameters())
 
 
 @pytest.mark.parametrize("name", ["fast_scnn", "enet", "bisenetv2"])
 def test_older_mindspore_checkpoints_compute_the_same(name):
     """Logits of the older projects' own code; fcn8s has the layout and names of its golden fixture."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    set_mode("pynative")
     spec = json.loads((GOLDENS / f"modelzoo_{name}.json").read_text())
     words = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     state = {}

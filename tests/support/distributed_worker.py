@@ -11,6 +11,7 @@ from mindspore import Tensor, nn, ops
 
 import mindseg  # noqa: F401
 from mindseg.comm import broadcast_object
+from mindseg.compat import BatchNorm2d, Conv2d
 from mindseg.config import Config
 from mindseg.engine.batch_norm import synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep
@@ -30,9 +31,9 @@ class Net(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
-        self.conv3, self.aux = nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+        self.conv1, self.bn1 = Conv2d(3, 8, 3, padding="same"), BatchNorm2d(8)
+        self.conv2, self.bn2 = Conv2d(8, 8, 3, padding="same"), BatchNorm2d(8)
+        self.conv3, self.aux = Conv2d(8, 5, 1), Conv2d(8, 5, 1)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = ops.relu(self.bn1(self.conv1(x)))

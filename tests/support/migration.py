@@ -21,9 +21,8 @@ from unittest import mock
 
 import numpy as np
 
-import mindspore as ms
-
 from mindseg.__main__ import COMMANDS, MODULES
+from mindseg.compat import get_mode, set_mode
 from mindseg.config import Config, load_config, load_schema, parse_override
 from mindseg.logs import log
 from mindseg.modelarts import MODELARTS_FLAGS
@@ -405,7 +404,7 @@ def run_shell(words: list, env: dict[str, str] | None = None) -> str:
 
 def this_process(cfg_runtime: Config) -> Runtime:
     """In the place of ``setup_runtime``, which wants a process in which no kernel has run."""
-    ms.set_context(mode=ms.GRAPH_MODE if cfg_runtime.mode == "graph" else ms.PYNATIVE_MODE)
+    set_mode(cfg_runtime.mode)
     set_seed(cfg_runtime.seed)
     return Runtime("CPU", 0)
 
@@ -421,12 +420,12 @@ def run_python(script: str, words: list[str]) -> str:
     module = command_module(script)
     runtime = mock.patch.object(module, "setup_runtime", this_process) if hasattr(module, "setup_runtime") else \
         nullcontext()
-    printed, mode = io.StringIO(), ms.get_context("mode")
+    printed, mode = io.StringIO(), get_mode()
     try:
         with mock.patch.object(sys, "argv", [script, *words]), runtime, redirect_stdout(printed):
             assert not module.main(), printed.getvalue()
     finally:
-        ms.set_context(mode=mode)
+        set_mode(mode)
         for handler in list(log.handlers):      # they write into the captured output and the run folder
             log.removeHandler(handler)
             handler.close()

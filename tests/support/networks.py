@@ -4,6 +4,7 @@ import numpy as np
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindseg.compat import BatchNorm2d, set_mode
 from mindseg.models import create_model
 from mindseg.models.layers import conv2d, resize_bilinear
 
@@ -42,7 +43,7 @@ def randomize(network: nn.Cell, rng: np.random.Generator) -> None:
 
 def make_network(name: str = "fast_scnn", num_classes: int = 19, seed: int = 1, **options) -> nn.Cell:
     """Return a network of the project with random weights, in evaluation mode; graph mode is switched on."""
-    ms.set_context(mode=ms.GRAPH_MODE)
+    set_mode("graph")
     network = create_model(name, num_classes, **options)
     randomize(network, np.random.default_rng(seed))
     return network.set_train(False)
@@ -53,7 +54,7 @@ class TinyNet(nn.Cell):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.conv, self.bn, self.relu = conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv, self.bn, self.relu = conv2d(3, 8, 3, 2, 1), BatchNorm2d(8), nn.ReLU()
         self.head = conv2d(8, num_classes, bias=True)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class TinyNet(nn.Cell):
 
 def make_tiny_network(num_classes: int = 19, seed: int = 1) -> nn.Cell:
     """Return a ``TinyNet`` with random weights, in evaluation mode; graph mode is switched on."""
-    ms.set_context(mode=ms.GRAPH_MODE)
+    set_mode("graph")
     network = TinyNet(num_classes)
     randomize(network, np.random.default_rng(seed))
     return network.set_train(False)

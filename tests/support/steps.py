@@ -3,6 +3,7 @@ import numpy as np
 
 from mindspore import Tensor, nn, ops
 
+from mindseg.compat import BatchNorm2d, Conv2d
 from mindseg.config import Config
 from mindseg.engine.amp import apply_amp
 from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
@@ -26,9 +27,10 @@ class Net(nn.Cell):
     def __init__(self, norm: bool = False) -> None:
         super().__init__()
         rng = np.random.default_rng(1)
-        self.conv1 = nn.Conv2d(3, 4, 3, weight_init=Tensor(rng.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)))
-        self.norm = nn.BatchNorm2d(4) if norm else None
-        self.conv2 = nn.Conv2d(4, CLASSES, 1, weight_init=Tensor(rng.normal(0, 1, (5, 4, 1, 1)).astype(np.float32)))
+        first, second = rng.normal(0, 0.3, (4, 3, 3, 3)), rng.normal(0, 1, (5, 4, 1, 1))
+        self.conv1 = Conv2d(3, 4, 3, padding="same", weight_init=Tensor(first.astype(np.float32)))
+        self.norm = BatchNorm2d(4) if norm else None
+        self.conv2 = Conv2d(4, CLASSES, 1, weight_init=Tensor(second.astype(np.float32)))
 
     def construct(self, x: Tensor) -> tuple[Tensor]:
         x = self.conv1(x)

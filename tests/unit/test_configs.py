@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import yaml
 
-import mindspore as ms
 from mindspore import Tensor
 
 from mindseg.commands.train import divide_batch
+from mindseg.compat import set_mode
 from mindseg.config import load_config
 from mindseg.errors import ConfigError
 from mindseg.losses import create_loss
 from mindseg.models import build_network
-from mindseg.optim import group_parameters
+from mindseg.optim import parameter_settings
 from mindseg.schedules import create_schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
@@ -41,12 +41,12 @@ def count_outputs(cfg, net, known):
     """Number of logits that training returns; run once for each kind of network."""
     key = str({k: v for k, v in cfg.model.items() if k not in ("num_classes", "fc_channels", "pretrained_part")})
     if key not in known:
-        ms.set_context(mode=ms.PYNATIVE_MODE)
+        set_mode("pynative")
         try:
             net.set_train(True)
             known[key] = len(net(Tensor(np.zeros((2, 3, 64, 64), np.float32))))
         finally:
-            ms.set_context(mode=ms.GRAPH_MODE)
+            set_mode("graph")
     return known[key]
 
 
@@ -64,8 +64,7 @@ def test_configuration_builds(path, output_counts):
     assert rates.max() <= cfg.optim.lr * (1 + 1e-6)
     assert rates.min() >= 0
     assert rates[:-1].max() > 0
-    groups = group_parameters(cfg.optim, net, rates)
-    assert sum(len(group.get("params", ())) for group in groups) == len(net.trainable_params())
+    assert len(parameter_settings(cfg.optim, net)) == len(net.trainable_params())
     assert divide_batch(cfg, 1).part >= 2
 
 

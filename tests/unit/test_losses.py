@@ -4,6 +4,7 @@ import pytest
 
 import mindspore as ms
 
+from mindseg.compat import set_mode
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.losses import BCELoss, CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, create_loss
@@ -222,13 +223,13 @@ def test_values_out_of_range_are_refused(changes):
         create_loss(config(**changes), IGNORE)
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
 def test_execution_modes_agree(mode):
     logits, label = make_batch(16)
-    ms.set_context(mode=mode)
+    set_mode(mode)
     try:
         value = run(OhemLoss(IGNORE, thresh=0.6), logits, label)
     finally:
-        ms.set_context(mode=ms.GRAPH_MODE)
+        set_mode("graph")
     losses = pixel_cross_entropy(*flat(logits, label))
     assert value == pytest.approx(losses[losses > -np.log(0.6)].mean(), rel=1e-5)

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 
 from mindseg.errors import ConfigError
-from mindseg.optim import create_optimizer, group_parameters
+from mindseg.optim import create_optimizer, parameter_settings
 from tests.support.steps import optim_config
 
 STEPS = 6
@@ -78,14 +78,14 @@ def test_steps_equal_numpy(changes, rng):
 
 @pytest.mark.parametrize("decay_norm_bias", [True, False])
 @pytest.mark.parametrize("factors", [None, {"bias": 2.0}])
-def test_every_parameter_is_in_exactly_one_group(decay_norm_bias, factors):
+def test_every_parameter_is_updated_with_its_settings(decay_norm_bias, factors):
     net = Net()
-    cfg = config(decay_norm_bias=decay_norm_bias, lr_factors=factors)
-    groups = group_parameters(cfg, net, np.ones(3, np.float32))
-    names = [p.name for group in groups for p in group.get("params", ())]
-    assert sorted(names) == sorted(p.name for p in net.trainable_params())
-    decays = {p.name: group["weight_decay"] for group in groups for p in group.get("params", ())}
+    settings = parameter_settings(config(decay_norm_bias=decay_norm_bias, lr_factors=factors), net)
+    assert [s.param.name for s in settings] == [p.name for p in net.trainable_params()]
+    decays = {s.param.name: s.weight_decay for s in settings}
     assert decays == {"head.weight": 0.01, "body.weight": 0.01, "head.bias": 0.01 if decay_norm_bias else 0.0}
+    rates = {s.param.name: s.lr_factor for s in settings}
+    assert rates == {"head.weight": 1.0, "body.weight": 1.0, "head.bias": 2.0 if factors else 1.0}
 
 
 def test_a_pattern_without_a_parameter_is_an_error():
@@ -99,9 +99,8 @@ def test_a_negative_factor_is_an_error():
 
 
 def test_the_first_fitting_pattern_wins():
-    groups = group_parameters(config(lr_factors={"head.bias": 3.0, "head": 10.0}), Net(), np.ones(1, np.float32))
-    rate = {p.name: float(group["lr"].asnumpy()[0]) for group in groups for p in group.get("params", ())}
-    assert rate == {"head.weight": 10.0, "head.bias": 3.0, "body.weight": 1.0}
+    settings = parameter_settings(config(lr_factors={"head.bias": 3.0, "head": 10.0}), Net())
+    assert {s.param.name: s.lr_factor for s in settings} == {"head.weight": 10.0, "head.bias": 3.0, "body.weight": 1.0}
 
 
 def test_adamw_differs_from_l2_inside_adam():

@@ -1,13 +1,13 @@
 """The compiled step: micro-batches, scales, averages, mixed precision. Its losses on the goldens: tests/models."""
-import inspect
-
 import numpy as np
 import pytest
 
 import mindspore as ms
 from mindspore import Tensor, nn
+from mindspore.communication import GlobalComm
 
-from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
+from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm, set_mode
+from mindseg.engine.batch_norm import SyncBatchNorm, freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
 from mindseg.models.normalize import Normalize
@@ -155,27 +155,16 @@ def test_when_batch_norm_is_synchronised(mode, size, part, expected):
     net = nn.SequentialCell([Net(norm=True), Net(norm=True)])
     names = {p.name for p in net.get_parameters()}
     assert synchronise_batch_norm(net, mode, "CPU", size, part) is expected
-    assert isinstance(net[0].norm, nn.BatchNorm2d) is not expected
+    assert isinstance(net[0].norm, SyncBatchNorm) is expected
     assert len(names) == 12
     assert {p.name for p in net.get_parameters()} == names
 
 
-class PlatformBatchNorm(nn.BatchNorm2d):
-    """In place of ``nn.SyncBatchNorm``, which cannot be made without Ascend's or a GPU's communication."""
-    signature = inspect.signature(nn.SyncBatchNorm)
-
-    def __init__(self, *args, **kwargs) -> None:
-        given = self.signature.bind(*args, **kwargs)        # refuses what the real one would
-        given.apply_defaults()
-        self.given = dict(given.arguments)
-        super().__init__(*args, **kwargs)
-
-
 @pytest.mark.parametrize("target", ["Ascend", "GPU"])
-def test_a_platform_with_its_own_synchronised_batch_norm_gets_that(target, monkeypatch):
-    monkeypatch.setattr(nn, "SyncBatchNorm", PlatformBatchNorm)
-    net = nn.SequentialCell([Net(norm=True), Net(norm=True), nn.BatchNorm2d(CLASSES)])
-    net[1].norm = nn.BatchNorm2d(4, eps=1e-3, momentum=0.97)
+def test_a_platform_with_its_own_synchronised_batch_norm_gets_that(target):
+    """The cells can be made everywhere; only Ascend and GPUs have their kernel."""
+    net = nn.SequentialCell([Net(norm=True), Net(norm=True), BatchNorm2d(CLASSES)])
+    net[1].norm = BatchNorm2d(4, eps=1e-3, momentum=0.97)
     net[1].norm.update_parameters_name("1.norm.")
     rng = np.random.default_rng(3)
     for param in net.get_parameters():
@@ -183,14 +172,17 @@ def test_a_platform_with_its_own_synchronised_batch_norm_gets_that(target, monke
     before = [(param, param.name, param.asnumpy(), param.requires_grad) for param in net.get_parameters()]
     assert synchronise_batch_norm(net, "auto", target, 8, 2)
 
-    layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, PlatformBatchNorm)]
+    layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, BatchNorm2d)]
     assert layers == [net[0].norm, net[1].norm, net[2]]
-    assert not [cell for _, cell in net.cells_and_names() if type(cell) is nn.BatchNorm2d]
-    assert [layer.given["num_features"] for layer in layers] == [4, 4, CLASSES]
-    assert [layer.given["eps"] for layer in layers] == [1e-5, 1e-3, 1e-5]
-    # The share of the old statistics that stays, as the layers were made with, not its complement.
-    assert [layer.given["momentum"] for layer in layers] == pytest.approx([0.9, 0.97, 0.9])
-    assert [layer.given["process_groups"] for layer in layers] == [None] * 3      # all devices are one group
+    assert {type(layer) for layer in layers} == {PlatformSyncBatchNorm}
+    assert [layer.channels for layer in layers] == [4, 4, CLASSES]
+    assert [layer.momentum for layer in layers] == [0.9, 0.97, 0.9]
+    kernels = [layer.normalise_batch for layer in layers]
+    assert {kernel.name for kernel in kernels} == {"SyncBatchNorm"}
+    assert [kernel.epsilon for kernel in kernels] == [1e-5, 1e-3, 1e-5]
+    # The kernel wants the share of the new statistics, as nn.SyncBatchNorm passes it.
+    assert [kernel.momentum for kernel in kernels] == pytest.approx([0.1, 0.03, 0.1])
+    assert {(kernel.group, kernel.device_num) for kernel in kernels} == {(GlobalComm.WORLD_COMM_GROUP, 8)}
     # The same parameters, not copies: an optimizer or a checkpoint made before still means these.
     after = list(net.get_parameters())
     assert len(after) == len(before) == 6 + 6 + 4
@@ -214,11 +206,11 @@ def test_checkpoint_state_is_complete_and_holds_no_settings(optim, batch):
 
 
 def test_execution_modes_agree(batch, plain):
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    set_mode("pynative")
     try:
         losses = run(make_step(Net(), accumulation=2, loss_scale=4.0, dynamic_scale=True, ema_decay=0.5), batch)
     finally:
-        ms.set_context(mode=ms.GRAPH_MODE)
+        set_mode("graph")
     np.testing.assert_allclose(losses, plain[0], rtol=1e-5)
 
 

@@ -152,10 +152,10 @@ def test_every_switch_arrives_at_the_step(parts, overrides, attribute, value):
 
 def test_frozen_statistics_arrive_at_the_step(parts):
     built("train.frozen_bn=true")
-    assert parts["net"][0].norm.use_batch_statistics is False
+    assert parts["net"][0].norm.frozen
     assert not parts["options"].average_statistics
     built()
-    assert parts["net"][0].norm.use_batch_statistics is not False
+    assert not parts["net"][0].norm.frozen
 
 
 def test_synchronised_statistics_need_no_sharing(parts):

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime as ort
 
 from mindseg.checkpoint import load_network
+from mindseg.compat import device_target
 from mindseg.data.datasets import dataset_info
 from mindseg.data.transforms import normalize
 from mindseg.deploy import onnx_graph
@@ -208,7 +209,7 @@ def _split_formats(formats: Sequence[str]) -> tuple[list[str], str]:
     unknown = [fmt for fmt in names if fmt not in FORMATS]
     if unknown or not names:
         raise UserError(f"--file_format {' '.join(unknown) or '(empty)'}: must be of {', '.join(FORMATS)}")
-    if "AIR" in names and ms.get_context("device_target") != "Ascend":
+    if "AIR" in names and device_target() != "Ascend":
         names.remove("AIR")
         return names, ("--file_format AIR: MindSpore writes AIR only on an Ascend device; export ONNX and convert it "
                         "with scripts/convert_om.sh, or export MINDIR for MindSpore Lite")

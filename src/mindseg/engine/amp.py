@@ -2,7 +2,7 @@
 from mindspore import dtype as mstype
 from mindspore import nn
 
-from mindseg.engine.batch_norm import SyncBatchNorm
+from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose
 
 
 def apply_amp(net: nn.Cell, level: str, dtype: str = "float16") -> None:
@@ -18,7 +18,7 @@ def apply_amp(net: nn.Cell, level: str, dtype: str = "float16") -> None:
     half = mstype.float16 if dtype == "float16" else mstype.bfloat16
     net.to_float(mstype.float32 if level == "O1" else half)
     for _, cell in net.cells_and_names():
-        if level == "O1" and isinstance(cell, (nn.Conv2d, nn.Conv2dTranspose, nn.Dense)):
+        if level == "O1" and isinstance(cell, (Conv2d, Conv2dTranspose)):
             cell.to_float(half)
-        elif level == "O2" and isinstance(cell, (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)):
+        elif level == "O2" and isinstance(cell, BatchNorm2d):
             cell.to_float(mstype.float32)

@@ -3,12 +3,13 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.communication import GlobalComm
 
+from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm
 from mindseg.models.layers import replace_batch_norm
 
 SMALL_BATCH = 8     # images per device below which published recipes synchronise BatchNorm
 
 
-class SyncBatchNorm(nn.Cell):
+class SyncBatchNorm(BatchNorm2d):
     """BatchNorm over the batch of all devices, built from all-reduces for platforms without such a kernel.
 
     The variance is summed around the common mean instead of being a difference of two large sums, so no digits cancel.
@@ -22,12 +23,7 @@ class SyncBatchNorm(nn.Cell):
     """
 
     def __init__(self, channels: int, eps: float, momentum: float, size: int) -> None:
-        super().__init__()
-        old = nn.BatchNorm2d(channels)
-        self.gamma, self.beta = old.gamma, old.beta
-        self.moving_mean, self.moving_variance = old.moving_mean, old.moving_variance
-        self.eps = eps
-        self.momentum = momentum
+        super().__init__(channels, eps, momentum)
         self.size = size
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM, GlobalComm.WORLD_COMM_GROUP)
 
@@ -40,17 +36,15 @@ class SyncBatchNorm(nn.Cell):
         Returns:
             Tensor of the same shape and type.
         """
+        if not self.training or self.frozen:
+            return super().construct(x)
         x32 = ops.cast(x, mstype.float32)
-        if self.training:
-            count = x.shape[0] * x.shape[2] * x.shape[3] * self.size
-            mean = self.all_reduce(x32.sum((0, 2, 3))) / count
-            centred = x32 - mean.reshape(1, -1, 1, 1)
-            variance = self.all_reduce(ops.square(centred).sum((0, 2, 3))) / count
-            self._track(self.moving_mean, mean)
-            self._track(self.moving_variance, variance * (count / max(count - 1, 1)))
-        else:
-            centred = x32 - self.moving_mean.reshape(1, -1, 1, 1)
-            variance = self.moving_variance
+        count = x.shape[0] * x.shape[2] * x.shape[3] * self.size
+        mean = self.all_reduce(x32.sum((0, 2, 3))) / count
+        centred = x32 - mean.reshape(1, -1, 1, 1)
+        variance = self.all_reduce(ops.square(centred).sum((0, 2, 3))) / count
+        self._track(self.moving_mean, mean)
+        self._track(self.moving_variance, variance * (count / max(count - 1, 1)))
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         return ops.cast(centred * scale.reshape(1, -1, 1, 1) + self.beta.reshape(1, -1, 1, 1), x.dtype)
 
@@ -74,11 +68,10 @@ def synchronise_batch_norm(net: nn.Cell, mode: str, device_target: str, size: in
     if size == 1 or mode == "never" or (mode == "auto" and batch >= SMALL_BATCH):
         return False
 
-    def make(old: nn.BatchNorm2d) -> nn.Cell:
-        # MindSpore's cell stores 1 minus the momentum of its constructor.
+    def make(old: BatchNorm2d) -> BatchNorm2d:
         if device_target == "CPU":
-            return SyncBatchNorm(old.num_features, old.eps, 1.0 - old.momentum, size)
-        return nn.SyncBatchNorm(old.num_features, eps=old.eps, momentum=1.0 - old.momentum)
+            return SyncBatchNorm(old.channels, old.eps, old.momentum, size)
+        return PlatformSyncBatchNorm(old.channels, old.eps, old.momentum, GlobalComm.WORLD_COMM_GROUP, size)
 
     names = [(param, param.name) for param in net.get_parameters()]
     replace_batch_norm(net, make)
@@ -96,5 +89,5 @@ def freeze_batch_norm(net: nn.Cell) -> None:
         net: Network, changed in place.
     """
     for _, cell in net.cells_and_names():
-        if isinstance(cell, nn.BatchNorm2d):
-            cell.use_batch_statistics = False
+        if isinstance(cell, BatchNorm2d):
+            cell.frozen = True

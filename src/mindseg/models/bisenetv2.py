@@ -12,6 +12,7 @@ from functools import partial
 
 from mindspore import Tensor, nn, ops
 
+from mindseg.compat import BatchNorm2d, MaxPool2d
 from mindseg.errors import UserError
 from mindseg.models.layers import (
     ConvBNReLU,
@@ -57,7 +58,7 @@ class StemBlock(nn.Cell):
         super().__init__()
         self.conv = conv_bn_relu(3, 16, 3, 2, eps=eps)
         self.left = nn.SequentialCell([conv_bn_relu(16, 8, eps=eps), conv_bn_relu(8, 16, 3, 2, eps=eps)])
-        self.pool = nn.MaxPool2d(3, 2, pad_mode="valid")
+        self.pool = MaxPool2d(3, 2)
         self.fuse = conv_bn_relu(32, 16, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ class GELayerS1(nn.Cell):
         self.conv1 = conv_bn_relu(channels, channels, 3, eps=eps)
         self.dwconv = conv_bn_relu(channels, hidden, 3, groups=channels)
         self.conv2 = conv_bn_relu(hidden, channels, act=None)
-        self.conv2.bn = nn.BatchNorm2d(channels, gamma_init="zeros")
+        self.conv2.bn = BatchNorm2d(channels, gamma_init="zeros")
         self.halve = halve
 
     def construct(self, x: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class GELayerS2(nn.Cell):
         self.dwconv1 = conv_bn_relu(in_channels, hidden, 3, 2, groups=in_channels, act=None)
         self.dwconv2 = conv_bn_relu(hidden, hidden, 3, groups=hidden)
         self.conv2 = conv_bn_relu(hidden, out_channels, act=None)
-        self.conv2.bn = nn.BatchNorm2d(out_channels, gamma_init="zeros")
+        self.conv2.bn = BatchNorm2d(out_channels, gamma_init="zeros")
         self.shortcut = nn.SequentialCell([conv_bn_relu(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
                                            conv_bn_relu(in_channels, out_channels, act=None)])
 

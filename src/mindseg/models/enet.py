@@ -9,6 +9,7 @@ Two public variants differ in detail, and their weights fit only their own:
 """
 from mindspore import Tensor, nn, ops
 
+from mindseg.compat import BatchNorm2d, MaxPool2d
 from mindseg.errors import UserError
 from mindseg.models.layers import (
     ConvBNAct,
@@ -70,9 +71,9 @@ class InitialBlock(nn.Cell):
     def __init__(self, style: Style) -> None:
         super().__init__()
         self.conv = conv2d(3, 13, 3, 2, 1)
-        self.pool = nn.MaxPool2d(3, 2, pad_mode="same" if style.modelzoo else "valid")
+        self.pool = MaxPool2d(3, 2, same=style.modelzoo)
         self.pad = not style.modelzoo
-        self.bn = nn.BatchNorm2d(16)
+        self.bn = BatchNorm2d(16)
         self.act = style.act(16, True)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class DownsamplingBottleneck(nn.Cell):
         inner = in_channels // 4
         self.extra = out_channels - in_channels
         self.mask = style.max_unpool
-        self.pool = nn.MaxPool2d(2, 2)
+        self.pool = MaxPool2d(2, 2)
         self.conv1 = ConvBNAct(conv2d(in_channels, inner, 2, 2), inner, style.act(inner, True))
         self.conv2 = ConvBNAct(conv2d(inner, inner, 3, 1, 1), inner, style.act(inner, True))
         self.conv3 = ConvBNAct(conv2d(inner, out_channels), out_channels, style.act(out_channels, True))

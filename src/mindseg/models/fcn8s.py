@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
+from mindseg.compat import Conv2d, MaxPool2d
 from mindseg.errors import UserError
 from mindseg.models.layers import ConvBNAct, ConvBNReLU, SegmentationNetwork, TransposedConv, conv2d
 
@@ -34,11 +35,11 @@ def bilinear_kernel(channels: int, size: int) -> Tensor:
     return Tensor(kernel)
 
 
-class WideConv(nn.Conv2d):
+class WideConv(Conv2d):
     """Convolution with many output channels, trained in pieces of at most ``WIDEST`` channels.
 
     For the gradient of fc6's 103 million weights oneDNN only has its reference kernel, which is a hundred times slower
-    than the kernel for half as many (docs/performance.md). Parameter and result are those of ``nn.Conv2d``.
+    than the kernel for half as many (docs/performance.md). Parameter and result are those of :class:`Conv2d`.
 
     Args:
         in_channels: Channels of the input.
@@ -48,7 +49,7 @@ class WideConv(nn.Conv2d):
     WIDEST = 2048
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
-        super().__init__(in_channels, out_channels, kernel, pad_mode="pad", padding=kernel // 2)
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
         self.pieces = -(-out_channels // self.WIDEST)
         if out_channels % self.pieces:
             self.pieces = 1
@@ -75,7 +76,7 @@ class VGGStage(nn.SequentialCell):
 
     def __init__(self, in_channels: int, out_channels: int, count: int) -> None:
         convs = [ConvBNReLU(in_channels if i == 0 else out_channels, out_channels, 3) for i in range(count)]
-        super().__init__(OrderedDict(convs=nn.SequentialCell(convs), pool=nn.MaxPool2d(2, 2)))
+        super().__init__(OrderedDict(convs=nn.SequentialCell(convs), pool=MaxPool2d(2, 2)))
 
 
 class VGG16(nn.Cell):

@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Initializer
 from mindspore.ops import constexpr
 
+from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose, device_target
 from mindseg.errors import UserError
 
 MIN_SIZE = 32
@@ -22,7 +23,7 @@ MIN_SIZE = 32
 
 def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 1, stride: int = 1,
            padding: int | str = 0, dilation: int = 1, groups: int = 1, bias: bool = False,
-           he_init: bool = False) -> nn.Conv2d:
+           he_init: bool = False) -> Conv2d:
     """Makes a convolution with PyTorch's initial weights, uniform in +-1/sqrt(fan_in), or with He's.
 
     Args:
@@ -39,13 +40,11 @@ def conv2d(in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 
             biases of 0.
     """
     init = HeNormal(mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu") if he_init else None
-    same = padding == "same"
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="same" if same else "pad",
-                     padding=0 if same else padding, dilation=dilation, group=groups, has_bias=bias, weight_init=init,
-                     bias_init="zeros" if he_init else None)
+    return Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias, init,
+                  "zeros" if he_init else None)
 
 
-class PooledBatchNorm(nn.BatchNorm2d):
+class PooledBatchNorm(BatchNorm2d):
     """BatchNorm after a global pooling, which sees one value per channel and image.
 
     Training with a batch of 1 would give 0 and store a NaN variance, so it is refused. Frozen statistics are allowed,
@@ -63,12 +62,12 @@ class PooledBatchNorm(nn.BatchNorm2d):
 
     def construct(self, x: Tensor) -> Tensor:
         """Normalises (N, C, 1, 1)."""
-        if self.training and self.use_batch_statistics is not False:
+        if self.training and not self.frozen:
             _check_pooled_batch(x.shape[0], self.where)
         return super().construct(x)
 
 
-def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.Cell]) -> int:
+def replace_batch_norm(network: nn.Cell, factory: Callable[[BatchNorm2d], nn.Cell]) -> int:
     """Replaces every BatchNorm of a network, for synchronised statistics or another momentum.
 
     Args:
@@ -80,7 +79,7 @@ def replace_batch_norm(network: nn.Cell, factory: Callable[[nn.BatchNorm2d], nn.
         Number of cells replaced.
     """
     found = [(parent, key, child) for _, parent in network.cells_and_names()
-             for key, child in parent.name_cells().items() if isinstance(child, nn.BatchNorm2d)]
+             for key, child in parent.name_cells().items() if isinstance(child, BatchNorm2d)]
     for parent, key, old in found:
         new = factory(old)
         for name in ("gamma", "beta", "moving_mean", "moving_variance"):
@@ -106,7 +105,7 @@ class ConvBNAct(nn.Cell):
     def __init__(self, conv: nn.Cell, channels: int, act: nn.Cell | None = None, eps: float = 1e-5) -> None:
         super().__init__()
         self.conv = conv
-        self.bn = nn.BatchNorm2d(channels, eps)
+        self.bn = BatchNorm2d(channels, eps)
         self.act = act
 
     def construct(self, x: Tensor) -> Tensor:
@@ -175,7 +174,7 @@ class PReLU(nn.Cell):
         super().__init__()
         self.slope = Parameter(Tensor(np.full(channels, 0.25, np.float32)), name="slope")
         # On other devices a matrix product may round its inputs to 16 bits.
-        self.scale = Scale() if ms.get_context("device_target") == "CPU" else None
+        self.scale = Scale() if device_target() == "CPU" else None
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to the same shape."""
@@ -186,7 +185,7 @@ class PReLU(nn.Cell):
         return ops.relu(x) - below * Scale.broadcast(slope)
 
 
-class TransposedConv(nn.Conv2dTranspose):
+class TransposedConv(Conv2dTranspose):
     """Transposed convolution without bias whose output is exactly ``stride`` times as large as its input.
 
     Training uses MindSpore's operator. Evaluation computes the same values by one ordinary convolution, which gives the
@@ -204,8 +203,7 @@ class TransposedConv(nn.Conv2dTranspose):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, offset: int = 0,
                  init: Tensor | Initializer | None = None) -> None:
         symmetric = 2 * offset == kernel - stride
-        super().__init__(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=offset if symmetric else 0,
-                         weight_init=init)
+        super().__init__(in_channels, out_channels, kernel, stride, offset if symmetric else 0, init)
         self.cut = None if symmetric else offset
         self.factor = stride
         # Row u of the full result, counted from the offset, is phase u mod stride of the input row u div stride away.

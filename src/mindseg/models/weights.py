@@ -13,8 +13,8 @@ import numpy as np
 
 import mindspore as ms
 from mindspore import Tensor
-from mindspore.nn.utils import no_init_parameters
 
+from mindseg.compat import no_init_parameters
 from mindseg.errors import UserError, first_line
 from mindseg.files import replacing
 from mindseg.models import create_model, model_options

@@ -1,0 +1,223 @@
+"""Layers and settings of MindSpore whose names, arguments or defaults differ between its versions.
+
+The layers are thin cells over MindSpore's primitives. Initial weights and parameter names are those of the cells of
+MindSpore 2.7 to 2.10. No other module uses the cells and functions that this one replaces (ruff's TID251 checks it).
+Tensors are (N, C, H, W), float32 or float16.
+"""
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import HeUniform, Initializer, Uniform, initializer
+
+
+def device_target() -> str:
+    """Device that MindSpore computes on: ``CPU``, ``Ascend`` or ``GPU``."""
+    if hasattr(ms, "get_current_device"):
+        return ms.get_current_device().device_target
+    return ms.get_context("device_target")
+
+
+def set_mode(mode: str) -> None:
+    """Sets the execution mode.
+
+    Args:
+        mode: ``graph`` or ``pynative``. A MindSpore without this setting always runs PyNative.
+    """
+    if hasattr(ms, "set_context"):
+        ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+
+
+def get_mode() -> str:
+    """Execution mode, ``graph`` or ``pynative``."""
+    return "graph" if hasattr(ms, "get_context") and ms.get_context("mode") == ms.GRAPH_MODE else "pynative"
+
+
+def no_init_parameters() -> AbstractContextManager:
+    """Context in which parameters get no initial values, where MindSpore can do that; a checkpoint follows."""
+    make = getattr(nn, "no_init_parameters", nullcontext)
+    return make()
+
+
+def _twice(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+class _Convolution(nn.Cell):
+    """Parameters of a convolution.
+
+    Args:
+        shape: Shape of the weights.
+        fan_in: Inputs of one output value.
+        channels: Channels of the output.
+        bias: Add a bias.
+        weight_init: Initial weights; None: uniform in +-1/sqrt(fan_in), as in PyTorch.
+        bias_init: Initial biases; None: uniform in the same range.
+    """
+
+    def __init__(self, shape: tuple[int, ...], fan_in: int, channels: int, bias: bool,
+                 weight_init: str | Tensor | Initializer | None, bias_init: str | None) -> None:
+        super().__init__()
+        init = HeUniform(math.sqrt(5)) if weight_init is None else weight_init
+        self.weight = Parameter(initializer(init, shape, ms.float32), name="weight")
+        self.has_bias = bias
+        self.bias = None
+        if bias:
+            init = Uniform(1 / math.sqrt(fan_in)) if bias_init is None else bias_init
+            self.bias = Parameter(initializer(init, (channels,), ms.float32), name="bias")
+        self.bias_add = ops.BiasAdd()
+
+
+class Conv2d(_Convolution):
+    """Convolution.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side length, or (height, width).
+        stride: Step in both directions.
+        padding: Zeros on every side, or ``"same"``: output size = input size / stride, with the odd zero at the bottom
+            and right.
+        dilation: Distance between the kernel's elements.
+        groups: Groups of channels that are convolved separately.
+        bias: Add a bias.
+        weight_init: Initial weights, (out, in / groups, height, width) or a distribution; None: uniform in
+            +-1/sqrt(fan_in), as in PyTorch.
+        bias_init: Distribution of the initial biases; None: uniform in the same range.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1,
+                 padding: int | str = 0, dilation: int = 1, groups: int = 1, bias: bool = False,
+                 weight_init: str | Tensor | Initializer | None = None, bias_init: str | None = None) -> None:
+        kernel = _twice(kernel)
+        fan_in = in_channels // groups * kernel[0] * kernel[1]
+        super().__init__((out_channels, in_channels // groups, *kernel), fan_in, out_channels, bias, weight_init,
+                         bias_init)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel = kernel
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        same = padding == "same"
+        self.convolve = ops.Conv2D(out_channels, kernel, pad_mode="same" if same else "pad", pad=0 if same else padding,
+                                   stride=stride, dilation=dilation, group=groups)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H', W')."""
+        x = self.convolve(x, self.weight)
+        return self.bias_add(x, self.bias) if self.has_bias else x
+
+
+class Conv2dTranspose(_Convolution):
+    """Transposed convolution without bias.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side length.
+        stride: Factor of height and width.
+        padding: Rows and columns dropped on every side of the full result.
+        weight_init: Initial weights (in, out, kernel, kernel) or a distribution; None: MindSpore's default, uniform in
+            +-1/sqrt(out * kernel**2).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0,
+                 weight_init: str | Tensor | Initializer | None = None) -> None:
+        super().__init__((in_channels, out_channels, kernel, kernel), 0, out_channels, False, weight_init, None)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        self.rest = kernel - stride - 2 * padding
+        # The primitive is named after the convolution whose input gradient it computes.
+        self.transpose = ops.Conv2DTranspose(in_channels, kernel, pad_mode="pad", pad=padding, stride=stride)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H', W') with H' = stride * H + kernel - stride - 2 * padding."""
+        height, width = self.stride * x.shape[2] + self.rest, self.stride * x.shape[3] + self.rest
+        return self.transpose(x, self.weight, (x.shape[0], self.out_channels, height, width))
+
+
+class BatchNorm2d(nn.Cell):
+    """BatchNorm, which keeps the unbiased variance in ``moving_variance``.
+
+    Attributes:
+        frozen: Normalise by the stored statistics in training too, and leave them unchanged.
+
+    Args:
+        channels: Channels of the input.
+        eps: Small number added to the variance.
+        momentum: Factor of the old value when the moving statistics are updated, 0..1 (PyTorch's is 1 minus this).
+        gamma_init: Initial scale, ``ones`` or ``zeros``.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.9, gamma_init: str = "ones") -> None:
+        super().__init__()
+        self.channels = channels
+        self.eps = eps
+        self.momentum = momentum
+        self.frozen = False
+        self.moving_mean = Parameter(initializer("zeros", channels), name="mean", requires_grad=False)
+        self.moving_variance = Parameter(initializer("ones", channels), name="variance", requires_grad=False)
+        self.gamma = Parameter(initializer(gamma_init, channels), name="gamma")
+        self.beta = Parameter(initializer("zeros", channels), name="beta")
+        # The primitive's momentum is the factor of the new value.
+        self.normalise_batch = ops.BatchNorm(is_training=True, epsilon=eps, momentum=1.0 - momentum)
+        self.normalise_stored = ops.BatchNorm(is_training=False, epsilon=eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to the same shape."""
+        if self.training and not self.frozen:
+            return self.normalise_batch(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
+        return self.normalise_stored(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
+
+
+class PlatformSyncBatchNorm(BatchNorm2d):
+    """BatchNorm over the batch of all devices by the kernel of Ascend or a GPU; the CPU has none.
+
+    Args:
+        channels: As in :class:`BatchNorm2d`.
+        eps: As there.
+        momentum: As there.
+        group: Name of the group of all devices.
+        size: Number of devices.
+    """
+
+    def __init__(self, channels: int, eps: float, momentum: float, group: str, size: int) -> None:
+        super().__init__(channels, eps, momentum)
+        from mindspore.ops.operations._inner_ops import SyncBatchNorm
+        self.normalise_batch = SyncBatchNorm(epsilon=eps, momentum=1.0 - momentum, group=group, device_num=size)
+
+
+class MaxPool2d(nn.Cell):
+    """Max-pooling.
+
+    Args:
+        kernel: Side length of a window.
+        stride: Step in both directions.
+        same: Also pool the windows that reach beyond the bottom and right: output size = input size / stride.
+    """
+
+    def __init__(self, kernel: int, stride: int, same: bool = False) -> None:
+        super().__init__()
+        self.pool = ops.MaxPool(kernel, stride, "same" if same else "valid")
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, H', W')."""
+        return self.pool(x)
+
+
+class SoftmaxCrossEntropy(nn.Cell):
+    """Softmax cross entropy of each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one_hot = ops.OneHot()
+        self.cross_entropy = ops.SoftmaxCrossEntropyWithLogits()
+        self.one, self.zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+
+    def construct(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Maps logits (P, C) and labels (P,) int32, 0 <= label < C, to losses (P,)."""
+        return self.cross_entropy(logits, self.one_hot(label, logits.shape[1], self.one, self.zero))[0]
