@@ -1,0 +1,1 @@
+FUTURE = False
