@@ -221,3 +221,50 @@ class SoftmaxCrossEntropy(nn.Cell):
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Maps logits (P, C) and labels (P,) int32, 0 <= label < C, to losses (P,)."""
         return self.cross_entropy(logits, self.one_hot(label, logits.shape[1], self.one, self.zero))[0]
+
+
+# Functions of mindspore.ops and methods of Tensor that are to go, or to mean something else.
+
+def cast(x: Tensor, dtype: ms.Type) -> Tensor:
+    """Converts to another number type."""
+    return ops.Cast()(x, dtype)
+
+
+def transpose(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Puts the axes into another order: axis i of the result is axis ``order[i]`` of ``x``."""
+    return ops.Transpose()(x, order)
+
+
+def cut(x: Tensor, start: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
+    """Cuts out a block of ``size``, beginning at ``start``."""
+    return ops.Slice()(x, start, size)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Looks up ``x[index]`` along the first axis."""
+    return ops.Gather()(x, index, 0)
+
+
+def take_along(x: Tensor, axis: int, index: Tensor) -> Tensor:
+    """Looks up one value for each element of ``index``, as ``numpy.take_along_axis`` does."""
+    return ops.GatherD()(x, axis, index)
+
+
+def add_along(x: Tensor, axis: int, index: Tensor, values: Tensor) -> Tensor:
+    """Returns ``x`` with ``values`` added at the places that :func:`take_along` reads."""
+    return ops.TensorScatterElements(axis, "add")(x, index, values)
+
+
+def assign(param: Parameter, value: Tensor) -> Tensor:
+    """Gives a parameter a value, and returns it."""
+    return ops.Assign()(param, value)
+
+
+def assign_add(param: Parameter, value: Tensor) -> Tensor:
+    """Adds to a parameter, and returns the sum."""
+    return ops.AssignAdd()(param, value)
+
+
+def assign_sub(param: Parameter, value: Tensor) -> Tensor:
+    """Subtracts from a parameter, and returns the difference."""
+    return ops.AssignSub()(param, value)

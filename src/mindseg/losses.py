@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from mindseg.compat import SoftmaxCrossEntropy, device_target
+from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, device_target, take, take_along, transpose
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 
@@ -26,12 +26,12 @@ class PixelCrossEntropy(nn.Cell):
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Maps logits (N, C, P) and labels (N, 1, P), for P pixels, to losses (N, 1, P)."""
-        return -ops.gather_elements(ops.log_softmax(logits, 1), 1, label)
+        return -take_along(ops.log_softmax(logits, 1), 1, label)
 
     def bprop(self, logits: Tensor, label: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the gradient of the logits: (softmax - one_hot(label)) * dout."""
         softmax = ops.exp(ops.log_softmax(logits, 1)) * dout
-        return ops.tensor_scatter_elements(softmax, label, -dout, 1, "add"), ops.zeros_like(label)
+        return add_along(softmax, 1, label, -dout), ops.zeros_like(label)
 
 
 class PixelLoss(nn.Cell):
@@ -60,10 +60,10 @@ class PixelLoss(nn.Cell):
         Returns:
             (P,) float32, the weight of the label's class, 0 for ignored pixels.
         """
-        valid = ops.cast(ops.not_equal(label, self.ignore_id), mstype.float32)
+        valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         if self.class_weights is None:
             return valid
-        return valid * ops.gather(self.class_weights, self.clip_label(label, self.class_weights.shape[0]), 0)
+        return valid * take(self.class_weights, self.clip_label(label, self.class_weights.shape[0]))
 
     def weight_sum(self, label: Tensor) -> Tensor:
         """Sums the weights of all pixels, the divisor of the mean.
@@ -89,7 +89,7 @@ class PixelLoss(nn.Cell):
     @staticmethod
     def flatten_pixels(logits: Tensor) -> Tensor:
         """Reshapes logits (N, C, H, W) of any float type to (N*H*W, C) float32."""
-        return ops.cast(logits.transpose(0, 2, 3, 1).reshape(-1, logits.shape[1]), mstype.float32)
+        return cast(transpose(logits, (0, 2, 3, 1)).reshape(-1, logits.shape[1]), mstype.float32)
 
     def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the softmax cross entropy of each pixel.
@@ -105,7 +105,7 @@ class PixelLoss(nn.Cell):
         label = self.clip_label(label, c)
         if not self.by_channel:
             return self.softmax_loss(self.flatten_pixels(logits), label)
-        logits = ops.cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
+        logits = cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
         return ops.reshape(self.pixel_loss(logits, ops.reshape(label, (n, 1, h * w))), (-1,))
 
 
@@ -157,17 +157,17 @@ class OhemLoss(PixelLoss):
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
         images, label = label.shape[0], label.reshape(-1)
-        valid = ops.cast(ops.not_equal(label, self.ignore_id), mstype.float32)
+        valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         losses = self.cross_entropy(logits, label) * valid
-        count = ops.cast(valid.sum(), mstype.int32)
+        count = cast(valid.sum(), mstype.int32)
         kept = count // 16 if self.rule == "fraction" else ops.minimum(count, self.min_kept * images)
         ranked = ops.sort(ops.stop_gradient(losses), 0, True)[0]
-        hardest = ops.gather(ranked, ops.maximum(kept, 1) - 1, 0)
+        hardest = take(ranked, ops.maximum(kept, 1) - 1)
         # At least ``kept`` pixels count, even if they are easier than the threshold. Pixels with the same loss as the
         # last of them get equal weights that add up to the places left.
-        above = ops.cast(losses > ops.minimum(hardest, self.thresh), mstype.float32)
-        ties = ops.cast(ops.equal(losses, hardest), mstype.float32) * (1.0 - above)
-        tie_weight = ops.relu(ops.cast(kept, mstype.float32) - above.sum()) / ops.maximum(ties.sum(), 1.0)
+        above = cast(losses > ops.minimum(hardest, self.thresh), mstype.float32)
+        ties = cast(ops.equal(losses, hardest), mstype.float32) * (1.0 - above)
+        tie_weight = ops.relu(cast(kept, mstype.float32) - above.sum()) / ops.maximum(ties.sum(), 1.0)
         selected = ops.stop_gradient(above + ties * tie_weight) * self.pixel_weights(label)
         divisor = selected.sum() if self.rule == "fraction" else self.pixel_weights(label).sum()
         return (losses * selected).sum() / ops.maximum(divisor, EPSILON)
@@ -186,7 +186,7 @@ class BCELoss(PixelLoss):
         rows = self.flatten_pixels(logits)
         # log(1 + exp(x)) - x * [class is true], without overflow for large |x|.
         softplus = ops.relu(rows) + ops.log1p(ops.exp(-ops.abs(rows)))
-        true = ops.gather_elements(rows, 1, self.clip_label(label, logits.shape[1]).reshape(-1, 1))
+        true = take_along(rows, 1, self.clip_label(label, logits.shape[1]).reshape(-1, 1))
         losses = (softplus.sum(1) - true.reshape(-1)) / logits.shape[1]
         return (losses * weights).sum() / ops.maximum(weights.sum(), EPSILON)
 
@@ -200,9 +200,9 @@ class DiceLoss(PixelLoss):
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
         label, classes = label.reshape(-1), logits.shape[1]
-        valid = ops.cast(ops.not_equal(label, self.ignore_id), mstype.float32).reshape(-1, 1)
+        valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32).reshape(-1, 1)
         probability = ops.softmax(self.flatten_pixels(logits), 1) * valid
-        truth = ops.cast(ops.equal(label.reshape(-1, 1), ops.arange(classes).reshape(1, -1)), mstype.float32) * valid
+        truth = cast(ops.equal(label.reshape(-1, 1), ops.arange(classes).reshape(1, -1)), mstype.float32) * valid
         overlap = (probability * truth).sum(0)
         scores = (2.0 * overlap + 1.0) / (probability.sum(0) + truth.sum(0) + 1.0)
         if self.class_weights is None:

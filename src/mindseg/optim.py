@@ -7,6 +7,7 @@ import numpy as np
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindseg.compat import assign, assign_add, assign_sub, take
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.schedules import create_schedule
@@ -52,8 +53,8 @@ class Optimizer(nn.Cell):
 
     def next_rate(self) -> Tensor:
         """Looks up the learning rate of this step, a scalar, and counts the step."""
-        rate = ops.reshape(ops.gather(self.rates, self.global_step, 0), ())
-        ops.assign_add(self.global_step, Tensor([1], ms.int32))
+        rate = ops.reshape(take(self.rates, self.global_step), ())
+        assign_add(self.global_step, Tensor([1], ms.int32))
         return rate
 
 
@@ -73,7 +74,7 @@ def _step_momentum(apply: nn.Cell, momentum: Tensor, rate: Tensor, nesterov: boo
     if nesterov:
         # w -= lr * (grad + momentum * v). The primitive's own Nesterov steps are wrong on the CPU.
         apply(weight, moment, rate * momentum, gradient, momentum)
-        ops.assign_sub(weight, rate * gradient)
+        assign_sub(weight, rate * gradient)
     else:
         apply(weight, moment, rate, gradient, momentum)
     return True
@@ -109,7 +110,7 @@ def _step_adam(apply: nn.Cell, powers: tuple[Tensor, Tensor], eps: Tensor, rate:
     if not decoupled:
         gradient = _add_decay(gradient, weight, decay)
     elif decay > 0:
-        ops.assign(weight, weight * (1.0 - rate * decay))
+        assign(weight, weight * (1.0 - rate * decay))
     apply(weight, moment1, moment2, powers[0], powers[1], rate, BETA1, BETA2, eps, gradient)
     return True
 
@@ -137,8 +138,8 @@ class Adam(Optimizer):
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
         """Makes one step with the gradients of ``parameters``, in that order."""
         powers = self.beta1_power * BETA1, self.beta2_power * BETA2
-        ops.assign(self.beta1_power, powers[0])
-        ops.assign(self.beta2_power, powers[1])
+        assign(self.beta1_power, powers[0])
+        assign(self.beta2_power, powers[1])
         step = ops.partial(_step_adam, self.apply, powers, self.eps, self.next_rate(), self.decoupled)
         self.map(step, gradients, self.parameters, self.moment1, self.moment2, self.decays, self.factors)
 

@@ -8,7 +8,7 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindseg.compat import SoftmaxCrossEntropy, set_mode
+from mindseg.compat import SoftmaxCrossEntropy, cast, set_mode, transpose
 from mindseg.models import create_model
 from mindseg.models.weights import convert_state_dict
 from tests.goldens import rule
@@ -27,12 +27,12 @@ class GoldenLoss(nn.Cell):
 
     def construct(self, image: Tensor, label: Tensor) -> Tensor:
         label = ops.reshape(label, (-1,))
-        valid = ops.cast(label != 255, ms.float32)
-        label = ops.select(label != 255, label, ops.zeros_like(label))
+        valid = cast(label != 255, ms.float32)
+        label = ops.where(label != 255, label, ops.zeros_like(label))
         total = 0.0
         outputs = self.network(image)
         for i, weight in enumerate(self.head_weights):
-            rows = ops.reshape(ops.transpose(outputs[i], (0, 2, 3, 1)), (-1, outputs[i].shape[1]))
+            rows = ops.reshape(transpose(outputs[i], (0, 2, 3, 1)), (-1, outputs[i].shape[1]))
             total += weight * (self.cross_entropy(rows, label) * valid).sum() / valid.sum()
         return total
 

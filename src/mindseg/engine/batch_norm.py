@@ -3,7 +3,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.communication import GlobalComm
 
-from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm
+from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm, assign, cast
 from mindseg.models.layers import replace_batch_norm
 
 SMALL_BATCH = 8     # images per device below which published recipes synchronise BatchNorm
@@ -38,7 +38,7 @@ class SyncBatchNorm(BatchNorm2d):
         """
         if not self.training or self.frozen:
             return super().construct(x)
-        x32 = ops.cast(x, mstype.float32)
+        x32 = cast(x, mstype.float32)
         count = x.shape[0] * x.shape[2] * x.shape[3] * self.size
         mean = self.all_reduce(x32.sum((0, 2, 3))) / count
         centred = x32 - mean.reshape(1, -1, 1, 1)
@@ -46,10 +46,10 @@ class SyncBatchNorm(BatchNorm2d):
         self._track(self.moving_mean, mean)
         self._track(self.moving_variance, variance * (count / max(count - 1, 1)))
         scale = self.gamma * ops.rsqrt(variance + self.eps)
-        return ops.cast(centred * scale.reshape(1, -1, 1, 1) + self.beta.reshape(1, -1, 1, 1), x.dtype)
+        return cast(centred * scale.reshape(1, -1, 1, 1) + self.beta.reshape(1, -1, 1, 1), x.dtype)
 
     def _track(self, moving: Tensor, value: Tensor) -> None:
-        ops.assign(moving, self.momentum * moving + (1.0 - self.momentum) * ops.stop_gradient(value))
+        assign(moving, self.momentum * moving + (1.0 - self.momentum) * ops.stop_gradient(value))
 
 
 def synchronise_batch_norm(net: nn.Cell, mode: str, device_target: str, size: int, batch: int) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from mindseg.compat import cast
 from mindseg.config import Config
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.labels import IGNORE
@@ -54,7 +55,7 @@ class Forward(nn.Cell):
         logits = self.net(x)
         if logits.shape[1] != self.num_classes:     # a slice of everything would still be a copy
             logits = logits[:, :self.num_classes]
-        return ops.cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else logits.astype(mstype.float32)
+        return cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else cast(logits, mstype.float32)
 
 
 class NetworkPredictor:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
-from mindseg.compat import Conv2d, MaxPool2d
+from mindseg.compat import Conv2d, MaxPool2d, cast
 from mindseg.errors import UserError
 from mindseg.models.layers import ConvBNAct, ConvBNReLU, SegmentationNetwork, TransposedConv, conv2d
 
@@ -61,7 +61,7 @@ class WideConv(Conv2d):
             return super().construct(x)
         parts = ()
         for weight in ops.split(self.weight, self.out_channels // self.pieces, 0):
-            parts += (self.piece(x, weight.astype(x.dtype)),)
+            parts += (self.piece(x, cast(weight, x.dtype)),)
         return ops.concat(parts, 1)
 
 

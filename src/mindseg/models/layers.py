@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Initializer
 from mindspore.ops import constexpr
 
-from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose, device_target
+from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose, assign_add, cast, cut, device_target, transpose
 from mindseg.errors import UserError
 
 MIN_SIZE = 32
@@ -178,7 +178,7 @@ class PReLU(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to the same shape."""
-        slope = self.slope.astype(x.dtype)
+        slope = cast(self.slope, x.dtype)
         below = ops.relu(-x)
         if self.training and self.scale is not None:
             return ops.relu(x) - self.scale(below, slope)
@@ -228,9 +228,9 @@ class TransposedConv(Conv2dTranspose):
             return window(y, self.cut, self.factor * x.shape[2], self.factor * x.shape[3])
         s, taps, inputs, outputs = self.factor, self.taps, self.in_channels, self.out_channels
         weight = ops.matmul(ops.matmul(self.select, self.weight), self.select_transposed)
-        weight = ops.transpose(ops.reshape(weight, (inputs, outputs, taps, s, taps, s)), (1, 3, 5, 0, 2, 4))
+        weight = transpose(ops.reshape(weight, (inputs, outputs, taps, s, taps, s)), (1, 3, 5, 0, 2, 4))
         y = self.phases(x, ops.reshape(weight, (outputs * s * s, inputs, taps, taps)))
-        y = ops.transpose(ops.reshape(y, (-1, outputs, s, s, x.shape[2], x.shape[3])), (0, 1, 4, 2, 5, 3))
+        y = transpose(ops.reshape(y, (-1, outputs, s, s, x.shape[2], x.shape[3])), (0, 1, 4, 2, 5, 3))
         return ops.reshape(y, (-1, outputs, s * x.shape[2], s * x.shape[3]))
 
 
@@ -277,9 +277,9 @@ def _resample(x: Tensor, size: tuple[int, int], rule: bool | str) -> Tensor:
     """Multiplies the axes of (N, C, H, W) whose length changes by the matrices of a rule."""
     height, width = x.shape[2], x.shape[3]
     if width != size[1]:
-        x = ops.matmul(x, _matrix(size[1], width, rule, True).astype(x.dtype))
+        x = ops.matmul(x, cast(_matrix(size[1], width, rule, True), x.dtype))
     if height != size[0]:
-        x = ops.matmul(_matrix(size[0], height, rule, False).astype(x.dtype), x)
+        x = ops.matmul(cast(_matrix(size[0], height, rule, False), x.dtype), x)
     return x
 
 
@@ -368,10 +368,10 @@ def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
         (N, C, h, 2, w, 2) of x's type, 1 at the maxima and 0 elsewhere; no gradient flows through it.
     """
     _, c, h, w = pooled.shape
-    equal = ops.cast(ops.reshape(x, (-1, c, h, 2, w, 2)) == ops.reshape(pooled, (-1, c, h, 1, w, 1)), x.dtype)
+    equal = cast(ops.reshape(x, (-1, c, h, 2, w, 2)) == ops.reshape(pooled, (-1, c, h, 1, w, 1)), x.dtype)
     rank = equal * Tensor(np.array([4, 3, 2, 1], np.float32).reshape(1, 1, 1, 2, 1, 2))
     best = ops.MaxPool(2, 2)(ops.reshape(rank, (-1, c, 2 * h, 2 * w)))
-    return ops.stop_gradient(ops.cast(rank == ops.reshape(best, (-1, c, h, 1, w, 1)), x.dtype))
+    return ops.stop_gradient(cast(rank == ops.reshape(best, (-1, c, h, 1, w, 1)), x.dtype))
 
 
 def unpool(x: Tensor, mask: Tensor) -> Tensor:
@@ -397,7 +397,7 @@ def window(x: Tensor, start: int, height: int, width: int) -> Tensor:
         height: Number of rows.
         width: Number of columns.
     """
-    return ops.slice(x, (0, 0, start, start), (x.shape[0], x.shape[1], height, width))
+    return cut(x, (0, 0, start, start), (x.shape[0], x.shape[1], height, width))
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
@@ -501,7 +501,7 @@ class Dropout(nn.Cell):
         if not self.training or self.rate == 0:
             return x
         n, c, h, w = x.shape
-        step = ops.assign_add(self.step, Tensor(1, ms.int32))
+        step = assign_add(self.step, Tensor(1, ms.int32))
         outer = _mix(_random_int32(self.seed, self.layer, 0, n * c) ^ (step * Tensor(0x61C88647, ms.int32)))
         outer = ops.reshape(outer, (n, c, 1, 1))
         noise = outer
@@ -509,5 +509,5 @@ class Dropout(nn.Cell):
             # Products with odd random numbers are a universal hash. Their high bits, which the comparison uses, are
             # random for every pair of positions, at a third of the cost of _mix for each element.
             noise = outer * ops.reshape(_random_int32(self.seed, self.layer, 1, h * w), (1, 1, h, w))
-        keep = ops.cast(noise >= self.threshold, x.dtype)
+        keep = cast(noise >= self.threshold, x.dtype)
         return x * keep * (1.0 / (1.0 - self.rate))

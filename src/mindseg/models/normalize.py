@@ -1,7 +1,9 @@
 """Normalisation on the device, the first cell of every graph."""
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore import dtype as mstype
+
+from mindseg.compat import cast, transpose
 
 
 class Normalize(nn.Cell):
@@ -20,4 +22,4 @@ class Normalize(nn.Cell):
 
     def construct(self, image: Tensor) -> Tensor:
         """Returns (N, 3, H, W) float32 for uint8 (N, H, W, 3)."""
-        return ops.cast(image.transpose(0, 3, 1, 2), mstype.float32) * self.scale + self.shift
+        return cast(transpose(image, (0, 3, 1, 2)), mstype.float32) * self.scale + self.shift
