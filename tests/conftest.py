@@ -18,8 +18,11 @@ if _WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import mindseg  # noqa: E402, F401
-from tests.support import ROOT  # noqa: E402
+from tests.support import ROOT, future  # noqa: E402
 from tests.support.hostile import SEED, register_profiles  # noqa: E402
+
+if future.FUTURE:
+    future.install()
 
 # For the processes that tests start: this checkout's package, whatever is installed, and the tests' own modules.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from mindseg.comm import check_port
 from mindseg.compat import device_target, set_mode
 from mindseg.errors import UserError, first_line
 from mindseg.version import __version__
+
+NEWEST_TESTED = (2, 10)     # requirements.txt allows no newer one
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ def setup_runtime(cfg_runtime: dict) -> Runtime:
     return Runtime(target, device_id, rank, size)
 
 
+@cache
+def warn_untested_version(version: str) -> None:
+    """Prints one line if MindSpore is newer than all versions that were tested.
+
+    Args:
+        version: MindSpore's version.
+    """
+    if tuple(map(int, version.split(".")[:2])) > NEWEST_TESTED:
+        newest = ".".join(map(str, NEWEST_TESTED))
+        print(f"warning: MindSpore {version} is newer than {newest}, the newest version that was tested; if something "
+              f"fails, install mindspore<{NEWEST_TESTED[0]}.{NEWEST_TESTED[1] + 1}", file=sys.stderr)
+
+
 def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "graph") -> None:
     """Sets MindSpore's device and execution mode.
 
@@ -76,6 +92,7 @@ def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "gra
         UserError: The device is not there.
     """
     target = choose_device(target)
+    warn_untested_version(ms.__version__)
     set_mode(mode)
     try:
         if device_id is None or target == "CPU":

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from mindseg.runtime import NEWEST_TESTED
 from tests.support import ROOT
 
 if sys.version_info >= (3, 11):
@@ -25,6 +26,11 @@ def listed(name: str) -> set[str]:
     ("requirements-deploy.txt", EXTRAS["deploy"]), ("requirements-convert.txt", EXTRAS["convert"])])
 def test_requirements_are_those_of_the_wheel(file, packages):
     assert listed(file) == set(packages)
+
+
+def test_the_newest_mindspore_that_may_be_installed_was_tested():
+    major, minor = NEWEST_TESTED
+    assert EXTRAS["train"] == [f"mindspore>=2.7,<{major}.{minor + 1}"]
 
 
 def test_the_core_needs_neither_mindspore_nor_a_runtime():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mindseg import runtime as module
+from mindseg.compat import get_mode
 from mindseg.config import Config, load_config
 from mindseg.errors import UserError
 from mindseg.modelarts import modelarts, modelarts_arguments
@@ -123,6 +124,25 @@ def test_a_rank_table_is_left_to_the_versions_that_read_it(monkeypatch):
     assert module._adopt_launcher("Ascend")
     monkeypatch.setattr(module.ms, "__version__", "2.10.0")
     assert not module._adopt_launcher("Ascend")
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.11.0rc1", "3.0.0"])
+def test_a_newer_mindspore_is_mentioned_once(version, monkeypatch, capsys):
+    monkeypatch.setattr(module.ms, "__version__", version)
+    monkeypatch.setattr(module.ms, "set_device", lambda *_: None)
+    module.warn_untested_version.cache_clear()
+    for _ in range(2):
+        module.use_device("CPU", mode=get_mode())
+    error = capsys.readouterr().err
+    assert error == (f"warning: MindSpore {version} is newer than 2.10, the newest version that was tested; "
+                     "if something fails, install mindspore<2.11\n")
+
+
+@pytest.mark.parametrize("version", ["2.7.0", "2.9.0", "2.10.0", "2.10.3"])
+def test_a_tested_mindspore_is_not_mentioned(version, capsys):
+    module.warn_untested_version.cache_clear()
+    module.warn_untested_version(version)
+    assert not capsys.readouterr().err
 
 
 def test_a_profile_is_written_when_enabled(tmp_path):
