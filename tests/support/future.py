@@ -66,7 +66,7 @@ def _transpose(input, dim0, dim1):
 
 
 def _gather(input, dim, index):
-    """What ``gather_elements`` was."""
+    """Look up one value for each index, as ``gather_elements`` of today does."""
     from mindspore import ops
     return ops.GatherD()(input, dim, index)
 
