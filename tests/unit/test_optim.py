@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from mindseg.errors import ConfigError
 from mindseg.optim import create_optimizer, parameter_settings
@@ -101,6 +101,29 @@ def test_a_negative_factor_is_an_error():
 def test_the_first_fitting_pattern_wins():
     settings = parameter_settings(config(lr_factors={"head.bias": 3.0, "head": 10.0}), Net())
     assert {s.param.name: s.lr_factor for s in settings} == {"head.weight": 10.0, "head.bias": 3.0, "body.weight": 1.0}
+
+
+class ManyWeights(nn.Cell):
+    """As many parameters as a network may have, each with weight decay."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = ParameterTuple([Parameter(Tensor(np.full((1, 1), 2, np.float32)), name=f"w{i}")
+                                       for i in range(400)])
+
+
+@pytest.mark.usefixtures("graph_mode")
+@pytest.mark.parametrize("changes", [{"name": "adamw"}, {"nesterov": True}], ids=str)
+def test_hundreds_of_parameters_are_updated_in_graph_mode(changes):
+    """MindSpore's graphs nest at most 1000 calls, which loops over that many parameters exceed."""
+    optimizer = create_optimizer(config(weight_decay=0.5, **changes), ManyWeights(), STEPS, 3)
+    start = optimizer.parameters[0].asnumpy().copy()
+    gradient = np.full((1, 1), 0.25, np.float32)
+    for _ in range(STEPS):
+        optimizer(tuple(Tensor(gradient) for _ in optimizer.parameters))
+    expected = numpy_run(config(**changes), start, [gradient] * STEPS, 0.5, 1.0)
+    for param in optimizer.parameters:
+        np.testing.assert_allclose(param.asnumpy(), expected, rtol=1e-5, err_msg=param.name)
 
 
 def test_adamw_differs_from_l2_inside_adam():
