@@ -45,6 +45,13 @@ def _make_module(base: type, removed: tuple[str, ...], replaced: dict[str, objec
                     return replaced[name]
             return super().__getattribute__(name)
 
+        def __setattr__(self, name: str, value: object) -> None:
+            """Lets tests replace a name for a while."""
+            if name in replaced:
+                replaced[name] = value
+            else:
+                super().__setattr__(name, value)
+
     return FutureModule
 
 
