@@ -63,21 +63,9 @@ def _add_decay(gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
     return gradient + weight * decay if decay > 0 else gradient
 
 
-def _scaled(rate: Tensor, factor: float) -> Tensor:
+def _scale(rate: Tensor, factor: float) -> Tensor:
+    """Multiplies by a factor, which is mostly 1."""
     return rate if factor == 1.0 else rate * factor
-
-
-def _step_momentum(apply: nn.Cell, momentum: Tensor, rate: Tensor, nesterov: bool, gradient: Tensor, weight: Parameter,
-                   moment: Parameter, decay: float, factor: float) -> bool:
-    gradient = _add_decay(gradient, weight, decay)
-    rate = _scaled(rate, factor)
-    if nesterov:
-        # w -= lr * (grad + momentum * v). The primitive's own Nesterov steps are wrong on the CPU.
-        apply(weight, moment, rate * momentum, gradient, momentum)
-        assign_sub(weight, rate * gradient)
-    else:
-        apply(weight, moment, rate, gradient, momentum)
-    return True
 
 
 class Momentum(Optimizer):
@@ -99,20 +87,19 @@ class Momentum(Optimizer):
 
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
         """Makes one step with the gradients of ``parameters``, in that order."""
-        step = ops.partial(_step_momentum, self.apply, self.momentum, self.next_rate(), self.nesterov)
+        step = ops.partial(self._step, self.next_rate())
         self.map(step, gradients, self.parameters, self.moments, self.decays, self.factors)
 
-
-def _step_adam(apply: nn.Cell, powers: tuple[Tensor, Tensor], eps: Tensor, rate: Tensor, decoupled: bool,
-               gradient: Tensor, weight: Parameter, moment1: Parameter, moment2: Parameter, decay: float,
-               factor: float) -> bool:
-    rate = _scaled(rate, factor)
-    if not decoupled:
-        gradient = _add_decay(gradient, weight, decay)
-    elif decay > 0:
-        assign(weight, weight * (1.0 - rate * decay))
-    apply(weight, moment1, moment2, powers[0], powers[1], rate, BETA1, BETA2, eps, gradient)
-    return True
+    def _step(self, rate: Tensor, gradient: Tensor, weight: Parameter, moment: Parameter, decay: float,
+              factor: float) -> bool:
+        gradient, rate = _add_decay(gradient, weight, decay), _scale(rate, factor)
+        if self.nesterov:
+            # w -= lr * (grad + momentum * v). The primitive's own Nesterov steps are wrong on the CPU.
+            self.apply(weight, moment, rate * self.momentum, gradient, self.momentum)
+            assign_sub(weight, rate * gradient)
+        else:
+            self.apply(weight, moment, rate, gradient, self.momentum)
+        return True
 
 
 class Adam(Optimizer):
@@ -140,8 +127,18 @@ class Adam(Optimizer):
         powers = self.beta1_power * BETA1, self.beta2_power * BETA2
         assign(self.beta1_power, powers[0])
         assign(self.beta2_power, powers[1])
-        step = ops.partial(_step_adam, self.apply, powers, self.eps, self.next_rate(), self.decoupled)
+        step = ops.partial(self._step, powers, self.next_rate())
         self.map(step, gradients, self.parameters, self.moment1, self.moment2, self.decays, self.factors)
+
+    def _step(self, powers: tuple[Tensor, Tensor], rate: Tensor, gradient: Tensor, weight: Parameter,
+              moment1: Parameter, moment2: Parameter, decay: float, factor: float) -> bool:
+        rate = _scale(rate, factor)
+        if not self.decoupled:
+            gradient = _add_decay(gradient, weight, decay)
+        elif decay > 0:
+            assign(weight, weight * (1.0 - rate * decay))
+        self.apply(weight, moment1, moment2, powers[0], powers[1], rate, BETA1, BETA2, self.eps, gradient)
+        return True
 
 
 def parameter_settings(cfg_optim: Config, net: nn.Cell) -> list[ParameterSettings]:
