@@ -5,6 +5,7 @@ MindSpore 2.7 to 2.10. No other module uses the cells and functions that this on
 Tensors are (N, C, H, W), float32 or float16.
 """
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import mindspore as ms
@@ -32,6 +33,15 @@ def set_mode(mode: str) -> None:
 def get_mode() -> str:
     """Execution mode, ``graph`` or ``pynative``."""
     return "graph" if hasattr(ms, "get_context") and ms.get_context("mode") == ms.GRAPH_MODE else "pynative"
+
+
+def compiled(cell: nn.Cell) -> Callable:
+    """A function that runs a cell as one compiled graph, in graph mode and in PyNative.
+
+    Args:
+        cell: Cell; its arguments are tensors, or it is compiled again for each value.
+    """
+    return cell if get_mode() == "graph" else ms.jit(cell)
 
 
 def no_init_parameters() -> AbstractContextManager:

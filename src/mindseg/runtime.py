@@ -178,7 +178,7 @@ def _start_scheduler(target: str) -> None:
 
 
 def _join() -> tuple[int, int]:
-    """Joins the job that a launcher started and switches data parallelism on."""
+    """Joins the job that a launcher started."""
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
@@ -186,10 +186,6 @@ def _join() -> tuple[int, int]:
     rank, size = communication.get_rank(), communication.get_group_size()
     # Into the process's own log: the launcher knows a process that dies by its number only.
     print(f"rank {rank} of {size} is process {os.getpid()}", file=sys.stderr, flush=True)
-    if size > 1:
-        # MindSpore's own parameter_broadcast stays off, see comm.broadcast_parameters.
-        ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
-                                     device_num=size)
     return rank, size
 
 

@@ -42,7 +42,7 @@ class Net(nn.Cell):
 
 def main() -> None:
     output, steps, sync_bn, accumulation = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    runtime = setup_runtime(RUNTIME)
+    runtime = setup_runtime(Config({**RUNTIME, "mode": sys.argv[5] if len(sys.argv) > 5 else "graph"}))
     assert broadcast_object(7 + runtime.rank, runtime.size) == 7
     net = Net()
     if runtime.size == 1:       # the ranks' weights come from rank 0, which has this seed too
@@ -60,7 +60,8 @@ def main() -> None:
         stop = Tensor(float(runtime.rank == 1 and i == 2), ms.float32)
         for k in range(accumulation):
             rows = slice((runtime.rank * accumulation + k) * part, (runtime.rank * accumulation + k + 1) * part)
-            result = step(Tensor(image[rows]), Tensor(label[rows]), stop, k + 1 == accumulation).asnumpy()
+            result = step(Tensor(image[rows]), Tensor(label[rows]), stop, k + 1 == accumulation)
+        result = result.asnumpy()
         losses.append(result[0])
         stops.append(result[1])
     np.savez(f"{output}.rank{runtime.rank}.npz", losses=np.array(losses), stops=np.array(stops),

@@ -26,18 +26,19 @@ STEPS = 10
 STAGED = "configs/enet/enet_cityscapes_staged.yaml"
 
 
-def run_worker(folder: Path, ranks: int, sync_bn: str, accumulation: int) -> list[dict]:
+def run_worker(folder: Path, ranks: int, sync_bn: str, accumulation: int, mode: str = "graph") -> list[dict]:
     """The arrays that each rank wrote."""
-    output = folder / f"{ranks}_{sync_bn}_{accumulation}"
-    launch(folder, ranks, str(WORKER), str(output), str(STEPS), sync_bn, str(accumulation))
+    output = folder / f"{ranks}_{sync_bn}_{accumulation}_{mode}"
+    launch(folder, ranks, str(WORKER), str(output), str(STEPS), sync_bn, str(accumulation), mode)
     return [dict(np.load(f"{output}.rank{rank}.npz")) for rank in range(ranks)]
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_with_synchronised_norm_equal_one_process(ranks, tmp_path):
+@pytest.mark.parametrize(("ranks", "mode"), [(2, "graph"), pytest.param(2, "pynative", marks=pytest.mark.slow),
+                                             pytest.param(4, "graph", marks=pytest.mark.slow)])
+def test_ranks_with_synchronised_norm_equal_one_process(ranks, mode, tmp_path):
     """Though their crops have different numbers of valid pixels."""
     (one,) = run_worker(tmp_path, 1, "never", 1)
-    for rank in run_worker(tmp_path, ranks, "always", 1):
+    for rank in run_worker(tmp_path, ranks, "always", 1, mode):
         assert rank["stops"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]     # rank 1 asked in the third step
         for name in one:
             if name != "stops":
@@ -45,9 +46,10 @@ def test_ranks_with_synchronised_norm_equal_one_process(ranks, tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_and_micro_batches_equal_micro_batches_alone(tmp_path):
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+def test_ranks_and_micro_batches_equal_micro_batches_alone(mode, tmp_path):
     (one,) = run_worker(tmp_path, 1, "never", 4)
-    ranks = run_worker(tmp_path, 2, "never", 2)
+    ranks = run_worker(tmp_path, 2, "never", 2, mode)
     for name in one:
         if name != "stops" and "moving" not in name:
             np.testing.assert_allclose(ranks[0][name], one[name], rtol=1e-6, atol=1e-6, err_msg=name)

@@ -96,7 +96,7 @@ def test_overflow_is_skipped_and_halves_the_scale(batch):
     for param, old in zip(step.weights, before, strict=True):
         np.testing.assert_array_equal(param.asnumpy(), old)
     assert float(step.loss_scale.asnumpy()) == 2.0**39
-    assert int(step.good_steps.asnumpy()) == 0
+    assert int(step.update.good_steps.asnumpy()) == 0
     run(step, batch, 40)
     assert float(step.loss_scale.asnumpy()) < 2.0**30
     assert any((p.asnumpy() != old).any() for p, old in zip(step.weights, before, strict=True))
@@ -104,23 +104,23 @@ def test_overflow_is_skipped_and_halves_the_scale(batch):
 
 def test_scale_doubles_after_many_good_steps(batch):
     step = make_step(Net(), loss_scale=8.0, dynamic_scale=True)
-    step.good_steps.set_data(Tensor(998, ms.int32))
+    step.update.good_steps.set_data(Tensor(998, ms.int32))
     run(step, batch, 1)
     assert float(step.loss_scale.asnumpy()) == 8.0
     run(step, batch, 1)
     assert float(step.loss_scale.asnumpy()) == 16.0
-    assert int(step.good_steps.asnumpy()) == 0
+    assert int(step.update.good_steps.asnumpy()) == 0
 
 
 def test_moving_average_of_the_weights(batch):
     decay, step = 0.8, make_step(Net(norm=True), ema_decay=0.8)
-    expected = {p.name: p.asnumpy().astype(np.float64) for p in step.averaged}
+    expected = {p.name: p.asnumpy().astype(np.float64) for p in step.update.averaged}
     assert {"norm.moving_mean", "norm.gamma", "conv1.weight"} <= set(expected)
     for _ in range(3):
         run(step, batch, 1)
-        for param in step.averaged:
+        for param in step.update.averaged:
             expected[param.name] = decay * expected[param.name] + (1 - decay) * param.asnumpy()
-    for param in step.averages:
+    for param in step.update.averages:
         np.testing.assert_allclose(param.asnumpy(), expected[param.name.removeprefix("ema.")], rtol=1e-4, atol=1e-6)
     weights = step.weights[0].asnumpy().copy()
     step.swap_averages()

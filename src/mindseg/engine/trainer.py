@@ -282,13 +282,13 @@ class Trainer:
 
     def _scores(self, check: Callable[[], None]) -> dict:
         """Evaluates the network, with the moving averages of its weights if there are any."""
-        self.step.set_train(False)
+        self.step.net.set_train(False)
         self.step.swap_averages()
         try:
             return self.evaluate(check)
         finally:
             self.step.swap_averages()
-            self.step.set_train(True)
+            self.step.net.set_train(True)
 
     def _writes_checkpoints(self) -> bool:
         return self.job.runtime.is_main or self.cfg.train.save_all_ranks
