@@ -42,7 +42,7 @@ class StepOptions:
 
 
 class Gradients(nn.Cell):
-    """First piece of a step: normalise, forward, loss, backward. Without communication, unless BatchNorm is synchronised.
+    """First piece of a step: normalise, forward, loss, backward. It communicates only if BatchNorm is synchronised.
 
     Args:
         net: Network; in training it returns a tuple of logits.
