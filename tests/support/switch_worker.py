@@ -1,0 +1,70 @@
+"""Train a network for three steps with each switch: ``switch_worker.py NETWORK MODE OUTPUT SWITCH…``."""
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import mindseg  # noqa: F401, I001 (before MindSpore)
+from mindspore import Tensor
+from mindspore import dtype as mstype
+
+from mindseg.commands.train import build_step, divide_batch
+from mindseg.config import load_config
+from mindseg.models import build_network
+from mindseg.runtime import Runtime, set_seed, setup_runtime
+
+SMALL = {"fcn8s": ["model.fc_channels=16"], "bisenetv2": ["model.head_channels=32"]}
+SWITCHES = {
+    "plain": [], "ema": ["train.ema_decay=0.9"], "accumulation": ["train.device_batch=2"],
+    "ema, accumulation": ["train.ema_decay=0.9", "train.device_batch=2"],
+    "dynamic scale, clipping": ["optim.loss_scale=dynamic", "optim.clip_norm=1.0"],
+    "dropped overflow": ["optim.drop_overflow=true"],
+    "O1": ["train.amp_level=O1", "optim.loss_scale=128"], "O2": ["train.amp_level=O2", "optim.loss_scale=128"],
+    "O3": ["train.amp_level=O3", "optim.loss_scale=128"],
+    "frozen BatchNorm": ["train.frozen_bn=true"], "ohem": ["loss.name=ohem"], "bce": ["loss.name=bce"],
+    "dice": ["loss.name=dice"], "class weights": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}"],
+    "adamw": ["optim.name=adamw", "optim.lr=0.001"], "nesterov": ["optim.nesterov=true"],
+    "synchronised BatchNorm": ["train.sync_bn=always"], "own BatchNorm": ["train.sync_bn=never"],
+    "own BatchNorm, accumulation": ["train.sync_bn=never", "train.device_batch=1"]}
+
+
+def train(name: str, switch: str, mode: str, runtime: Runtime) -> dict:
+    """Make three steps; return their losses, the seconds to the first one, and the sum of the weights."""
+    cfg = load_config(f"{name}_cityscapes", [
+        *SMALL.get(name, []), "train.global_batch=4", "optim.lr=0.01", "optim.warmup_steps=0", "train.sync_bn=never",
+        "loss.name=cross_entropy", "loss.class_weights=null", f"runtime.mode={mode}", *SWITCHES[switch]])
+    set_seed(1)
+    batches = divide_batch(cfg, runtime.size)
+    step = build_step(cfg, build_network(cfg), runtime, batches, 3, 3, 255)
+    rng, losses, seconds, started = np.random.default_rng(5), [], None, time.perf_counter()
+    for _ in range(3):
+        image = rng.integers(0, 256, (4, 64, 128, 3)).astype(np.uint8)
+        label = rng.integers(0, 19, (4, 64, 128)).astype(np.uint8)
+        label[rng.integers(0, 4), :32] = 255
+        for part in range(batches.accumulation):
+            start = runtime.rank * batches.device + part * batches.part
+            rows = slice(start, start + batches.part)
+            result = step(Tensor(image[rows]), Tensor(label[rows]), Tensor(0.0, mstype.float32),
+                          part + 1 == batches.accumulation)
+        losses.append(float(result.asnumpy()[0]))
+        seconds = seconds or time.perf_counter() - started
+    weights = float(sum(np.abs(p.asnumpy().astype(np.float64)).sum() for p in step.weights))
+    return {"losses": losses, "first_step_s": round(seconds, 1), "weights": weights}
+
+
+def main() -> None:
+    name, mode, output, *switches = sys.argv[1:]
+    runtime = setup_runtime(load_config(f"{name}_cityscapes", [
+        f"runtime.mode={mode}", "runtime.device_target=CPU", "runtime.threads=1"]).runtime)
+    found = {}
+    for switch in switches:
+        found[switch] = train(name, switch, mode, runtime)
+        gc.collect()
+    Path(f"{output}.rank{runtime.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
