@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-import mindseg  # noqa: F401, I001 (before MindSpore)
 from mindspore import Tensor
 from mindspore import dtype as mstype
 
+import mindseg  # noqa: F401 (before MindSpore)
 from mindseg.commands.train import build_step, divide_batch
 from mindseg.config import load_config
 from mindseg.models import build_network
