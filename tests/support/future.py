@@ -13,12 +13,12 @@ CONTEXT = ("set_context", "get_context", "set_auto_parallel_context", "get_auto_
 REMOVED = {
     "mindspore": CONTEXT,
     "mindspore.context": CONTEXT,
-    "mindspore.nn": ("Dense", "Momentum", "AdamWeightDecay", "SoftmaxCrossEntropyWithLogits", "no_init_parameters"),
+    "mindspore.nn": ("Dense", "Momentum", "AdamWeightDecay", "SoftmaxCrossEntropyWithLogits", "no_init_parameters",
+                     "DistributedGradReducer"),
     "mindspore.nn.utils": ("no_init_parameters",),
     "mindspore.ops": ("cast", "assign", "assign_add", "assign_sub", "slice", "tensor_scatter_elements",
                       "clip_by_global_norm"),
 }
-PENDING = ("mindseg.engine.train_step",)    # still calls functions of mindspore.ops that are to go
 
 
 def install() -> None:
@@ -33,13 +33,13 @@ def install() -> None:
 
 
 def _make_module(base: type, removed: tuple[str, ...], replaced: dict[str, object]) -> type:
-    """Makes a class of modules that hides and replaces names from all code but MindSpore's own and ``PENDING``."""
+    """Makes a class of modules that hides and replaces names from all code but MindSpore's own."""
 
     class FutureModule(base):
         def __getattribute__(self, name: str) -> object:
             if name in removed or name in replaced:
                 caller = sys._getframe(1).f_globals.get("__name__", "")
-                if caller.partition(".")[0] != "mindspore" and caller not in PENDING:
+                if caller.partition(".")[0] != "mindspore":
                     if name in removed:
                         raise AttributeError(f"the next MindSpore has no {self.__name__}.{name}")
                     return replaced[name]

@@ -165,7 +165,9 @@ class Update(nn.Cell):
 
     def _apply(self, grads: tuple[Tensor, ...]) -> None:
         if self.options.clip_norm > 0:
-            grads = ops.clip_by_global_norm(grads, self.options.clip_norm)
+            norm = ops.sqrt(ops.stack(self.map(_square_sum, grads)).sum())
+            factor = self.options.clip_norm / ops.maximum(norm, self.options.clip_norm)
+            grads = self.map(ops.partial(_scale, factor), grads)
         self.optimizer(grads)
         if self.options.ema_decay > 0:
             self.map(ops.partial(_move, 1.0 - self.options.ema_decay), self.averages, self.averaged)
@@ -355,6 +357,10 @@ def _scale(factor: Tensor, grad: Tensor) -> Tensor:
 
 def _is_finite(grad: Tensor) -> Tensor:
     return ops.isfinite(grad).all()
+
+
+def _square_sum(grad: Tensor) -> Tensor:
+    return ops.square(cast(grad, mstype.float32)).sum()
 
 
 def _move(rate: float, average: Parameter, weight: Parameter) -> bool:
