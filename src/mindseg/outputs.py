@@ -117,6 +117,21 @@ class OutputFolder:
         for place in {self.folder} | {self.folder.joinpath(name).parent for name in self._own}:
             remove_leftovers(place)
 
+    def check(self, *paths: Path) -> None:
+        """Refuses files that this program may not replace, before any work is done.
+
+        Args:
+            *paths: Files below the folder.
+
+        Raises:
+            UserError: One of them exists and was not written by this program.
+        """
+        for path in paths:
+            if (not self.overwrite and path.relative_to(self.folder).as_posix() not in self._own
+                    and os.path.lexists(path)):
+                raise UserError(f"{path}: exists and was not written by mindseg; choose another --output or give "
+                                "--overwrite")
+
     def claim(self, *paths: Path) -> None:
         """Notes files that are about to be written.
 
@@ -126,14 +141,12 @@ class OutputFolder:
         Raises:
             UserError: One of them exists and was not written by this program, two are the same, or the folder is full.
         """
+        self.check(*paths)
         names = []
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
             if name in self._claimed:
                 raise UserError(f"{path}: two results would have this name; rename one of the inputs")
-            if not self.overwrite and name not in self._own and os.path.lexists(path):
-                raise UserError(f"{path}: exists and was not written by mindseg; choose another --output or give "
-                                "--overwrite")
             names.append(name)
             self._claimed.add(name)
         new = [name for name in names if name not in self._own]

@@ -95,6 +95,15 @@ def test_the_float_models_folder_is_refused(exported):
     assert manifest.path.read_bytes() == before
 
 
+def test_a_foreign_report_is_refused_before_the_work(exported, tmp_path):
+    manifest, samples = exported
+    (tmp_path / "quantize.json").write_text("mine")
+    with pytest.raises(UserError, match=r"quantize\.json: exists and was not written by mindseg"):
+        quantize(manifest, samples, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["quantize.json"]
+    assert (tmp_path / "quantize.json").read_text() == "mine"
+
+
 def test_command_line_scores_both(exported, tmp_path):
     manifest, samples = exported
     root = samples[0].image.parents[3]

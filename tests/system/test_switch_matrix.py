@@ -19,7 +19,7 @@ SAME = ("ema", "dropped overflow", "nesterov")
 
 
 def run(folder, name, mode, switches, ranks=1):
-    """What each rank wrote: losses, seconds and weights by switch."""
+    """Loss of every step, seconds and weights of each rank by switch."""
     launch(folder, ranks, str(ROOT / "tests" / "support" / "switch_worker.py"), name, mode,
            str(folder / f"{mode}{ranks}"), *switches)
     found = [json.loads((folder / f"{mode}{ranks}.rank{rank}.json").read_text()) for rank in range(ranks)]

@@ -10,7 +10,7 @@ from mindspore.common.initializer import HeNormal
 
 from mindseg import compat
 from mindseg.checkpoint import Progress, save_checkpoint
-from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
+from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models import create_model
 from mindseg.models.normalize import Normalize
@@ -46,7 +46,7 @@ def test_states_of_optimizers_have_the_names_of_older_checkpoints(kind):
     step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), optimizer, Normalize([0.0] * 3, [1.0] * 3), StepOptions())
     # nn.SGD's array "stat" marks the first step, which needs none when the moments start at 0.
     expected = {name: shape for name, shape in KNOWN["optimizers"][kind].items() if not name.startswith("stat.")}
-    assert shapes(state_parameters(step)) == expected
+    assert shapes(step.state_parameters()) == expected
 
 
 def test_a_resumed_run_ignores_the_marks_of_older_optimizers(tmp_path):

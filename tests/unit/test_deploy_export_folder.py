@@ -81,6 +81,9 @@ def test_a_foreign_file_is_replaced_with_overwrite_only(tmp_path):
     assert (tmp_path / "b.mindir").read_text() == "foreign"
     assert not (tmp_path / "deploy.yaml").exists()
     assert not list(tmp_path.glob(".export-*"))
+    with open_folder(tmp_path) as folder, pytest.raises(UserError, match="not written by mindseg"), \
+            staging(folder, ["b.mindir"]):
+        pytest.fail("the work began")
     export(tmp_path, "new", overwrite=True)
     assert content(tmp_path) == "new"
 

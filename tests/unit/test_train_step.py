@@ -8,7 +8,7 @@ from mindspore.communication import GlobalComm
 
 from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm, set_mode
 from mindseg.engine.batch_norm import SyncBatchNorm, freeze_batch_norm, synchronise_batch_norm
-from mindseg.engine.train_step import StepOptions, TrainStep, state_parameters
+from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
@@ -197,7 +197,7 @@ def test_a_platform_with_its_own_synchronised_batch_norm_gets_that(target):
 @pytest.mark.parametrize("optim", ["sgd", "adam", "adamw"])
 def test_checkpoint_state_is_complete_and_holds_no_settings(optim, batch):
     step = make_step(Net(norm=True), optim=optim, accumulation=2, loss_scale=2.0, ema_decay=0.5)
-    names = [p.name for p in state_parameters(step)]
+    names = [p.name for p in step.state_parameters()]
     assert len(names) == len(set(names))
     assert {"conv1.weight", "norm.moving_mean", "global_step", "loss_scale", "ema.conv1.weight"} <= set(names)
     assert not [name for name in names if "learning_rate" in name or name == "momentum" or "accumulated" in name]

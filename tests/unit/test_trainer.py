@@ -31,8 +31,8 @@ class FakeStep:
         self.training = True
         self.calls = 0
 
-    def parameters_and_names(self):
-        return [("total", self.total), ("moments.total", self.moment)]
+    def state_parameters(self):
+        return [self.total, self.moment]
 
     def set_train(self, mode=True):
         self.training = mode

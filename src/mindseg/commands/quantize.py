@@ -8,7 +8,8 @@ from mindseg.commands.arguments import add_dataset, create_parser
 from mindseg.commands.postprocess import score
 from mindseg.commands.preprocess import find_samples
 from mindseg.data.samples import Sample
-from mindseg.deploy.quantize import quantize
+from mindseg.deploy.export_folder import open_folder
+from mindseg.deploy.quantize import REPORT_NAME, quantize
 from mindseg.errors import UserError
 from mindseg.files import write_json
 from mindseg.inference.exported import open_exported
@@ -38,10 +39,11 @@ def main() -> None:
     made = quantize(manifest, [samples[i] for i in chosen], Path(args.output), args.overwrite)
     print(f"{made.path}: {made.models[0].file}, calibrated with {len(chosen)} images")
     if args.evaluate:
-        compare(manifest, made, find_samples(manifest, args.dataset, args.eval_split), args.max_drop)
+        compare(manifest, made, find_samples(manifest, args.dataset, args.eval_split), args.max_drop, args.overwrite)
 
 
-def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_drop: float | None) -> None:
+def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_drop: float | None,
+            overwrite: bool) -> None:
     """Scores both models in onnxruntime and writes ``quantize.json``.
 
     Args:
@@ -49,6 +51,7 @@ def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_dr
         after: Manifest of the int8 model.
         samples: Labelled images.
         max_drop: Largest loss of mIoU (0.01 = 1 %) that is accepted; ``None``: any.
+        overwrite: Replace a ``quantize.json`` that this program did not write.
 
     Raises:
         UserError: The loss is larger.
@@ -61,7 +64,9 @@ def compare(before: Manifest, after: Manifest, samples: Sequence[Sample], max_dr
                              run(spec.read_image(sample.image)[None], size)[0], samples)
     drop = scores["float32"]["miou"] - scores["int8"]["miou"]
     record = {name: {key: value[key] for key in ("miou", "pixel_accuracy")} for name, value in scores.items()}
-    write_json(after.path.parent / "quantize.json", {**record, "images": len(samples)})
+    with open_folder(after.path.parent, overwrite) as folder:
+        folder.claim(folder.folder / REPORT_NAME)
+        write_json(folder.folder / REPORT_NAME, {**record, "images": len(samples)})
     for name, value in scores.items():
         print(f"{name:8} mIoU {100 * value['miou']:.2f} %, pixel accuracy {100 * value['pixel_accuracy']:.2f} %")
     if max_drop is not None and drop > max_drop:

@@ -64,10 +64,12 @@ def staging(folder: OutputFolder, names: Sequence[str]) -> Iterator[Path]:
     Raises:
         UserError: The folder cannot be written, or one of the files exists and was not written by this program.
     """
+    paths = [folder.folder / name for name in names]
+    folder.check(*paths)
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.folder, ignore_cleanup_errors=True) as place:
             yield Path(place)
-            folder.claim(*(folder.folder / name for name in names))
+            folder.claim(*paths)
             replace_set(Path(place), folder.folder / MANIFEST_NAME)
     except OSError as error:
         raise UserError(f"--output {folder.folder}: cannot be written ({error.strerror}); free space or choose another "

@@ -31,6 +31,7 @@ from mindseg.version import __version__
 
 MIN_OPSET = 13      # the first with one scale per channel
 _QUANTIZED = ("Conv", "ConvTranspose")
+REPORT_NAME = "quantize.json"    # scores of both models
 
 
 class _Images(CalibrationDataReader):
@@ -66,6 +67,28 @@ def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path,
     if output.resolve() == manifest.path.parent.resolve():
         raise UserError(f"--output {output}: holds the float model, whose manifest would be replaced; choose another")
     entry = manifest.find("onnx")
+    name = f"{Path(entry.file).stem}_int8.onnx"
+    with open_folder(output, overwrite) as folder, staging(folder, [name, MANIFEST_NAME]) as place:
+        folder.check(output / REPORT_NAME)
+        write_bytes(place / name, _int8_model(manifest, entry, samples))
+        quantized = ModelFile("onnx", name, entry.batch, file_sha256(place / name),
+                              {"precision": "int8", "calibration_images": len(samples)})
+        manifest.copy_fusion_switch(place)
+        save_manifest(replace(manifest, path=place / MANIFEST_NAME, models=(quantized,)))
+    return replace(manifest, path=output / MANIFEST_NAME, models=(quantized,))
+
+
+def _int8_model(manifest: Manifest, entry: ModelFile, samples: Sequence[Sample]) -> bytes:
+    """Quantises a model in all convolutions but the last.
+
+    Args:
+        manifest: Of the float model.
+        entry: The model.
+        samples: Calibration images.
+
+    Raises:
+        UserError: The quantiser fails.
+    """
     model = onnx.load(manifest.model_path(entry))
     model = onnx_graph.convert_opset(model, max(MIN_OPSET, onnx_graph.opset_of(model)))
     convolutions = [node for node in model.graph.node if node.op_type in _QUANTIZED]
@@ -88,11 +111,4 @@ def quantize(manifest: Manifest, samples: Sequence[Sample], output: Path,
             logging.disable(logging.NOTSET)
         result = onnx_graph.check_graph(onnx.load(target))
     onnx_graph.set_origin(result, model.producer_version, {"project": __version__, **manifest.source})
-    name = f"{Path(entry.file).stem}_int8.onnx"
-    with open_folder(output, overwrite) as folder, staging(folder, [name, MANIFEST_NAME]) as place:
-        write_bytes(place / name, result.SerializeToString())
-        quantized = ModelFile("onnx", name, entry.batch, file_sha256(place / name),
-                              {"precision": "int8", "calibration_images": len(samples)})
-        manifest.copy_fusion_switch(place)
-        save_manifest(replace(manifest, path=place / MANIFEST_NAME, models=(quantized,)))
-    return replace(manifest, path=output / MANIFEST_NAME, models=(quantized,))
+    return result.SerializeToString()

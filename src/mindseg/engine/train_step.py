@@ -322,6 +322,18 @@ class TrainStep:
                 statistics = self.all_reduce(self.read_statistics())
         return self.finish(sums, statistics)
 
+    def set_train(self, mode: bool = True) -> None:
+        """Switches the network between training and evaluation."""
+        self.net.set_train(mode)
+
+    def state_parameters(self) -> list[Parameter]:
+        """Lists what a checkpoint needs to resume: weights, statistics, counters, optimizer state.
+
+        Learning rates follow from the configuration.
+        """
+        found = {p.name: p for piece in (self.gradients, self.update) for p in piece.get_parameters()}
+        return list(found.values())
+
     def swap_averages(self) -> None:
         """Exchanges the weights and their moving averages, if there are any; a second call restores them."""
         if self.options.ema_decay > 0:
@@ -366,15 +378,3 @@ def _square_sum(grad: Tensor) -> Tensor:
 def _move(rate: float, average: Parameter, weight: Parameter) -> bool:
     assign_add(average, rate * (weight - average))
     return True
-
-
-def state_parameters(step: TrainStep) -> list[Parameter]:
-    """Lists the parameters that a checkpoint needs to resume: weights, statistics, counters, optimizer state.
-
-    Learning rates follow from the configuration.
-
-    Args:
-        step: Training step.
-    """
-    found = {p.name: p for piece in (step.gradients, step.update) for p in piece.get_parameters()}
-    return list(found.values())

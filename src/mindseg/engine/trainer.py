@@ -17,7 +17,7 @@ from mindseg.data.loader import Loader
 from mindseg.data.sink import SinkLoader
 from mindseg.engine.metrics_file import EventFile, MetricsFile
 from mindseg.engine.signals import StopRequested, StopSignals
-from mindseg.engine.train_step import TrainStep, state_parameters
+from mindseg.engine.train_step import TrainStep
 from mindseg.errors import UserError
 from mindseg.logs import log
 from mindseg.models.weight_files import check_finite
@@ -104,7 +104,7 @@ class Trainer:
         """
         if self.job.runtime.is_main:
             self._read(path)
-        broadcast_parameters(state_parameters(self.step), self.job.runtime.size)
+        broadcast_parameters(self.step.state_parameters(), self.job.runtime.size)
         self.progress = Progress(**broadcast_object(asdict(self.progress), self.job.runtime.size))
         self.saved = self.progress
         log.info("resumed %s at step %d of %d", path or "rank 0's checkpoint", self.progress.step, self.total)
@@ -118,7 +118,7 @@ class Trainer:
                       not other.samefile(path)]
             hint = f"; the one before it: --resume {others[0]}" if others else ""
             raise UserError(f"{error}{hint}") from None
-        own = state_parameters(self.step)
+        own = self.step.state_parameters()
         saved = parse_saved(extras.get("config", ""), f"{path}: its configuration")
         missing = [p.name for p in own if p.name not in arrays or tuple(arrays[p.name].shape) != tuple(p.shape)]
         if missing or "step" not in extras:
@@ -282,13 +282,13 @@ class Trainer:
 
     def _scores(self, check: Callable[[], None]) -> dict:
         """Evaluates the network, with the moving averages of its weights if there are any."""
-        self.step.net.set_train(False)
+        self.step.set_train(False)
         self.step.swap_averages()
         try:
             return self.evaluate(check)
         finally:
             self.step.swap_averages()
-            self.step.net.set_train(True)
+            self.step.set_train(True)
 
     def _writes_checkpoints(self) -> bool:
         return self.job.runtime.is_main or self.cfg.train.save_all_ranks
@@ -298,7 +298,7 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         if self._writes_checkpoints():
-            save_checkpoint(self._checkpoint(name), state_parameters(self.step), self.progress, self.cfg,
+            save_checkpoint(self._checkpoint(name), self.step.state_parameters(), self.progress, self.cfg,
                             self.job.samples)
 
     def _stop_not_finite(self, names: list[str], loss: float) -> None:
