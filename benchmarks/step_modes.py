@@ -1,0 +1,118 @@
+"""Times training steps in graph mode and in PyNative, on one rank and on several, and beside another checkout.
+
+The participants take turns step by step, so that a busy machine slows all alike. Times and ratios to graph mode are
+printed, nothing is asserted: absolute numbers belong to the machine.
+"""
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER = Path(__file__).resolve().parent / "support" / "step_worker.py"
+MODELS = ("fast_scnn", "enet", "bisenetv2", "fcn8s")
+EXAMPLES = """examples:
+  python benchmarks/step_modes.py --models fast_scnn enet --ranks 1 2
+  python benchmarks/step_modes.py --models enet --ranks 1 --modes graph --before ../mindseg-before/src"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["fast_scnn"], help="networks (fast_scnn)")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1], help="numbers of processes (1)")
+    parser.add_argument("--modes", nargs="+", choices=("graph", "pynative"), default=["graph", "pynative"])
+    parser.add_argument("--height", type=int, default=512, help="rows of a crop (%(default)s)")
+    parser.add_argument("--width", type=int, default=1024, help="columns of a crop (%(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="samples a step of all ranks (%(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of all ranks; 0: as many as there are cores")
+    parser.add_argument("--before", metavar="SRC", help="folder of another checkout's package, in graph mode")
+    return parser.parse_args()
+
+
+class Participant:
+    """Ranks that train in one mode.
+
+    Args:
+        label: Name in the table.
+        source: Folder of the package.
+        mode: ``graph`` or ``pynative``.
+        ranks: Number of processes.
+        folder: For messages between this process and the ranks.
+        settings: Network, height, width, batch of all ranks, and threads of each rank.
+    """
+
+    def __init__(self, label: str, source: Path, mode: str, ranks: int, folder: Path, settings: list) -> None:
+        self.label, self.ranks, self.folder, self.count = label, ranks, folder, 0
+        folder.mkdir()
+        words = [str(WORKER), mode, str(folder), *map(str, settings)]
+        command = [sys.executable, *words]
+        if ranks > 1:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            command = [str(Path(sys.executable).parent / "msrun"), f"--worker_num={ranks}",
+                       f"--local_worker_num={ranks}", f"--master_port={port}", f"--log_dir={folder / 'logs'}",
+                       "--join=True", *words]
+        # A process started by msrun finds Python on the PATH.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        with (folder / "log").open("w") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log,
+                                            env=os.environ | {"PYTHONPATH": str(source), "PATH": path})
+        self.first = self.run()
+
+    def run(self) -> float:
+        """Makes one step; returns the seconds of the slowest rank."""
+        (self.folder / f"go{self.count}").touch()
+        results = [self.folder / f"done{self.count}.{rank}" for rank in range(self.ranks)]
+        while not all(path.exists() for path in results):
+            if self.process.poll() is not None:
+                sys.exit(f"error: {self.label} ended:\n{(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.01)
+        self.count += 1
+        return max(float(path.read_text()) for path in results)
+
+    def close(self) -> None:
+        """Ends the ranks."""
+        (self.folder / "stop").touch()
+        (self.folder / f"go{self.count}").touch()
+        self.process.wait()
+
+
+def measure(args: argparse.Namespace, model: str, ranks: int, folder: Path) -> None:
+    """Prints a line for each participant."""
+    threads = max(1, (args.threads or len(os.sched_getaffinity(0))) // ranks) if args.threads or ranks > 1 else 0
+    settings = [model, args.height, args.width, args.batch, threads]
+    variants = [(mode, ROOT / "src", mode) for mode in args.modes]
+    if args.before:
+        variants.append(("before", Path(args.before).resolve(), "graph"))
+    participants = [Participant(label, source, mode, ranks, folder / f"{model}{ranks}{label}", settings)
+                    for label, source, mode in variants]
+    for participant in participants:
+        participant.run()
+    seconds = np.array([[participant.run() for participant in participants] for _ in range(args.steps)])
+    for participant, times in zip(participants, seconds.T, strict=True):
+        name = f"{model} {args.height}x{args.width} batch {args.batch}, ranks {ranks}, {participant.label}"
+        ratio, fastest = np.median(times) / np.median(seconds[:, 0]), min(times) / min(seconds[:, 0])
+        print(f"{name}: first step {participant.first:.1f} s, median {1000 * np.median(times):.0f} ms, fastest "
+              f"{1000 * min(times):.0f} ms, ratio {ratio:.3f} (of the fastest {fastest:.3f})", flush=True)
+        participant.close()
+
+
+def main() -> None:
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for model in args.models:
+            for ranks in args.ranks:
+                measure(args, model, ranks, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
