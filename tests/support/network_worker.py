@@ -1,12 +1,13 @@
 """One process of a distributed network test: trains a network of configs/ on its share of synthetic streets.
 
-Usage: network_worker.py OUTPUT NETWORK; started alone or by msrun. Writes the losses to OUTPUT.rank<n>.npy.
+Usage: network_worker.py OUTPUT NETWORK MODE; started alone or by msrun. Writes the losses to OUTPUT.rank<n>.npy.
 """
 import sys
 
 import numpy as np
 
 from mindspore import Tensor
+from mindspore import dtype as mstype
 
 import mindseg  # noqa: F401
 from mindseg.commands.train import build_step, divide_batch
@@ -38,15 +39,16 @@ def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    output, name = sys.argv[1:]
-    cfg = load_config(ROOT / "configs" / name / f"{name}_cityscapes.yaml", [*CHANGES, *OPTIONS[name]])
+    output, name, mode = sys.argv[1:]
+    cfg = load_config(ROOT / "configs" / name / f"{name}_cityscapes.yaml", [*CHANGES, *OPTIONS[name],
+                                                                               f"runtime.mode={mode}"])
     runtime = setup_runtime(cfg.runtime)
     step = build_step(cfg, build_network(cfg), runtime, divide_batch(cfg, runtime.size), STEPS, STEPS, 255)
     own = slice(BATCH // runtime.size * runtime.rank, BATCH // runtime.size * (runtime.rank + 1))
-    losses = []
+    losses, stop = [], Tensor(0.0, mstype.float32)
     for i in range(STEPS):
         image, label = batch(i)
-        losses.append(step(Tensor(image[own]), Tensor(label[own])).asnumpy()[0])
+        losses.append(step(Tensor(image[own]), Tensor(label[own]), stop).asnumpy()[0])
     np.save(f"{output}.rank{runtime.rank}.npy", losses)
 
 
