@@ -31,6 +31,7 @@ from mindseg.runtime import Runtime, set_seed
 from tests.goldens import rule
 from tests.goldens.rule import GOLDENS
 from tests.support import ROOT
+from tests.support.distributed import free_port
 from tests.support.networks import vgg_state
 from tests.support.runner import build_folder
 from tools.synthetic import write_street, write_voc, write_voc_lists
@@ -336,7 +337,8 @@ class Bench:
                "RUNNER": str(build_folder() / "out" / "segment") if "infer" in name else "", **variables}
         if "distribute" in name:
             (self.folder / "no_msrun.sh").write_text(NO_MSRUN)
-            printed = run_shell(words, env | {"BASH_ENV": str(self.folder / "no_msrun.sh"), "LOG_DIR": str(out)})
+            printed = run_shell(words, {"MASTER_PORT": str(free_port())} | env | {
+                "BASH_ENV": str(self.folder / "no_msrun.sh"), "LOG_DIR": str(out)})
             lines = printed.splitlines()
             assert f"--worker_num={words[3]}" in lines
             return parse_train(lines[lines.index(str(ROOT / "train.py")) + 1:])
