@@ -14,7 +14,7 @@ import numpy as np
 
 from mindseg.errors import DataError, UserError
 
-_REMOVE = ".remove"     # in a folder of new files: names of old ones to remove
+REMOVE_NAME = ".remove"     # in a folder of new files: names of old ones to remove
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def replace_set(staging: Path, target: Path, remove: Iterable[str] = ()) -> None
         OSError: The disk refuses.
     """
     finish_set(target)
-    (staging / _REMOVE).write_text(json.dumps(list(remove)), encoding="utf-8")
+    (staging / REMOVE_NAME).write_text(json.dumps(list(remove)), encoding="utf-8")
     for path in (*staging.iterdir(), staging):
         sync_to_disk(path)
     os.replace(staging, _ready(target))
@@ -110,15 +110,15 @@ def finish_set(target: Path) -> None:
     if ready.is_symlink() or not ready.is_dir():
         return
     try:
-        new = [path.name for path in ready.iterdir() if path.name != _REMOVE]
-        if (ready / _REMOVE).exists():
-            for name in json.loads((ready / _REMOVE).read_text(encoding="utf-8")):
+        new = [path.name for path in ready.iterdir() if path.name != REMOVE_NAME]
+        if (ready / REMOVE_NAME).exists():
+            for name in json.loads((ready / REMOVE_NAME).read_text(encoding="utf-8")):
                 if name not in new:
                     (target.parent / Path(name).name).unlink(missing_ok=True)
         for name in new:
             with suppress(FileNotFoundError):      # another process finishes it, too
                 os.replace(ready / name, target.parent / name)
-        (ready / _REMOVE).unlink(missing_ok=True)
+        (ready / REMOVE_NAME).unlink(missing_ok=True)
         ready.rmdir()
     except FileNotFoundError:
         pass

@@ -27,13 +27,13 @@ def environment(**changes) -> dict:
                    "MASTER_PORT": str(free_port()), **changes}
 
 
-def launch(folder: Path, ranks: int, *words: str) -> None:
+def launch(folder: Path, ranks: int, *words: str, timeout: float = 900) -> None:
     """Run a Python program alone or as several ranks; it must succeed."""
     command = [sys.executable, *words]
     if ranks > 1:
         command = ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={free_port()}",
                    f"--log_dir={folder / 'logs'}", "--join=True", "--cluster_time_out=300", *words]
-    done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=900,
+    done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=timeout,
                           check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

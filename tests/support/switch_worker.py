@@ -29,7 +29,7 @@ SWITCHES = {
     "adamw": ["optim.name=adamw", "optim.lr=0.001"], "nesterov": ["optim.nesterov=true"],
     "encoder only": ["model.encoder_only=true"],
     "synchronised BatchNorm": ["train.sync_bn=always"], "own BatchNorm": ["train.sync_bn=never"],
-    "own BatchNorm, accumulation": ["train.sync_bn=never", "train.device_batch=1"]}
+    "own BatchNorm, accumulation": ["train.sync_bn=never", "train.global_batch=8", "train.device_batch=2"]}
 
 
 def train(name: str, switch: str, mode: str, runtime: Runtime) -> dict:
@@ -41,10 +41,11 @@ def train(name: str, switch: str, mode: str, runtime: Runtime) -> dict:
     batches = divide_batch(cfg, runtime.size)
     step = build_step(cfg, build_network(cfg), runtime, batches, 3, 3, 255)
     rng, losses, seconds, started = np.random.default_rng(5), [], None, time.perf_counter()
+    count = cfg.train.global_batch
     for _ in range(3):
-        image = rng.integers(0, 256, (4, 64, 128, 3)).astype(np.uint8)
-        label = rng.integers(0, 19, (4, 64, 128)).astype(np.uint8)
-        label[rng.integers(0, 4), :32] = 255
+        image = rng.integers(0, 256, (count, 64, 128, 3)).astype(np.uint8)
+        label = rng.integers(0, 19, (count, 64, 128)).astype(np.uint8)
+        label[rng.integers(0, count), :32] = 255
         for part in range(batches.accumulation):
             start = runtime.rank * batches.device + part * batches.part
             rows = slice(start, start + batches.part)

@@ -22,7 +22,7 @@ SAME = ("ema", "dropped overflow", "nesterov")
 def run(folder, name, mode, switches, ranks=1):
     """Loss of every step, seconds and weights of each rank by switch."""
     launch(folder, ranks, str(ROOT / "tests" / "support" / "switch_worker.py"), name, mode,
-           str(folder / f"{mode}{ranks}"), *switches)
+           str(folder / f"{mode}{ranks}"), *switches, timeout=1800)
     found = [json.loads((folder / f"{mode}{ranks}.rank{rank}.json").read_text()) for rank in range(ranks)]
     for switch in switches:
         print(f"| {name} | {switch} | {mode} | {ranks} | {found[0][switch]['first_step_s']} |")

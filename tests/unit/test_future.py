@@ -14,18 +14,20 @@ from tests.support import ROOT
 from tests.support.future import FUTURE, REMOVED
 
 FAST = ("tests/unit/test_future.py", "tests/unit/test_compat.py", "tests/unit/test_optim.py")
-SLOW = ("tests/unit/test_losses.py", "tests/unit/test_train_step.py", "tests/unit/test_training.py",
-        "tests/unit/test_trainer.py", "tests/unit/test_checkpoint.py", "tests/unit/test_inference.py",
-        "tests/unit/test_loading.py", "tests/unit/test_deploy_onnx_graph.py", "tests/models",
-        "tests/system/test_deploy_export.py")
+# Files that share a process, so that its memory stays small, and the least number of tests that must pass.
+SLOW = [(("tests/unit/test_losses.py", "tests/unit/test_train_step.py", "tests/unit/test_training.py",
+          "tests/unit/test_trainer.py", "tests/unit/test_switches.py", "tests/unit/test_checkpoint.py",
+          "tests/unit/test_inference.py", "tests/unit/test_loading.py", "tests/unit/test_deploy_onnx_graph.py"), 150),
+        (("tests/models",), 100), (("tests/system/test_deploy_export.py",), 10)]
 present = pytest.mark.skipif(FUTURE, reason="starts the imitation")
 future = pytest.mark.skipif(not FUTURE, reason="checks the imitation")
 
 
 def run_future(files: tuple[str, ...], least: int) -> None:
     """Run test files under the imitation; at least so many tests must pass, and none may fail."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files], cwd=ROOT,
-                          env=os.environ | {"MINDSEG_FUTURE": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow",
+                           *files], cwd=ROOT, env=os.environ | {"MINDSEG_FUTURE": "1"}, capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= least
 
@@ -37,8 +39,9 @@ def test_layers_and_optimizers_run_under_the_next_mindspore():
 
 @present
 @pytest.mark.slow
-def test_networks_training_and_export_run_under_the_next_mindspore():
-    run_future(SLOW, 250)
+@pytest.mark.parametrize(("files", "least"), SLOW, ids=["training", "networks", "export"])
+def test_networks_training_and_export_run_under_the_next_mindspore(files, least):
+    run_future(files, least)
 
 
 @future

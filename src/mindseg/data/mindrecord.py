@@ -32,7 +32,7 @@ from mindseg.data.record_files import file_identities
 from mindseg.data.samples import Sample
 from mindseg.data.sources import COLUMNS, FolderSource, as_bytes, sidecar_path
 from mindseg.errors import DataError, first_line
-from mindseg.files import finish_set, replace_set, write_json
+from mindseg.files import REMOVE_NAME, finish_set, replace_set, write_json
 from mindseg.outputs import check_new
 
 CODECS = ("png", "webp", "jpeg")
@@ -163,12 +163,13 @@ def _work_folder(output: Path) -> Iterator[Path]:
 
 def _remove_leftovers(output: Path) -> None:
     """Removes hidden folders of builds of this output that were killed; leaves those that hold other files."""
+    own = (output.name, f".{output.name}.")
     for folder in output.parent.glob(f".{glob.escape(output.name)}.building-*"):
         with suppress(OSError):     # no folder, or it belongs to a build that runs
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if all(path.name.startswith((output.name, f".{output.name}.")) for path in folder.iterdir()):
+                if all(path.name == REMOVE_NAME or path.name.startswith(own) for path in folder.iterdir()):
                     shutil.rmtree(folder)
             finally:
                 os.close(handle)
