@@ -11,7 +11,7 @@
 #   --aipp           the chip normalises uint8 pixels; the result goes to the folder aipp with its own manifest
 #   --log LEVEL      ATC's log level (default debug)
 #   --fusion_switch FILE   switches fusion passes off, one a line: ConvBatchnormFusionPass:off
-#   -- --NAME=VALUE ...    further options of ATC, such as --precision_mode_v2=origin; the manifest notes them
+#   -- --NAME=VALUE ...    further options of ATC, such as --precision_mode_v2=mixed_float16; the manifest notes them
 # example:
 #   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
 set -euo pipefail

@@ -35,13 +35,30 @@ def get_mode() -> str:
     return "graph" if hasattr(ms, "get_context") and ms.get_context("mode") == ms.GRAPH_MODE else "pynative"
 
 
+_jit_level: str | None = None       # for pieces that are compiled in PyNative
+
+
+def set_jit_level(level: str) -> None:
+    """Sets the optimisation of compiled graphs on Ascend.
+
+    Args:
+        level: ``O0``, ``O1`` (fuses operators) or ``O2`` (the graph engine; static graphs only).
+    """
+    global _jit_level
+    _jit_level = level
+    if hasattr(ms, "set_context"):
+        ms.set_context(jit_config={"jit_level": level})
+
+
 def compiled(cell: nn.Cell) -> Callable:
     """A function that runs a cell as one compiled graph, in graph mode and in PyNative.
 
     Args:
         cell: Cell; its arguments are tensors, or it is compiled again for each value.
     """
-    return cell if get_mode() == "graph" else ms.jit(cell)
+    if get_mode() == "graph":
+        return cell
+    return ms.jit(cell, jit_level=_jit_level) if _jit_level else ms.jit(cell)
 
 
 def no_init_parameters() -> AbstractContextManager:

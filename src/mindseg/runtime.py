@@ -1,4 +1,5 @@
 """The machine: device, execution mode, seeds, processes. The only place that sets MindSpore's context."""
+import json
 import os
 import platform
 import random
@@ -15,9 +16,11 @@ import numpy as np
 import mindspore as ms
 from mindspore import communication
 
+from mindseg import chips
 from mindseg.comm import check_port
-from mindseg.compat import device_target, set_mode
-from mindseg.errors import UserError, first_line
+from mindseg.compat import device_target, set_jit_level, set_mode
+from mindseg.errors import UserError, first_line, shorten
+from mindseg.files import check_regular
 from mindseg.version import __version__
 
 NEWEST_TESTED = (2, 10)     # requirements.txt allows no newer one
@@ -44,27 +47,49 @@ class Runtime:
         return self.rank == 0
 
 
-def setup_runtime(cfg_runtime: dict) -> Runtime:
+def setup_runtime(cfg_runtime: dict, training: bool = False) -> Runtime:
     """Sets device, mode, threads and seeds, and joins the other processes if a launcher started several.
 
     Args:
         cfg_runtime: Section ``runtime``.
+        training: The process is to train, which chips for inference cannot.
 
     Raises:
         UserError: The device is not there, or joining failed.
     """
     r = cfg_runtime
     device_id = _device_id(r.device_id)
-    target = choose_device(os.environ.get("DEVICE_TARGET", r.device_target))
+    target = choose_device(os.environ.get("DEVICE_TARGET", r.device_target), training)
     launched = _adopt_launcher(target)
-    # With a launcher every process finds its own card: msrun sets the visible devices' order.
-    use_device(target, None if launched else device_id, r.mode)
+    if launched and "MS_ROLE" in os.environ:
+        device_id = None        # every process finds its own card: msrun sets the visible devices' order
+    elif launched:
+        device_id = _rank_table_device(device_id)
+    use_device(target, device_id, r.mode)
+    if target == "Ascend":
+        _tune_ascend(r)
     if target == "CPU" and r.threads:
         ms.runtime.dispatch_threads_num(r.threads)
         ms.device_context.cpu.op_tuning.threads_num(r.threads)
     rank, size = _join() if launched else (0, 1)
     set_seed(r.seed + rank)  # the step takes rank 0's initial weights; dropout masks differ by rank
-    return Runtime(target, device_id, rank, size)
+    return Runtime(target, device_id or 0, rank, size)
+
+
+def _tune_ascend(cfg_runtime: dict) -> None:
+    """Sets what only Ascend knows: optimisation of graphs, HF32, and kernels whose results repeat."""
+    level = cfg_runtime.jit_level
+    if level == "auto":
+        chip = chips.installed_chip()
+        level = chip.jit_level.value if chip else None
+    if level:
+        set_jit_level(level)
+    if cfg_runtime.hf32 is not None:
+        precision = ms.device_context.ascend.op_precision
+        precision.conv_allow_hf32(cfg_runtime.hf32)
+        precision.matmul_allow_hf32(cfg_runtime.hf32)
+    if cfg_runtime.deterministic:
+        ms.set_deterministic(True)
 
 
 @cache
@@ -92,6 +117,8 @@ def use_device(target: str = "auto", device_id: int | None = 0, mode: str = "gra
         UserError: The device is not there.
     """
     target = choose_device(target)
+    if target == "Ascend" and device_id is not None:
+        chips.check_device(device_id)
     warn_untested_version(ms.__version__)
     set_mode(mode)
     try:
@@ -123,13 +150,29 @@ def ensure_device(target: str = "auto") -> None:
             raise
 
 
-def choose_device(target: str) -> str:
-    """The device itself where ``auto`` is asked for: Ascend if its driver is there, else the CPU."""
+def choose_device(target: str, training: bool = False) -> str:
+    """The device itself where ``auto`` is asked for: Ascend if its driver is there, else the CPU.
+
+    Args:
+        target: ``auto``, ``CPU``, ``Ascend`` or ``GPU``.
+        training: The process is to train. Otherwise the CPU takes the place of a chip that runs converted models only.
+
+    Raises:
+        UserError: No such device type, or the chip cannot train.
+    """
     if target not in ("auto", "CPU", "Ascend", "GPU"):
         raise UserError(f"DEVICE_TARGET = {target} must be one of auto, CPU, Ascend, GPU")
     if target != "auto":
         return target
-    return "Ascend" if Path("/dev/davinci_manager").exists() else "CPU"
+    if not chips.has_driver():
+        return "CPU"
+    chip = chips.installed_chip()
+    if chip is None or chip.trains.value:
+        return "Ascend"
+    if training:
+        raise UserError(f"runtime.device_target = auto: the Ascend {chip.name} of this machine cannot train; train on "
+                        "an Ascend 910, or set runtime.device_target=CPU")
+    return "CPU"
 
 
 def _device_id(configured: int) -> int:
@@ -138,6 +181,22 @@ def _device_id(configured: int) -> int:
         raise UserError(f"DEVICE_ID = {value} is not the number of one device; several are for "
                         "scripts/run_distribute_train.sh with DEVICE_IDS")
     return int(value)
+
+
+def _rank_table_device(configured: int) -> int:
+    """Device of this rank: ``DEVICE_ID``, or what the rank table says."""
+    if os.environ.get("DEVICE_ID"):
+        return configured
+    path, rank = Path(os.environ["RANK_TABLE_FILE"]), os.environ.get("RANK_ID", "0")
+    try:
+        check_regular(path)
+        servers = json.loads(path.read_text(encoding="utf-8"))["server_list"]
+        return next(int(device["device_id"]) for server in servers for device in server["device"]
+                    if str(device["rank_id"]) == rank)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError) as error:
+        raise UserError(f"RANK_TABLE_FILE = {shorten(str(path))}: names no device for RANK_ID {shorten(rank)} "
+                        f"({type(error).__name__}); set DEVICE_ID, or start with scripts/run_distribute_train.sh"
+                        ) from None
 
 
 def _adopt_launcher(target: str) -> bool:

@@ -250,13 +250,13 @@ def test_further_options_of_atc(tmp_path):
     folder = tmp_path / "export"
     small_model(folder)
     programs = fake_programs(tmp_path / "bin", atc=ATC)
-    done = run_script("convert_om.sh", folder, "310P3", 1, "--", "--precision_mode_v2=origin", "--op_debug_level=0",
-                      programs=programs)
+    done = run_script("convert_om.sh", folder, "310P3", 1, "--", "--precision_mode_v2=mixed_float16",
+                      "--op_debug_level=0", programs=programs)
     assert done.returncode == 0, done.stderr
     call = (programs / "calls").read_text().strip().split("|")[:-1]
-    assert call[-3:] == ["--soc_version=Ascend310P3", "--precision_mode_v2=origin", "--op_debug_level=0"]
+    assert call[-3:] == ["--soc_version=Ascend310P3", "--precision_mode_v2=mixed_float16", "--op_debug_level=0"]
     assert load_manifest(folder).find("om").extra == {
-        "soc_version": "Ascend310P3", "atc_options": ["--precision_mode_v2=origin", "--op_debug_level=0"]}
+        "soc_version": "Ascend310P3", "atc_options": ["--precision_mode_v2=mixed_float16", "--op_debug_level=0"]}
 
 
 @pytest.mark.parametrize(("script", "word", "remedy"), [

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from mindseg.chips import soc_from_npu_smi
 from mindseg.commands.arguments import create_parser
 from mindseg.deploy import ascend
 from mindseg.deploy.export_folder import open_folder
@@ -14,7 +15,7 @@ from mindseg.manifest import MANIFEST_NAME, load_manifest
 EXAMPLES = """examples:
   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
   bash scripts/convert_om.sh export/deploy.yaml 310 1 4 8 --dynamic_batch --aipp --dry_run
-  bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 -- --precision_mode_v2=origin
+  bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 -- --precision_mode_v2=cube_fp16in_fp32out
   bash scripts/convert_lite.sh export/deploy.yaml 1 --optimize ascend_oriented --precision enforce_fp16
 """
 
@@ -52,7 +53,7 @@ def main() -> None:
             raise UserError(f"--fusion_switch {args.fusion_switch}: no such file; write one pass a line, such as "
                             "ConvBatchnormFusionPass:off")
         folder, files = "aipp" if args.aipp else "", {}
-        conversions = ascend.om_conversions(manifest, soc or ascend.soc_from_npu_smi(), batches, args.aipp,
+        conversions = ascend.om_conversions(manifest, soc or soc_from_npu_smi(), batches, args.aipp,
                                             args.dynamic_batch, args.log, args.fusion_switch, args.further)
     else:
         if args.further:

@@ -62,7 +62,7 @@ def main() -> None:
     if args.run_eval:
         args.set.append("train.run_eval=true")
     cfg = read_config(args.config, args.set)
-    runtime = setup_runtime(cfg.runtime)
+    runtime = setup_runtime(cfg.runtime, training=True)
     check_equal(settings(cfg) | {"--resume": args.resume is not None}, runtime.rank, runtime.size)
     resumed = find_resumed(cfg, args, runtime)
     run_dir = run_folder(cfg, resumed) if resumed else create_run_dir(cfg, args.config, runtime)

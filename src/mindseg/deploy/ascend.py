@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mindseg.chips import check_atc_precision, check_lite_precision
 from mindseg.errors import UserError
 from mindseg.files import file_sha256, write_bytes
 from mindseg.inference.exported import open_exported
@@ -20,8 +21,6 @@ from mindseg.outputs import OutputFolder
 AIPP_NAME = "aipp.cfg"
 LITE_CONFIG_NAME = "lite.ini"
 PRECISIONS = ("enforce_fp16", "preferred_fp32", "enforce_origin", "enforce_fp32", "preferred_optimal")
-# Rows of `npu-smi info` that name a device look like "| 0       310P3     | OK   | …".
-_NPU_ROW = re.compile(r"^\|\s*\d+\s+([0-9][0-9A-Za-z_]*)\s*\|\s*[A-Za-z]", re.MULTILINE)
 _BATCH_SUFFIX = re.compile(r"(_bs\d+|_dynamic)$")
 # Newer ATCs add the host's system to the name: fast_scnn_bs1_linux_x86_64.om.
 _HOST_SUFFIX = re.compile(r"_linux_\w+(?=\.om$)")
@@ -80,25 +79,6 @@ def aipp_config(spec: InputSpec) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def soc_from_npu_smi() -> str:
-    """Asks ``npu-smi info`` for the chip's name, such as ``Ascend310P3``.
-
-    Raises:
-        UserError: The program is missing, fails, or names no chip.
-    """
-    remedy = "give SOC_VERSION, such as Ascend310P3"
-    try:
-        done = subprocess.run(["npu-smi", "info"], capture_output=True, text=True, check=False, timeout=60)
-    except FileNotFoundError:
-        raise UserError(f"npu-smi: not found, so the chip is unknown; {remedy}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"npu-smi info: cannot be run ({error}); {remedy}") from error
-    names = _NPU_ROW.findall(done.stdout)
-    if done.returncode or not names:
-        raise UserError(f"npu-smi info: names no chip (status {done.returncode}); {remedy}")
-    return f"Ascend{names[0]}"
-
-
 def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int], aipp: bool = False,
                    gears: bool = False, log: str = "debug", fusion_switch: str = "",
                    options: Sequence[str] = ()) -> list[Conversion]:
@@ -112,7 +92,8 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
         gears: One model with all batch sizes as gears (at least two) instead of one model each.
         log: ATC's log level.
         fusion_switch: File that switches fusion passes of ATC off, such as ``ConvBatchnormFusionPass:off``.
-        options: Further options of ATC, such as ``--precision_mode_v2=origin``; the manifest notes them.
+        options: Further options of ATC, such as ``--precision_mode_v2=mixed_float16``; the
+            manifest notes them.
 
     Raises:
         UserError: No ONNX model, AIPP on a model that normalises by itself, too few gears, an option that is set here.
@@ -141,7 +122,7 @@ def om_conversions(manifest: Manifest, soc_version: str, batches: Sequence[int],
             extra["batches"] = sorted(sizes)
         command += last
         if options:
-            _check_atc_options(options, command)
+            _check_atc_options(options, command, soc)
             extra["atc_options"] = list(options)
         root = manifest.path.parent
         conversions.append(Conversion((*command, *options), root, source, root / folder / f"{name}.om",
@@ -158,16 +139,19 @@ def _result_name(source: ModelFile, batch: int) -> str:
     return _BATCH_SUFFIX.sub("", Path(source.file).stem) + ("_dynamic" if batch < 0 else f"_bs{batch}")
 
 
-def _check_atc_options(options: Sequence[str], command: Sequence[str]) -> None:
-    """Refuses words that are no option, and options that would contradict the manifest."""
+def _check_atc_options(options: Sequence[str], command: Sequence[str], soc: str) -> None:
+    """Refuses words that are no option, options that would contradict the manifest, and precisions of other chips."""
     ours = {word.partition("=")[0] for word in command}
     for word in options:
-        flag, equals, _ = word.partition("=")
+        flag, equals, value = word.partition("=")
         if not re.fullmatch(r"--\w+", flag) or not equals:
-            raise UserError(f"ATC option {word}: write it as --NAME=VALUE, such as --precision_mode_v2=origin")
+            raise UserError(f"ATC option {word}: write it as --NAME=VALUE, such as "
+                            "--precision_mode_v2=cube_fp16in_fp32out")
         if flag in ours:
             raise UserError(f"ATC option {word}: {flag} follows from the manifest and the options before --; leave it "
                             "out behind --")
+        if flag == "--precision_mode_v2":
+            check_atc_precision(soc, value)
 
 
 def _onnx_for(manifest: Manifest, batch: int) -> ModelFile:
@@ -241,6 +225,7 @@ def lite_conversion(manifest: Manifest, batches: Sequence[int], optimize: str = 
         UserError: No MINDIR of these batch sizes, or AIPP on a model that normalises by itself.
     """
     _check_aipp(manifest, aipp)
+    check_lite_precision(optimize.partition(":")[2], precision)
     sizes = sorted(set(batches)) or [max(manifest.find("mindir").batch, 1)]
     batch = sizes[0] if len(sizes) == 1 else -1
     source = manifest.find("mindir", batch)
