@@ -10,6 +10,7 @@
 #   NODE_RANK       this host, 0 to NODE_NUM - 1 (0)
 #   MASTER_ADDR     address of host 0 (127.0.0.1)
 #   MASTER_PORT     a free port on host 0 (8118)
+#   BIND_CORE       True: bind each process to cores of its own (msrun --bind_core); or a dictionary of msrun's
 #   LOG_DIR         folder of the processes' logs (outputs/msrun/<date and time>)
 # SIGTERM and Ctrl-C let every process finish its step and save; the command that continues is printed.
 #
@@ -57,9 +58,12 @@ if ((${#POSITIONAL[@]} == 3)); then
   words+=(--set "data.root=${POSITIONAL[2]}")
 fi
 
+export MINDSEG_LOCAL_RANKS="$local_devices" # they share this host's cores
+bind=()
+if [[ -n "${BIND_CORE:-}" ]]; then bind=(--bind_core="$BIND_CORE"); fi
 # In a session of its own: msrun answers Ctrl-C by killing its workers, which could not save then.
 setsid msrun --worker_num="$devices" --local_worker_num="$local_devices" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-  --master_port="${MASTER_PORT:-8118}" --node_rank="${NODE_RANK:-0}" --log_dir="$logs" --join=True \
+  --master_port="${MASTER_PORT:-8118}" --node_rank="${NODE_RANK:-0}" --log_dir="$logs" --join=True "${bind[@]}" \
   --cluster_time_out="${CLUSTER_TIME_OUT:-300}" --tail_worker_log=0 \
   "$ROOT/train.py" "${words[@]}" "${OPTIONS[@]}" 2>"$logs/msrun.log" &
 msrun=$!

@@ -1,5 +1,6 @@
 """Communication between the ranks of a job; with one rank every function returns its argument."""
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterable
@@ -8,6 +9,18 @@ from typing import Any
 import numpy as np
 
 from mindseg.errors import UserError, shorten
+
+
+def cores_of_rank(size: int) -> int:
+    """CPU cores for this process: those that it is bound to, or its share of the host's.
+
+    Args:
+        size: Number of ranks; they are taken to run on this host unless ``MINDSEG_LOCAL_RANKS`` tells how many do.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if cores < (os.cpu_count() or 1):
+        return cores
+    return max(1, cores // int(os.environ.get("MINDSEG_LOCAL_RANKS", size)))
 
 
 def broadcast_object(value: Any, size: int, root: int = 0) -> Any:

@@ -2,8 +2,8 @@
 
 That file is the schema: its values are the defaults, and the comment behind each key reads ``type | meaning``. A type
 is ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list``, ``list[int]``, ``list[int, 2]`` (two numbers) or a choice
-``a/b/c``, where ``float`` stands for any number. A question mark behind it allows null, and ``> 0`` or ``>= 0, <= 1``
-limits every number in the value.
+``a/b/c``, where ``int`` and ``float`` stand for any number. A question mark behind it allows null, and ``> 0`` or
+``>= 0, <= 1`` limits every number in the value.
 """
 import copy
 import difflib
@@ -31,6 +31,7 @@ SCHEMA_FILE = CONFIGS / "_base_" / "defaults.yaml"
 _KEY_LINE = re.compile(r"^  (?P<key>\w+):.*?#\s*(?P<type>\S.*?)\s*\|\s*(?P<text>.*)$")
 _TYPE = re.compile(r"(?P<kind>list\[(?P<item>\w+)(?:, (?P<length>\d+))?\]|[\w/]+)(?P<null>\??)(?P<limits>.*)")
 _PYTHON_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "dict": dict, "list": list}
+_NUMBERS = {"int", "float"}
 _LIMITS = {">": (operator.gt, "greater than"), ">=": (operator.ge, "at least"),
            "<": (operator.lt, "less than"), "<=": (operator.le, "at most")}
 # Type of each key of data.color_jitter; the first three also take [low, high].
@@ -150,7 +151,7 @@ def _broken_rule(value: Any, type_text: str) -> str:
     if spec["item"]:
         legal = isinstance(value, list) and all(_has_type(item, spec["item"]) for item in value)
     elif len(choices) > 1:
-        legal = value in choices or ("float" in choices and _has_type(value, "float"))
+        legal = value in choices or any(_has_type(value, kind) for kind in _NUMBERS.intersection(choices))
     else:
         legal = _has_type(value, spec["kind"])
     if not legal:
@@ -268,7 +269,7 @@ def parse_override(text: str, schema: dict) -> tuple[str, str, Any]:
 def _is_text(type_text: str) -> bool:
     """All values of a type are texts: ``str``, or a choice without a number."""
     choices = type_text.rstrip("?").split("/")
-    return choices == ["str"] or (len(choices) > 1 and "float" not in choices)
+    return choices == ["str"] or (len(choices) > 1 and _NUMBERS.isdisjoint(choices))
 
 
 def _shown(text: str) -> str:

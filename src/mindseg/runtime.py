@@ -211,12 +211,12 @@ def _adopt_launcher(target: str) -> bool:
         return True
     size = int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
     if size > 1:
-        rank = int(env["OMPI_COMM_WORLD_RANK"])
+        rank, local = int(env["OMPI_COMM_WORLD_RANK"]), env.get("OMPI_COMM_WORLD_LOCAL_SIZE", str(size))
         for name in [name for name in env if name.startswith(("OMPI_", "PMIX_"))]:
             del env[name]
         env.update({"MS_WORKER_NUM": str(size), "MS_NODE_ID": str(rank), "MS_ROLE": "MS_WORKER",
                     "MS_SCHED_HOST": env.get("MS_SCHED_HOST", "127.0.0.1"),
-                    "MS_SCHED_PORT": env.get("MS_SCHED_PORT", "8118")})
+                    "MS_SCHED_PORT": env.get("MS_SCHED_PORT", "8118"), "MINDSEG_LOCAL_RANKS": local})
         if rank == 0:
             check_port("MS_SCHED_PORT", env["MS_SCHED_PORT"], env["MS_SCHED_HOST"])
             _start_scheduler(target)

@@ -96,3 +96,14 @@ def test_a_port_in_use_is_named_and_a_free_one_passes(listens):
 def test_an_address_of_another_host_is_named():
     check_refused(lambda: comm.check_port("MASTER_PORT", "8118", "192.0.2.1"), "192.0.2.1")
     check_refused(lambda: comm.check_port("MASTER_PORT", "8118", "no such host"), "no such host")
+
+
+@pytest.mark.parametrize(("bound", "local", "size", "cores"), [
+    (64, None, 8, 8), (64, "4", 8, 16), (64, None, 1, 64), (6, None, 8, 6), (64, "100", 100, 1)])
+def test_ranks_share_the_cores_of_their_host(bound, local, size, cores, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(bound)))
+    monkeypatch.delenv("MINDSEG_LOCAL_RANKS", raising=False)
+    if local:
+        monkeypatch.setenv("MINDSEG_LOCAL_RANKS", local)
+    assert comm.cores_of_rank(size) == cores

@@ -79,6 +79,7 @@ def test_mpirun_is_translated(rank, monkeypatch):
     monkeypatch.setattr(module.subprocess, "Popen", lambda command, **options: started.append((command, options)))
     monkeypatch.setattr(module, "check_port", lambda *_: None)
     for name, value in {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank), "PMIX_RANK": "0",
+                        "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
                         "MS_SCHED_PORT": "9000"}.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
@@ -87,6 +88,7 @@ def test_mpirun_is_translated(rank, monkeypatch):
         assert not [name for name in os.environ if name.startswith(("OMPI_", "PMIX_"))]
         assert (os.environ["MS_ROLE"], os.environ["MS_NODE_ID"]) == ("MS_WORKER", str(rank))
         assert (os.environ["MS_WORKER_NUM"], os.environ["MS_SCHED_PORT"]) == ("2", "9000")
+        assert os.environ["MINDSEG_LOCAL_RANKS"] == "1"
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 import mindspore.dataset as ds
@@ -76,6 +77,7 @@ class Pipeline:
                  options: LoaderOptions) -> None:
         if sample_indices.ndim == 1:
             sample_indices = np.pad(sample_indices[:, None], ((0, 0), (2, 0)))
+        cv2.setNumThreads(1)        # the workers are the threads; OpenCV would start some for each of them
         worker = _Worker(work)
         self._results = worker.results
         rows = np.concatenate([np.arange(len(sample_indices))[:, None], sample_indices], axis=1)
