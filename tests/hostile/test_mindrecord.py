@@ -452,7 +452,8 @@ def test_leftovers_of_killed_builds(tmp_path, rng):
     """Those of this name are removed, unless a build lives there or other files do."""
     make_camvid(tmp_path / "d", rng, 2)
     out = tmp_path / "o"
-    for folder, file in ((".x.building-1", "x.db"), (".x.building-7", ".remove"), (".x.building-2", "photo.png"), (".y.building-3", "y")):
+    for folder, file in ((".x.building-1", "x.db"), (".x.building-7", ".remove"), (".x.building-2", "photo.png"),
+                         (".y.building-3", "y")):
         (out / folder).mkdir(parents=True)
         (out / folder / file).write_bytes(b"1")
     (out / ".x.building-4").symlink_to(tmp_path / "d")
