@@ -28,7 +28,7 @@ nightly: setup
 	  MINDSEG_TEST_SEED=random $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit || failed=$$((failed + 1)); \
 	  echo "$$failed of $$run runs failed"; \
 	done; test $$failed = 0
-	MINDSEG_TEST_SEED=random MINDSEG_MUTATION_MINUTES=3 $(PY) -m pytest -q -n 2 --dist load -m "not slow" tests/hostile -k "mutat or flipped or agrees"
+	MINDSEG_TEST_SEED=random MINDSEG_MUTATION_MINUTES=4 $(PY) -m pytest -q -n 2 --dist load -m "not slow" tests/hostile -k "mutat or flipped or agrees"
 	MINDSEG_TEST_SEED=random MINDSEG_KILLS=20 $(PY) -m pytest -q -n 2 --dist load tests/hostile/test_kills.py
 
 bench: setup

@@ -375,6 +375,13 @@ void CheckText(const std::string& text, const fs::path& path) {
   }
 }
 
+// A plain integer: a minus sign, and digits without a leading 0.
+bool IsInteger(std::string_view text) {
+  if (text.substr(0, 1) == "-") text.remove_prefix(1);
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos &&
+         (text[0] != '0' || text.size() == 1);
+}
+
 // Refuses anchors, aliases, tags, over 64 levels and over 20,000 values: no manifest needs them, and parsers differ.
 class Bounds : public YAML::EventHandler {
  public:
@@ -394,7 +401,7 @@ class Bounds : public YAML::EventHandler {
                 const std::string& value) override {
     constexpr size_t kLongestInteger = 1000;
     last_ = value;
-    if (tag == "?" && value.size() > kLongestInteger && value.find_first_not_of("-0123456789") == std::string::npos) {
+    if (tag == "?" && value.size() > kLongestInteger && IsInteger(value)) {
       throw YAML::ParserException(mark, "an integer of over 1000 characters");
     }
     // The tag of a text in quotes is "!" too.

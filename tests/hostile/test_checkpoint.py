@@ -212,7 +212,7 @@ def test_mutations_are_refused_or_change_nothing(small, fitting, rng):
     data, (expected, _) = small.read_bytes(), read_checkpoint(small)
     records = data[:-17]
     # Half of the mutations hit the first 600 bytes, which hold lengths, names and shapes.
-    refused, count = 0, mutation_count(300, 6000)
+    refused, count = 0, mutation_count(300, 150000)
     for i in range(count):
         head = 600 if i % 2 else len(records)
         new = mutated(records[:head], rng) + records[head:]

@@ -126,7 +126,7 @@ def test_files_that_wait_elsewhere_are_not_moved(tmp_path):
 def test_both_readers_accept_the_same_mutated_texts(tmp_path, rng):
     """Python decides first; the C++ reader gets the texts sorted into two folders and names those it disagrees on."""
     block = yaml.safe_dump(yaml.safe_load(SOUND), sort_keys=False)
-    count = mutation_count(1200, 12000)
+    count = mutation_count(1200, 36000)
     kinds = {"accepted": 0, "refused": 0}
     for kind in kinds:
         (tmp_path / kind).mkdir()

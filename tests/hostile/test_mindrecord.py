@@ -311,7 +311,7 @@ def restore(folder: Path, files: dict[Path, tuple[int, list[tuple[int, bytes]]]]
 def mutation_seeds() -> range:
     """Seeds of the mutations: the same in every run, others in the nightly one."""
     start = 120 * int(os.environ.get("MINDSEG_TEST_SEED", "0"))
-    return range(start, start + mutation_count(120, 600))
+    return range(start, start + mutation_count(120, 7500))
 
 
 def mutate(folder: Path, seed: int) -> None:

@@ -210,7 +210,7 @@ def mutated(content, rng):
 
 def check_python_agrees(kind, folder, corpus, read, rng):
     """Asserts that both languages give one verdict on each file of a corpus and on mutations of them."""
-    count = mutation_count(300, 1500)
+    count = mutation_count(300, 30000)
     folder.mkdir()
     for start in range(0, len(corpus) + count, 500):
         contents = [corpus[i] if i < len(corpus) else mutated(corpus[i % len(corpus)], rng)
