@@ -32,6 +32,13 @@ _KEY_LINE = re.compile(r"^  (?P<key>\w+):.*?#\s*(?P<type>\S.*?)\s*\|\s*(?P<text>
 _TYPE = re.compile(r"(?P<kind>list\[(?P<item>\w+)(?:, (?P<length>\d+))?\]|[\w/]+)(?P<null>\??)(?P<limits>.*)")
 _PYTHON_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "dict": dict, "list": list}
 _NUMBERS = {"int", "float"}
+# Names that other toolkits have for keys.
+_OTHER_NAMES = {
+    "batch_size": "train.global_batch", "samples_per_gpu": "train.global_batch", "learning_rate": "optim.lr",
+    "base_lr": "optim.lr", "iterations": "train.steps", "max_iters": "train.steps", "total_iters": "train.steps",
+    "max_epochs": "train.epochs", "num_epochs": "train.epochs", "data_root": "data.root", "data_dir": "data.root",
+    "dataset": "data.name", "workers": "data.num_workers", "output": "runtime.output_dir",
+    "save_dir": "runtime.output_dir", "device": "runtime.device_target"}
 _LIMITS = {">": (operator.gt, "greater than"), ">=": (operator.ge, "at least"),
            "<": (operator.lt, "less than"), "<=": (operator.le, "at most")}
 # Type of each key of data.color_jitter; the first three also take [low, high].
@@ -179,7 +186,9 @@ def _check_key(origin: str, section: str, key: str, value: Any, schema: dict) ->
 
 
 def _nearest_key(section: str, key: str, schema: dict) -> str:
-    """Finds a similar key, first in the same section, then in the others."""
+    """Finds the key that other toolkits call so, or a similar one, first in the same section, then in the others."""
+    if key.lower() in _OTHER_NAMES:
+        return f"; did you mean '{_OTHER_NAMES[key.lower()]}'?"
     homes = {name: f"{home}.{name}" for home, keys in schema.items() for name in keys}
     found = (difflib.get_close_matches(key, list(schema[section]), n=1, cutoff=0.5)
              or difflib.get_close_matches(key, list(homes), n=1, cutoff=0.7))

@@ -4,7 +4,7 @@ import logging
 import pytest
 import yaml
 
-from mindseg.config import SCHEMA_FILE, Config, dump_config, load_config, load_schema
+from mindseg.config import _OTHER_NAMES, SCHEMA_FILE, Config, dump_config, load_config, load_schema
 from mindseg.errors import ConfigError
 
 
@@ -56,6 +56,9 @@ def test_a_dump_loads_back_to_the_same_values(tmp_path, base):
     ("optim: {lrr: 0.1}", ["bad.yaml", "optim.lrr", "did you mean 'optim.lr'"]),
     ("optmi: {lr: 0.1}", ["bad.yaml", "optmi", "did you mean 'optim'"]),
     ("data: {lr: 0.1}", ["bad.yaml", "data.lr", "did you mean 'optim.lr'"]),
+    ("train: {batch_size: 2}", ["bad.yaml", "train.batch_size", "did you mean 'train.global_batch'"]),
+    ("optim: {learning_rate: 2}", ["bad.yaml", "optim.learning_rate", "did you mean 'optim.lr'"]),
+    ("train: {Max_Iters: 2}", ["bad.yaml", "train.Max_Iters", "did you mean 'train.steps'"]),
     ("train: {epochs: many}", ["bad.yaml", "train.epochs", "'many'", "int"]),
     ("train: {epochs: 1.5}", ["train.epochs", "1.5", "int"]),
     ("train: {epochs: true}", ["train.epochs", "True", "int"]),
@@ -162,3 +165,10 @@ def test_config_reads_and_writes_by_attribute():
     assert yaml.safe_load(dump_config(cfg)) == {"a": {"b": 2}}
     with pytest.raises(AttributeError, match="'c'"):
         _ = cfg.a.c
+
+
+def test_names_of_other_toolkits_lead_to_keys_that_exist():
+    schema = load_schema()
+    for name, key in _OTHER_NAMES.items():
+        section, _, word = key.partition(".")
+        assert word in schema[section], name
