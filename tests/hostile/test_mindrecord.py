@@ -24,7 +24,14 @@ from mindseg.data.sources import RecordSource, open_source
 from mindseg.errors import UserError
 from tests.support import ROOT
 from tests.support.data import collect, config, make_camvid, train_loader
-from tests.support.hostile import check_program_refuses, check_refused, files_below, mutation_count, run_program
+from tests.support.hostile import (
+    check_program_refuses,
+    check_refused,
+    files_below,
+    mutation_count,
+    mutation_timeout,
+    run_program,
+)
 
 BLOCK, HEADER = 4096, 16 * 2 ** 20
 Damage = Callable[[Path], object]
@@ -367,7 +374,8 @@ def sets(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def verdicts(sets) -> dict[str, str]:
-    done = run_program(sys.executable, "-m", "tests.hostile.test_mindrecord", sets, cwd=ROOT)
+    done = run_program(sys.executable, "-m", "tests.hostile.test_mindrecord", sets, cwd=ROOT,
+                       timeout=mutation_timeout())
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
     return json.loads("{" + ",".join(line for line in done.stdout.splitlines() if line.startswith('"')) + "}")
 

@@ -40,6 +40,11 @@ def register_profiles() -> None:
     settings.load_profile("nightly" if minutes > 0 else "fast")
 
 
+def mutation_timeout() -> float:
+    """Seconds for a process that makes all mutations of a test: a guard against hanging."""
+    return TIMEOUT * (1 + 2 * float(os.environ.get(MINUTES, "0")))
+
+
 def mutation_count(fast: int, per_minute: int) -> int:
     """Number of mutations that a test makes: ``fast`` in every run, and more with ``MINDSEG_MUTATION_MINUTES``.
 
@@ -96,7 +101,7 @@ def files_below(folder: Path) -> dict[str, bytes | None]:
 
 
 def run_program(*words: object, cwd: Path | None = None, stdin: bytes | None = None,
-                env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+                env: dict[str, str] | None = None, timeout: float = TIMEOUT) -> subprocess.CompletedProcess:
     """Runs ``python -m mindseg WORDS`` (or another program, if the first word is an absolute path) with a time limit.
 
     Output that is not UTF-8 is kept readable with backslashes.
@@ -104,7 +109,7 @@ def run_program(*words: object, cwd: Path | None = None, stdin: bytes | None = N
     first = Path(str(words[0]))
     command = [str(word) for word in words] if first.is_absolute() else [sys.executable, "-m", "mindseg",
                                                                         *map(str, words)]
-    return subprocess.run(command, cwd=cwd or ROOT, input=stdin, capture_output=True, timeout=TIMEOUT, check=False,
+    return subprocess.run(command, cwd=cwd or ROOT, input=stdin, capture_output=True, timeout=timeout, check=False,
                           text=stdin is None, errors=None if stdin is not None else "backslashreplace",
                           env={**os.environ, **(env or {})})
 
