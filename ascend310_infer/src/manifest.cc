@@ -353,8 +353,8 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   return manifest;
 }
 
-// Refuses what YAML parsers read differently: other encodings, tabs, control characters, rare line breaks and byte
-// order marks.
+// Refuses what YAML parsers read differently: other encodings, tabs, control characters, rare line breaks, byte order
+// marks and directives.
 void CheckText(const std::string& text, const fs::path& path) {
   try {
     nlohmann::json(text).dump();
@@ -369,8 +369,10 @@ void CheckText(const std::string& text, const fs::path& path) {
     const std::string three = code >= 0xe2 ? text.substr(i, 3) : "";
     const bool rare =
         three == "\u2028" || three == "\u2029" || three == "\ufeff" || three == "\ufffe" || three == "\uffff";
-    if (control || control_of_two_bytes || rare) {
-      throw UserError(path.string() + ": not valid YAML for a manifest: a tab or control character; " + kRemedy);
+    const bool directive = code == '%' && (i == 0 || text[i - 1] == '\n');
+    if (control || control_of_two_bytes || rare || directive) {
+      throw UserError(path.string() + ": not valid YAML for a manifest: a tab, control character or directive; " +
+                      kRemedy);
     }
   }
 }

@@ -29,8 +29,8 @@ _AGAIN = "correct it or run export.py again"
 _LARGEST_SIDE = 32768
 _LARGEST_BATCH = 2048
 _LARGEST_TENSOR = 1 << 34
-# YAML readers disagree on tabs, on rare line breaks and on byte order marks.
-_CONTROL = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|\r(?!\n)")
+# YAML readers disagree on tabs, on rare line breaks, on byte order marks and on directives (%YAML 1.1).
+_REFUSED = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|\r(?!\n)|^%", re.MULTILINE)
 
 
 class ManifestError(UserError):
@@ -263,8 +263,8 @@ def load_manifest(path: str | Path) -> Manifest:
         path = path / MANIFEST_NAME
     finish_set(path)
     text = read_text(path, "the manifest", "give the deploy.yaml that export.py writes beside the model", ManifestError)
-    if _CONTROL.search(text):
-        raise ManifestError(f"{path}: no valid YAML for a manifest (a tab or control character); {_AGAIN}")
+    if _REFUSED.search(text):
+        raise ManifestError(f"{path}: no valid YAML for a manifest (a tab, control character or directive); {_AGAIN}")
     try:
         content = parse(text, _Loader)
     except YamlError as error:

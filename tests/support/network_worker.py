@@ -25,7 +25,7 @@ SIZE = 128
 # rates are small: at those of the recipes these networks, fresh and on four small crops, make a change of 1e-7 in the
 # weights one of 2e-3 in the loss ten steps later, and two ranks add up in another order than one process.
 OPTIONS = {"fast_scnn": ["model.dropout=0", "optim.lr=0.001"], "enet": ["model.dropout=0", "optim.lr=0.0001"],
-           "bisenetv2": ["model.dropout=0", "optim.lr=0.00003"], "fcn8s": ["model.fc_channels=64", "optim.lr=0.001"]}
+           "bisenetv2": ["model.dropout=0", "optim.lr=0.00001"], "fcn8s": ["model.fc_channels=64", "optim.lr=0.001"]}
 CHANGES = ["train.sync_bn=always", "runtime.device_target=CPU", "runtime.threads=1", f"train.global_batch={BATCH}",
            "optim.warmup_steps=0"]
 
