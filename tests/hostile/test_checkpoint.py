@@ -192,6 +192,8 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     """The bytes with one to four of them changed, left out, put in, or a piece of them copied elsewhere."""
     changed = bytearray(data)
     for _ in range(rng.integers(1, 5)):
+        if not changed:
+            break
         at = int(rng.integers(0, len(changed)))
         kind = rng.integers(0, 4)
         if kind == 0:
