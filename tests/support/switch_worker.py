@@ -27,7 +27,7 @@ SWITCHES = {
     "frozen BatchNorm": ["train.frozen_bn=true"], "ohem": ["loss.name=ohem"], "bce": ["loss.name=bce"],
     "dice": ["loss.name=dice"], "class weights": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}"],
     "adamw": ["optim.name=adamw", "optim.lr=0.001"], "nesterov": ["optim.nesterov=true"],
-    "encoder only": ["model.encoder_only=true"],
+    "encoder only": ["model.encoder_only=true", "loss.label_stride=8"],
     "synchronised BatchNorm": ["train.sync_bn=always"], "own BatchNorm": ["train.sync_bn=never"],
     "own BatchNorm, accumulation": ["train.sync_bn=never", "train.global_batch=8", "train.device_batch=2"]}
 
