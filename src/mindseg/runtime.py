@@ -194,7 +194,7 @@ def _rank_table_device(configured: int) -> int:
         return next(int(device["device_id"]) for server in servers for device in server["device"]
                     if str(device["rank_id"]) == rank)
     except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError) as error:
-        raise UserError(f"RANK_TABLE_FILE = {shorten(str(path))}: names no device for RANK_ID {shorten(rank)} "
+        raise UserError(f"RANK_TABLE_FILE = {path}: names no device for RANK_ID {shorten(rank)} "
                         f"({type(error).__name__}); set DEVICE_ID, or start with scripts/run_distribute_train.sh"
                         ) from None
 

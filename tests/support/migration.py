@@ -405,7 +405,7 @@ def run_shell(words: list, env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def this_process(cfg_runtime: Config) -> Runtime:
+def this_process(cfg_runtime: Config, training: bool = False) -> Runtime:
     """In the place of ``setup_runtime``, which wants a process in which no kernel has run."""
     set_mode(cfg_runtime.mode)
     set_seed(cfg_runtime.seed)

@@ -215,5 +215,5 @@ def test_a_rank_table_without_the_rank(machine, fake, tmp_path, monkeypatch, tex
     fake.__version__ = "2.7.0"
     for name, value in {"RANK_TABLE_FILE": str(tmp_path / "table.json"), "RANK_SIZE": "8", "RANK_ID": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"table\.json.: names no device for RANK_ID .0. .*set DEVICE_ID"):
+    with pytest.raises(UserError, match=r"table\.json: names no device for RANK_ID .0. .*set DEVICE_ID"):
         runtime.setup_runtime(load_config("fast_scnn_camvid").runtime, training=True)

@@ -31,7 +31,7 @@ def call(monkeypatch, tmp_path):
             return ends
 
         monkeypatch.setattr(train, "train", record)
-        monkeypatch.setattr(train, "setup_runtime", lambda cfg: Runtime("CPU", 0))
+        monkeypatch.setattr(train, "setup_runtime", lambda cfg, training: Runtime("CPU", 0))
         monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), "--set",
                                           f"runtime.output_dir={tmp_path / 'out'}", *map(str, words)])
         train.main()
