@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
+import mindseg  # prepares the environment before MindSpore is loaded
 from mindseg.commands.train import Batches, build_step
 from mindseg.config import load_config
 from mindseg.models import build_network
@@ -16,7 +16,7 @@ def main() -> None:
     mode, folder, model = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     height, width, batch, threads = map(int, sys.argv[4:])
     name = "fast_scnn_cityscapes_softmax" if model == "fast_scnn" else f"{model}_cityscapes"
-    configs = Path(__file__).resolve().parents[2] / "configs"
+    configs = Path(mindseg.__file__).resolve().parents[2] / "configs"      # another checkout brings its own
     cfg = load_config(configs / model / f"{name}.yaml", [
         f"data.crop_size=[{height},{width}]", f"train.global_batch={batch}", "train.sync_bn=always",
         "runtime.device_target=CPU", f"runtime.mode={mode}", f"runtime.threads={threads}",
