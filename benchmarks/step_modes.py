@@ -33,6 +33,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="samples a step of all ranks (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="measured steps (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="threads of all ranks; 0: as many as there are cores")
+    parser.add_argument("--alone", action="store_true",
+                        help="one participant in memory at a time, each twice in turns: large steps on many ranks")
     parser.add_argument("--before", metavar="SRC", help="folder of another checkout's package, in graph mode")
     return parser.parse_args()
 
@@ -93,17 +95,25 @@ def measure(args: argparse.Namespace, model: str, ranks: int, folder: Path) -> N
     variants = [(mode, ROOT / "src", mode) for mode in args.modes]
     if args.before:
         variants.append(("before", Path(args.before).resolve(), "graph"))
-    participants = [Participant(label, source, mode, ranks, folder / f"{model}{ranks}{label}", settings)
-                    for label, source, mode in variants]
-    for participant in participants:
-        participant.run()
-    seconds = np.array([[participant.run() for participant in participants] for _ in range(args.steps)])
-    for participant, times in zip(participants, seconds.T, strict=True):
-        name = f"{model} {args.height}x{args.width} batch {args.batch}, ranks {ranks}, {participant.label}"
-        ratio, fastest = np.median(times) / np.median(seconds[:, 0]), min(times) / min(seconds[:, 0])
-        print(f"{name}: first step {participant.first:.1f} s, median {1000 * np.median(times):.0f} ms, fastest "
+    rounds = [[variant] for variant in variants] * 2 if args.alone else [variants]
+    seconds, first = {}, {}
+    for number, present in enumerate(rounds):
+        participants = [Participant(label, source, mode, ranks, folder / f"{model}{ranks}{label}{number}", settings)
+                        for label, source, mode in present]
+        for participant in participants:
+            participant.run()
+        for _ in range(args.steps):
+            for participant in participants:
+                seconds.setdefault(participant.label, []).append(participant.run())
+        for participant in participants:
+            first[participant.label] = participant.first
+            participant.close()
+    base = seconds[variants[0][0]]
+    for label, times in seconds.items():
+        name = f"{model} {args.height}x{args.width} batch {args.batch}, ranks {ranks}, {label}"
+        ratio, fastest = np.median(times) / np.median(base), min(times) / min(base)
+        print(f"{name}: first step {first[label]:.1f} s, median {1000 * np.median(times):.0f} ms, fastest "
               f"{1000 * min(times):.0f} ms, ratio {ratio:.3f} (of the fastest {fastest:.3f})", flush=True)
-        participant.close()
 
 
 def main() -> None:
