@@ -146,23 +146,23 @@ class Conv2dTranspose(_Convolution):
         out_channels: Channels of the output.
         kernel: Side length.
         stride: Factor of height and width.
-        padding: Rows and columns dropped on every side of the full result.
+        padding: Rows and columns dropped at the beginning and at the end of the full result.
         weight_init: Initial weights (in, out, kernel, kernel) or a distribution; None: MindSpore's default, uniform in
             +-1/sqrt(out * kernel**2).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0,
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: tuple[int, int],
                  weight_init: str | Tensor | Initializer | None = None) -> None:
         super().__init__((in_channels, out_channels, kernel, kernel), 0, out_channels, False, weight_init, None)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = stride
-        self.rest = kernel - stride - 2 * padding
+        self.rest = kernel - stride - sum(padding)
         # The primitive is named after the convolution whose input gradient it computes.
-        self.transpose = ops.Conv2DTranspose(in_channels, kernel, pad_mode="pad", pad=padding, stride=stride)
+        self.transpose = ops.Conv2DTranspose(in_channels, kernel, pad_mode="pad", pad=padding * 2, stride=stride)
 
     def construct(self, x: Tensor) -> Tensor:
-        """Maps (N, in, H, W) to (N, out, H', W') with H' = stride * H + kernel - stride - 2 * padding."""
+        """Maps (N, in, H, W) to (N, out, H', W') with H' = stride * H + kernel - stride - sum(padding)."""
         height, width = self.stride * x.shape[2] + self.rest, self.stride * x.shape[3] + self.rest
         return self.transpose(x, self.weight, (x.shape[0], self.out_channels, height, width))
 

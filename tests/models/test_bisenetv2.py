@@ -21,6 +21,7 @@ class TestGolden(GoldenTests):
 class TestPaper(ModelTests):
     model = "bisenetv2"
     options = {"head_channels": 64}
+    operators = {"Resize": 2}
     heads = 5
 
 

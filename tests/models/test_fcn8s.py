@@ -21,6 +21,7 @@ class TestGolden(GoldenTests):
 class TestNarrow(ModelTests):
     model = "fcn8s"
     options = {"fc_channels": 32}
+    operators = {"ConvTranspose": 3}
 
 
 def test_parameter_count():

@@ -1,4 +1,4 @@
-"""Dropout by its statistics, and how the networks' weights start. The bounds lie eight standard deviations away."""
+"""Dropout by its statistics, and how the networks' weights start, within eight standard deviations; up-sampling."""
 import numpy as np
 import pytest
 
@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 
 from mindseg.compat import Conv2d, set_mode
 from mindseg.models import create_model
-from mindseg.models.layers import Dropout
+from mindseg.models.layers import Dropout, TransposedConv, resize_nearest
 
 
 @pytest.fixture
@@ -122,3 +122,25 @@ def test_bisenetv2_starts_as_he_says(seed):
             assert (p.asnumpy() == (p.name not in zeros)).all(), p.name
         elif kind == "beta":
             assert not p.asnumpy().any(), p.name
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "offset"), [(2, 2, 0), (3, 3, 0), (4, 2, 1), (16, 8, 4), (3, 2, 1),
+                                                          (3, 2, 0)])
+def test_transposed_convolutions_add_up_scaled_kernels(rng, kernel, stride, offset, training):
+    set_mode("pynative")
+    layer = TransposedConv(3, 5, kernel, stride, offset).set_train(training)
+    x = rng.normal(0, 1, (2, 3, 4, 6)).astype(np.float32)
+    weight = rng.normal(0, 1, layer.weight.shape).astype(np.float32)
+    layer.weight.set_data(Tensor(weight))
+    full = np.zeros((2, 5, 4 * stride + kernel, 6 * stride + kernel))
+    for i, j in np.ndindex(4, 6):
+        full[:, :, i * stride:i * stride + kernel, j * stride:j * stride + kernel] += np.einsum(
+            "nc,cokl->nokl", x[:, :, i, j], weight)
+    expected = full[:, :, offset:offset + 4 * stride, offset:offset + 6 * stride]
+    np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, atol=1e-5)
+
+
+def test_nearest_resizing_repeats_pixels(rng):
+    x = rng.normal(0, 1, (2, 3, 4, 5)).astype(np.float32)
+    np.testing.assert_array_equal(resize_nearest(Tensor(x), 4).asnumpy(), x.repeat(4, 2).repeat(4, 3))

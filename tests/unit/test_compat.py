@@ -84,8 +84,8 @@ LAYERS = [
     (lambda: compat.Conv2d(6, 8, (5, 1), padding="same"), lambda: nn.Conv2d(6, 8, (5, 1))),
     (lambda: compat.Conv2d(6, 8, 3, 1, 2, 2, bias=True, weight_init=HeNormal(), bias_init="zeros"),
      lambda: nn.Conv2d(6, 8, 3, 1, "pad", 2, 2, has_bias=True, weight_init=HeNormal(), bias_init="zeros")),
-    (lambda: compat.Conv2dTranspose(6, 8, 4, 2, 1), lambda: nn.Conv2dTranspose(6, 8, 4, 2, "pad", 1)),
-    (lambda: compat.Conv2dTranspose(6, 8, 3, 2), lambda: nn.Conv2dTranspose(6, 8, 3, 2, "pad", 0)),
+    (lambda: compat.Conv2dTranspose(6, 8, 4, 2, (1, 1)), lambda: nn.Conv2dTranspose(6, 8, 4, 2, "pad", 1)),
+    (lambda: compat.Conv2dTranspose(6, 8, 3, 2, (0, 0)), lambda: nn.Conv2dTranspose(6, 8, 3, 2, "pad", 0)),
     (lambda: compat.BatchNorm2d(6, 1e-3, 0.97), lambda: nn.BatchNorm2d(6, 1e-3, 0.97)),
     (lambda: compat.BatchNorm2d(6, gamma_init="zeros"), lambda: nn.BatchNorm2d(6, gamma_init="zeros")),
 ]

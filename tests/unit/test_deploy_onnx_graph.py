@@ -78,16 +78,35 @@ def test_batch_norm_stays_where_folding_would_change_another_branch():
         np.testing.assert_array_equal(run(kept, x), run(model, x))
 
 
-def test_mindspores_output_shape_of_transposed_convolutions_is_removed():
+def test_mindspores_transposed_convolutions_become_readable():
+    """It writes four output sizes, and the padding as top, bottom, left, right."""
     rng = np.random.default_rng(3)
-    constants = {"w": rng.normal(size=(3, 5, 4, 4)).astype(np.float32)}
-    attributes = {"kernel_shape": [4, 4], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+    constants = {"w": rng.normal(size=(3, 5, 3, 3)).astype(np.float32)}
+    attributes = {"kernel_shape": [3, 3], "pads": [1, 0, 0, 1], "strides": [2, 2], "output_shape": [1, 5, 10, 14]}
     node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
-    model = make_model([node], constants, [1, 3, 5, 7], [1, 5, 10, 14])
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 5, 7])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5, 10, 14])],
+                              [numpy_helper.from_array(constants["w"], "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
     x = rng.normal(size=(1, 3, 5, 7)).astype(np.float32)
-    expected = run(model, x)
-    model.graph.node[0].attribute.append(helper.make_attribute("output_shape", [1, 5, 10, 14]))
-    np.testing.assert_array_equal(run(simplified(model), x), expected)
+    full = np.zeros((1, 5, 11, 15))
+    for i, j in np.ndindex(5, 7):
+        full[:, :, 2 * i:2 * i + 3, 2 * j:2 * j + 3] += np.einsum("nc,cokl->nokl", x[:, :, i, j], constants["w"])
+    np.testing.assert_allclose(run(simplified(model), x), full[:, :, 1:, :-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("sizes", "inputs"), [([1, 2, 12, 8], 3), ([1, 2, 9, 8], 4)])
+def test_a_resize_by_whole_factors_follows_a_dynamic_batch(sizes, inputs):
+    attributes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    constants = {"roi": np.zeros(0, np.float32), "scales": np.zeros(0, np.float32), "sizes": np.array(sizes)}
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Resize", ["r", *constants], ["y"], **attributes)]
+    model = simplified(make_model(nodes, constants, [1, 2, 6, 4], sizes))
+    assert ops_of(model) == ["Relu", "Resize"]
+    assert len(model.graph.node[1].input) == inputs
+    if inputs == 3:
+        model = onnx_graph.check_graph(onnx_graph.set_dynamic_batch(onnx_graph.convert_opset(model, 17)))
+        x = np.random.default_rng(5).uniform(size=(3, 2, 6, 4)).astype(np.float32)
+        np.testing.assert_array_equal(run(model, x), x.repeat(2, 2).repeat(2, 3))
 
 
 def test_constants_are_computed_once():
@@ -103,7 +122,7 @@ def test_constants_are_computed_once():
     np.testing.assert_allclose(run(model, x), x @ constants["a"].T, atol=1e-5)
 
 
-@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("align_corners", [True, False, "low"])
 @pytest.mark.parametrize("rows_first", [True, False])
 @pytest.mark.parametrize(("size", "target"), [((6, 8), (48, 64)), ((12, 15), (95, 127)), ((1, 3), (7, 9))])
 def test_matrix_products_become_resize(align_corners, rows_first, size, target):

@@ -28,11 +28,11 @@ def simplify(model: ModelProto, input_name: str, output_name: str, use_resize: b
     graph = graph_model.graph
     graph.inputs[0].name, graph.outputs[0].name = input_name, output_name
     for node in graph:
-        # MindSpore writes all four dimensions, ONNX allows the last two, and padding and strides give the size anyway.
         if node.op_type == "ConvTranspose":
-            node.attributes.pop("output_shape", None)
+            _repair(node)
     optimizer.optimize(graph_model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
-    rules = [_ConcatToPad.rule(), _PadIntoMaxPool.rule(), RewriteRule(_written_out_prelu, _prelu, _slope_is_constant)]
+    rules = [_SizesToScales.rule(), _ConcatToPad.rule(), _PadIntoMaxPool.rule(),
+             RewriteRule(_written_out_prelu, _prelu, _slope_is_constant)]
     if use_resize:
         rules += [_MatMulsToResize.rule(rows_first=True), _MatMulsToResize.rule(rows_first=False)]
     rules = RewriteRuleSet(rules, commute=True)
@@ -42,9 +42,39 @@ def simplify(model: ModelProto, input_name: str, output_name: str, use_resize: b
     return ir.to_proto(graph_model)
 
 
+def _repair(transposed: ir.Node) -> None:
+    """Makes a transposed convolution of MindSpore's exporter readable."""
+    # MindSpore writes all four dimensions, ONNX allows the last two, and padding and strides give the size anyway.
+    transposed.attributes.pop("output_shape", None)
+    # MindSpore writes top, bottom, left, right.
+    top, bottom, left, right = transposed.attributes.get_ints("pads", (0, 0, 0, 0))
+    transposed.attributes.add(ir.AttrInt64s("pads", (top, left, bottom, right)))
+
+
 def _array(value: ir.Value) -> np.ndarray | None:
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+class _SizesToScales(RewriteRuleClassBase):
+    """A ``Resize`` by whole factors gets these instead of the size, which holds the traced batch."""
+
+    def pattern(self, op, x, roi, scales, sizes):
+        return op.Resize(x, roi, scales, sizes, _outputs=["resized"])
+
+    def check(self, context, x: ir.Value, sizes: ir.Value, resized: ir.Value, **_) -> MatchResult:
+        result, sizes = MatchResult(), _array(sizes)
+        if sizes is None or x.shape is None or not x.shape.is_static():
+            return result.fail("an unknown size")
+        factors = sizes / x.shape.numpy()
+        if (factors != np.round(factors)).any():
+            return result.fail("no whole factors")
+        self._scales = factors.astype(np.float32)
+        return result
+
+    def rewrite(self, op, x: ir.Value, roi: ir.Value, resized: ir.Value, **_):
+        scales = op.initializer(ir.tensor(self._scales), name=f"{resized.name}.scales")
+        return op.Resize(x, roi, scales, **resized.producer().attributes)
 
 
 class _ConcatToPad(RewriteRuleClassBase):
@@ -143,7 +173,7 @@ class _MatMulsToResize(RewriteRuleClassBase):
         if any(matrix is None or matrix.ndim < 2 or matrix[..., 0, 0].size != 1 for matrix in matrices):
             return MatchResult().fail("no constant matrices")
         rows, columns = (matrix.reshape(matrix.shape[-2:]) for matrix in matrices)
-        for self._mode, align_corners in (("align_corners", True), ("half_pixel", False)):
+        for self._mode, align_corners in (("align_corners", True), ("half_pixel", False), ("asymmetric", "low")):
             if all(np.allclose(matrix, bilinear_matrix(*matrix.shape, align_corners), atol=1e-6)
                    for matrix in (rows, columns.T)):
                 self._scales = np.array([1, 1, _scale(*rows.shape), _scale(*columns.T.shape)], np.float32)

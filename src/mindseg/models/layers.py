@@ -188,13 +188,13 @@ class PReLU(nn.Cell):
 class TransposedConv(Conv2dTranspose):
     """Transposed convolution without bias whose output is exactly ``stride`` times as large as its input.
 
-    Training uses MindSpore's operator. Evaluation computes the same values by one ordinary convolution, which gives the
-    stride x stride phases as channels: no runtime can read the transposed convolutions of MindSpore's ONNX exporter.
+    Where the kernel is as long as the stride, evaluation computes the same values by a 1x1 convolution, whose channels
+    are the pixels of each stride x stride block: CANN's own kernel was wrong there in mixed precision (docs/ascend.md).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel: Side length of the kernel.
+        kernel: Side length of the kernel, at least the stride.
         stride: Factor of height and width.
         offset: Rows and columns dropped at the top and left of the full result; PyTorch's ``padding``.
         init: Initial weights (in, out, kernel, kernel) or an initializer; None: MindSpore's default.
@@ -202,36 +202,20 @@ class TransposedConv(Conv2dTranspose):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, offset: int = 0,
                  init: Tensor | Initializer | None = None) -> None:
-        symmetric = 2 * offset == kernel - stride
-        super().__init__(in_channels, out_channels, kernel, stride, offset if symmetric else 0, init)
-        self.cut = None if symmetric else offset
+        super().__init__(in_channels, out_channels, kernel, stride, (offset, kernel - stride - offset), init)
         self.factor = stride
-        # Row u of the full result, counted from the offset, is phase u mod stride of the input row u div stride away.
-        reach = [(k - offset) // stride for k in range(kernel)]
-        before, after = max(reach), -min(reach)
-        if not 0 <= after - before <= 1:  # all that "same" padding can do
-            before = after = max(before, after)
-        self.taps = before + after + 1
-        select = np.zeros((self.taps, stride, kernel), np.float32)
-        for k in range(kernel):
-            select[before - reach[k], (k - offset) % stride, k] = 1
-        self.select = Tensor(select.reshape(-1, kernel))
-        self.select_transposed = Tensor(np.ascontiguousarray(select.reshape(-1, kernel).T))
-        self.phases = ops.Conv2D(out_channels * stride**2, (self.taps, self.taps), pad_mode="same")
+        self.to_blocks = None
+        if kernel == stride:
+            self.convolve = ops.Conv2D(out_channels * stride**2, (1, 1))
+            self.to_blocks = ops.DepthToSpace(stride)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, stride * H, stride * W)."""
-        if self.training:
-            y = super().construct(x)
-            if self.cut is None:
-                return y
-            return window(y, self.cut, self.factor * x.shape[2], self.factor * x.shape[3])
-        s, taps, inputs, outputs = self.factor, self.taps, self.in_channels, self.out_channels
-        weight = ops.matmul(ops.matmul(self.select, self.weight), self.select_transposed)
-        weight = transpose(ops.reshape(weight, (inputs, outputs, taps, s, taps, s)), (1, 3, 5, 0, 2, 4))
-        y = self.phases(x, ops.reshape(weight, (outputs * s * s, inputs, taps, taps)))
-        y = transpose(ops.reshape(y, (-1, outputs, s, s, x.shape[2], x.shape[3])), (0, 1, 4, 2, 5, 3))
-        return ops.reshape(y, (-1, outputs, s * x.shape[2], s * x.shape[3]))
+        if self.training or self.to_blocks is None:
+            return super().construct(x)
+        # DepthToSpace reads channel (row * stride + column) * out + c.
+        weight = transpose(self.weight, (2, 3, 1, 0))
+        return self.to_blocks(self.convolve(x, ops.reshape(weight, (-1, self.in_channels, 1, 1))))
 
 
 def bilinear_matrix(out_size: int, in_size: int, align_corners: bool | str) -> np.ndarray:
@@ -323,9 +307,7 @@ def resize_nearest(x: Tensor, factor: int) -> Tensor:
         x: (N, C, H, W).
         factor: Factor of height and width.
     """
-    _, c, h, w = x.shape
-    x = ops.tile(ops.reshape(x, (-1, c, h, 1, w, 1)), (1, 1, 1, factor, 1, factor))
-    return ops.reshape(x, (-1, c, h * factor, w * factor))
+    return ops.ResizeNearestNeighbor((x.shape[2] * factor, x.shape[3] * factor))(x)
 
 
 def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
@@ -357,6 +339,12 @@ def pad_low(x: Tensor, value: float) -> Tensor:
     return ops.concat((ops.full_like(x[:, :, :, :1], value), x), 3)
 
 
+@constexpr
+def _alternating(first: int, second: int, count: int, axis: int) -> Tensor:
+    """Two numbers in turn along one axis of (1, 1, H, W), ``count`` in all."""
+    return Tensor(np.resize(np.array([first, second], np.float32), np.insert([1, 1, 1], axis, count)))
+
+
 def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
     """Marks the maximum of each 2x2 window, the first one in reading order like the indices of PyTorch's max-pooling.
 
@@ -365,13 +353,12 @@ def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
         pooled: (N, C, h, w), the maxima of the windows.
 
     Returns:
-        (N, C, h, 2, w, 2) of x's type, 1 at the maxima and 0 elsewhere; no gradient flows through it.
+        (N, C, 2h, 2w) of x's type, 1 at the maxima and 0 elsewhere; no gradient flows through it.
     """
-    _, c, h, w = pooled.shape
-    equal = cast(ops.reshape(x, (-1, c, h, 2, w, 2)) == ops.reshape(pooled, (-1, c, h, 1, w, 1)), x.dtype)
-    rank = equal * Tensor(np.array([4, 3, 2, 1], np.float32).reshape(1, 1, 1, 2, 1, 2))
-    best = ops.MaxPool(2, 2)(ops.reshape(rank, (-1, c, 2 * h, 2 * w)))
-    return ops.stop_gradient(cast(rank == ops.reshape(best, (-1, c, h, 1, w, 1)), x.dtype))
+    # The places of a window have the ranks 4 3 over 2 1.
+    order = _alternating(3, 1, x.shape[2], 2) + _alternating(1, 0, x.shape[3], 3)
+    rank = cast(x == resize_nearest(pooled, 2), x.dtype) * cast(order, x.dtype)
+    return ops.stop_gradient(cast(rank == resize_nearest(ops.MaxPool(2, 2)(rank), 2), x.dtype))
 
 
 def unpool(x: Tensor, mask: Tensor) -> Tensor:
@@ -379,29 +366,16 @@ def unpool(x: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         x: (N, C, h, w).
-        mask: (N, C, h, 2, w, 2), from :func:`max_pool_mask`.
+        mask: (N, C, 2h, 2w), from :func:`max_pool_mask`.
 
     Returns:
         (N, C, 2h, 2w).
     """
-    _, c, h, w = x.shape
-    return ops.reshape(ops.reshape(x, (-1, c, h, 1, w, 1)) * mask, (-1, c, 2 * h, 2 * w))
-
-
-def window(x: Tensor, start: int, height: int, width: int) -> Tensor:
-    """Cuts out ``x[:, :, start:start + height, start:start + width]``, forty times as fast as indexing on the CPU.
-
-    Args:
-        x: (N, C, H, W).
-        start: First row and first column.
-        height: Number of rows.
-        width: Number of columns.
-    """
-    return cut(x, (0, 0, start, start), (x.shape[0], x.shape[1], height, width))
+    return resize_nearest(x, 2) * mask
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """Cuts out the top left corner, which undoes :func:`pad_to_multiple`.
+    """Cuts out the top left corner, which undoes :func:`pad_to_multiple`, forty times as fast as indexing on the CPU.
 
     Args:
         x: (N, C, H, W).
@@ -409,7 +383,7 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
         width: Number of columns.
     """
     if x.shape[2] != height or x.shape[3] != width:
-        x = window(x, 0, height, width)
+        x = cut(x, (0, 0, 0, 0), (x.shape[0], x.shape[1], height, width))
     return x
 
 
