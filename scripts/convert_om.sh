@@ -11,7 +11,10 @@
 #   --aipp           the chip normalises uint8 pixels; the result goes to the folder aipp with its own manifest
 #   --log LEVEL      ATC's log level (default debug)
 #   --fusion_switch FILE   switches fusion passes off, one a line: ConvBatchnormFusionPass:off
-#   -- --NAME=VALUE ...    further options of ATC, such as --precision_mode_v2=mixed_float16; the manifest notes them
+#   --precision MODE  value of ATC's --precision_mode_v2: fp16 (ATC's default), mixed_float16, cube_fp16in_fp32out;
+#                     where the chip has float32 also origin, mixed_bfloat16
+#   -- --NAME=VALUE ...    further options of ATC, such as --precision_mode=allow_mix_precision of CANN 6 and older;
+#                          the manifest notes them
 # example:
 #   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
 set -euo pipefail

@@ -73,6 +73,11 @@ _HF32 = "MindSpore 2.10, device_context.ascend.op_precision.conv_allow_hf32: on 
 _OVERFLOW = "CANN, aclrtFloatOverflowMode; MindSpore 2.10, amp.py: _all_finite"
 _JIT = "MindSpore 2.10, JitConfig: O1 fuses operators; the kernels launched one by one exist for Atlas A2 and A3"
 _LITE = "MindSpore Lite's converter passes the mode on to the graph engine"
+# Values of ATC's older --precision_mode, with a value of --precision_mode_v2 that needs the same number types.
+_OLDER_MODES = {"force_fp16": "fp16", "force_fp32": "cube_fp16in_fp32out", "cube_fp16in_fp32out": "cube_fp16in_fp32out",
+                "allow_fp32_to_fp16": "fp16", "allow_mix_precision": "mixed_float16",
+                "allow_mix_precision_fp16": "mixed_float16", "must_keep_origin_dtype": "origin",
+                "allow_fp32_to_bf16": "mixed_bfloat16", "allow_mix_precision_bf16": "mixed_bfloat16"}
 _FP16_MODES = ("fp16", "mixed_float16", "cube_fp16in_fp32out")
 _LITE_FP16 = ("enforce_fp16", "preferred_fp32", "preferred_optimal")
 _LITE_ALL = (*_LITE_FP16, "enforce_origin", "enforce_fp32")
@@ -170,34 +175,39 @@ def check_device(number: int) -> None:
     raise UserError(f"runtime.device_id = {number}: no such Ascend device, {seen}; the first has the number 0")
 
 
-def check_atc_precision(soc: str, mode: str) -> None:
-    """Refuses a value of ``--precision_mode_v2`` that the chip cannot compute in.
+def check_atc_precision(soc: str, mode: str, older: bool = False) -> None:
+    """Refuses a precision of ATC that the chip cannot compute in.
 
     Args:
         soc: Chip, such as ``Ascend310P3``; an unknown one is left to ATC.
-        mode: The value.
+        mode: Value of ``--precision_mode_v2``.
+        older: It is a value of ``--precision_mode``, which older versions of ATC have.
 
     Raises:
         UserError: The chip does not have it; names the ones that it has.
     """
     chip = find_chip(soc)
-    if chip:
-        _check_precision(f"--precision_mode_v2={mode}", soc, chip, mode, chip.atc_precisions.value)
+    if not chip:
+        return
+    allowed, option = chip.atc_precisions.value, "--precision_mode_v2"
+    if older:
+        allowed, option = [name for name, newer in _OLDER_MODES.items() if newer in allowed], "--precision_mode"
+    _check_precision(f"{option}={mode}", soc, chip, mode, allowed)
 
 
 def check_lite_precision(soc: str, mode: str) -> None:
     """Refuses a precision of MindSpore Lite's converter that the chip cannot compute in.
 
     Args:
-        soc: Chip, such as ``Ascend310P3``; an unknown one is left to the converter.
+        soc: Chip, such as ``Ascend310P3``; an unknown one is left to the converter; empty: that of this machine.
         mode: The value.
 
     Raises:
         UserError: The chip does not have it; names the ones that it has.
     """
-    chip = find_chip("910B1" if soc.lower().endswith("910b") else soc)     # Lite writes 910b for Atlas A2
-    if chip:
-        _check_precision(f"--precision {mode}", soc, chip, mode, chip.lite_precisions.value)
+    chip = find_chip("910B1" if soc.lower().endswith("910b") else soc) if soc else installed_chip()
+    if chip:    # Lite writes 910b for Atlas A2
+        _check_precision(f"--precision {mode}", soc or chip.name, chip, mode, chip.lite_precisions.value)
 
 
 def _check_precision(option: str, soc: str, chip: Chip, mode: str, allowed: Sequence[str]) -> None:

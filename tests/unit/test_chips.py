@@ -98,6 +98,13 @@ def test_a_precision_of_the_chip_or_of_an_unknown_one_is_left_alone(check, soc, 
     check(soc, mode)
 
 
+def test_lite_converts_for_the_chip_of_the_machine(machine):
+    machine("310P3")
+    with pytest.raises(UserError, match="--precision enforce_fp32: not for 310P, whose convolutions"):
+        check_lite_precision("", "enforce_fp32")
+    check_lite_precision("910b", "enforce_fp32")
+
+
 @pytest.mark.parametrize(("chip", "name"), [("310P3", "310P"), ("910B2", "A2"), ("910A", "910A"), ("Ascend", None),
                                             (None, None)])
 def test_the_chip_of_the_machine(machine, chip, name):

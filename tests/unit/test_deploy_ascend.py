@@ -79,6 +79,12 @@ def run_script(script, *arguments, programs=None, **env):
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
+def calls_of(programs):
+    """Folder and arguments of each call; results are written to a hidden folder first."""
+    lines = (programs / "calls").read_text().splitlines()
+    return [re.sub(r"=\.export-\w{8}/", "=", line).split("|")[:-1] for line in lines]
+
+
 # What ATC leaves: a file of the name after --output=.
 ATC = 'for word in "$@"; do case $word in --output=*) echo om >"${word#*=}.om";; esac; done'
 LITE = 'for word in "$@"; do case $word in --outputFile=*) echo lite >"${word#*=}.mindir";; esac; done'
@@ -164,7 +170,7 @@ def test_convert_om_asks_npu_smi_runs_atc_and_lists_the_results(tmp_path):
     programs = fake_programs(tmp_path / "bin", atc=ATC, npu_smi=f"cat <<'TABLE'\n{NPU_SMI}TABLE")
     done = run_script("convert_om.sh", folder, 1, 4, programs=programs)
     assert done.returncode == 0, done.stderr
-    calls = [line.split("|")[:-1] for line in (programs / "calls").read_text().splitlines()]
+    calls = calls_of(programs)
     assert calls[0][1:] == ["info"]
     assert calls[1] == [str(folder), "--framework=5", "--model=net.onnx", "--output=net_bs1", "--input_format=NCHW",
                         "--input_shape=image:1,3,48,64", "--log=debug", "--soc_version=Ascend310P3"]
@@ -253,10 +259,54 @@ def test_further_options_of_atc(tmp_path):
     done = run_script("convert_om.sh", folder, "310P3", 1, "--", "--precision_mode_v2=mixed_float16",
                       "--op_debug_level=0", programs=programs)
     assert done.returncode == 0, done.stderr
-    call = (programs / "calls").read_text().strip().split("|")[:-1]
+    call, = calls_of(programs)
     assert call[-3:] == ["--soc_version=Ascend310P3", "--precision_mode_v2=mixed_float16", "--op_debug_level=0"]
     assert load_manifest(folder).find("om").extra == {
         "soc_version": "Ascend310P3", "atc_options": ["--precision_mode_v2=mixed_float16", "--op_debug_level=0"]}
+
+
+def test_the_precision_is_passed_on_and_noted(tmp_path):
+    small_model(tmp_path)
+    programs = fake_programs(tmp_path / "bin", atc=ATC)
+    done = run_script("convert_om.sh", tmp_path, "310P3", 1, "--precision", "cube_fp16in_fp32out", programs=programs)
+    assert done.returncode == 0, done.stderr
+    assert calls_of(programs)[0][-1] == "--precision_mode_v2=cube_fp16in_fp32out"
+    assert load_manifest(tmp_path).find("om").extra["atc_options"] == ["--precision_mode_v2=cube_fp16in_fp32out"]
+    done = run_script("convert_om.sh", tmp_path, "310P3", 1, "--precision", "origin", programs=programs)
+    assert done.returncode == 1
+    assert done.stderr == ("error: --precision_mode_v2=origin: not for Ascend310P3, whose convolutions know float16 "
+                           "only; use one of fp16, mixed_float16, cube_fp16in_fp32out\n")
+    assert len(calls_of(programs)) == 1
+
+
+@pytest.mark.parametrize(("soc", "options", "message"), [
+    ("310", ["--precision_mode=must_keep_origin_dtype"],
+     "--precision_mode=must_keep_origin_dtype: not for Ascend310, whose convolutions know float16 only; use one of "
+     "force_fp16, force_fp32, cube_fp16in_fp32out, allow_fp32_to_fp16, allow_mix_precision, allow_mix_precision_fp16"),
+    ("910A", ["--precision_mode=allow_mix_precision_bf16"], "not for Ascend910A, whose"),
+    ("910B3", ["--precision_mode=fp16"], "not for Ascend910B3; use one of force_fp16"),
+    ("310P3", ["--precision_mode_v2=fp16", "--precision_mode=force_fp16"], "ATC takes one precision")])
+def test_precisions_that_atc_would_refuse_or_compute_on_its_cpu(tmp_path, soc, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        ascend.om_conversions(full_size(tmp_path), soc, [1], options=options)
+
+
+@pytest.mark.parametrize(("soc", "option"), [
+    ("310", "--precision_mode=allow_mix_precision"), ("310P3", "--precision_mode=force_fp32"),
+    ("910B3", "--precision_mode=must_keep_origin_dtype"), ("910B3", "--precision_mode_v2=mixed_bfloat16"),
+    ("310B4", "--precision_mode_v2=mixed_float16"), ("950", "--precision_mode_v2=anything")])
+def test_precisions_of_the_chip(tmp_path, soc, option):
+    item, = ascend.om_conversions(full_size(tmp_path), soc, [1], options=[option])
+    assert item.command[-1] == option
+
+
+@pytest.mark.parametrize(("optimize", "precision", "message"), [
+    ("ascend_oriented:310P3", "enforce_origin", "--precision enforce_origin: not for 310P3, whose convolutions know"),
+    ("ascend_oriented:310", "enforce_fp32", "not for 310, whose"),
+    ("ascend_oriented", "fp16", "--precision 'fp16': must be one of enforce_fp16, ")])
+def test_precisions_that_lite_would_refuse(tmp_path, optimize, precision, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        ascend.lite_conversion(full_size(tmp_path), [], optimize, precision)
 
 
 @pytest.mark.parametrize(("script", "word", "remedy"), [
@@ -301,12 +351,28 @@ def test_a_full_disk_leaves_one_line_and_nothing_else(small_disk, tmp_path):
     assert {path.name: path.stat().st_size for path in folder.iterdir()} == before
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(fake_programs(tmp_path / "bin", atc=ATC)), prepend=os.pathsep)
-    item, = ascend.om_conversions(small_model(tmp_path / "export"), "310P3", [1])
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/net_bs1\.om \(File exists\); make that folder writable"):
-        ascend.convert(replace(item, result=tmp_path / "file" / "net_bs1.om"))
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    small_model(tmp_path)
+    (tmp_path / "aipp").write_text("")
+    done = run_script("convert_om.sh", tmp_path, "310P3", "--aipp", programs=fake_programs(tmp_path / "bin", atc=ATC))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/aipp/aipp.cfg: cannot be written (File exists)")
+
+
+def test_a_killed_conversion_leaves_the_earlier_result(tmp_path):
+    small_model(tmp_path)
+    programs = fake_programs(tmp_path / "bin", atc=ATC)
+    assert run_script("convert_om.sh", tmp_path, "310P3", 1, programs=programs).returncode == 0
+    fake_programs(tmp_path / "bin", atc=ATC.replace("echo om", "echo half") + "; kill -9 $PPID")
+    assert run_script("convert_om.sh", tmp_path, "310P3", 1, programs=programs).returncode == -9
+    assert [path.read_text() for path in tmp_path.glob(".export-*/*.om")] == ["half\n"]
+    manifest = load_manifest(tmp_path)
+    assert manifest.model_path(manifest.find("om", 1)).read_text() == "om\n"
+    fake_programs(tmp_path / "bin", atc=ATC.replace("echo om", "echo new"))
+    assert run_script("convert_om.sh", tmp_path, "310P3", 1, programs=programs).returncode == 0
+    manifest = load_manifest(tmp_path)
+    assert manifest.model_path(manifest.find("om", 1)).read_text() == "new\n"
+    assert not list(tmp_path.glob(".export-*"))
 
 
 def test_cann_is_found_by_its_set_env(tmp_path):

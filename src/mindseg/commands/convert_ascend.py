@@ -7,7 +7,7 @@ from pathlib import Path
 from mindseg.chips import soc_from_npu_smi
 from mindseg.commands.arguments import create_parser
 from mindseg.deploy import ascend
-from mindseg.deploy.export_folder import open_folder
+from mindseg.deploy.export_folder import open_folder, staging
 from mindseg.errors import UserError
 from mindseg.files import write_text
 from mindseg.manifest import MANIFEST_NAME, load_manifest
@@ -15,7 +15,7 @@ from mindseg.manifest import MANIFEST_NAME, load_manifest
 EXAMPLES = """examples:
   bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 4 8
   bash scripts/convert_om.sh export/deploy.yaml 310 1 4 8 --dynamic_batch --aipp --dry_run
-  bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 -- --precision_mode_v2=cube_fp16in_fp32out
+  bash scripts/convert_om.sh export/deploy.yaml Ascend310P3 1 --precision cube_fp16in_fp32out
   bash scripts/convert_lite.sh export/deploy.yaml 1 --optimize ascend_oriented --precision enforce_fp16
 """
 
@@ -34,7 +34,9 @@ def parse_args() -> argparse.Namespace:
                         help="om: ATC's log level (default: debug)")
     parser.add_argument("--fusion_switch", default="", metavar="FILE", help="om: file that switches fusion passes off")
     parser.add_argument("--optimize", default="ascend_oriented", help="lite: ascend_oriented[:CHIP]")
-    parser.add_argument("--precision", default="enforce_fp16", choices=ascend.PRECISIONS, help="lite: precision mode")
+    parser.add_argument("--precision", default="", metavar="MODE",
+                        help="om: value of ATC's --precision_mode_v2 (default: ATC's own choice, fp16); "
+                             f"lite: {', '.join(ascend.PRECISIONS)} (default: enforce_fp16)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that mindseg did not write")
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
@@ -53,15 +55,17 @@ def main() -> None:
             raise UserError(f"--fusion_switch {args.fusion_switch}: no such file; write one pass a line, such as "
                             "ConvBatchnormFusionPass:off")
         folder, files = "aipp" if args.aipp else "", {}
+        options = [f"--precision_mode_v2={args.precision}", *args.further] if args.precision else args.further
         conversions = ascend.om_conversions(manifest, soc or soc_from_npu_smi(), batches, args.aipp,
-                                            args.dynamic_batch, args.log, args.fusion_switch, args.further)
+                                            args.dynamic_batch, args.log, args.fusion_switch, options)
     else:
         if args.further:
             raise UserError(f"{args.further[0]}: converter_lite gets no further options; leave out what stands behind "
                             "--")
         if soc:
             raise UserError(f"{soc}: converter_lite takes the chip as --optimize ascend_oriented:CHIP")
-        conversion, config = ascend.lite_conversion(manifest, batches, args.optimize, args.precision, args.aipp)
+        conversion, config = ascend.lite_conversion(manifest, batches, args.optimize,
+                                                    args.precision or "enforce_fp16", args.aipp)
         conversions, folder, files = [conversion], "lite", {f"lite/{ascend.LITE_CONFIG_NAME}": config}
     if args.aipp:
         files[f"{folder}/{ascend.AIPP_NAME}"] = ascend.aipp_config(manifest.input)
@@ -69,15 +73,17 @@ def main() -> None:
     if args.dry_run:
         return
     root = manifest.path.parent
+    names = [*(item.result.name for item in conversions), MANIFEST_NAME]
     with open_folder(root, args.overwrite) as output:
-        output.claim(*(root / name for name in files), *(item.result for item in conversions),
-                     root / folder / MANIFEST_NAME)
+        output.claim(*(root / name for name in files))
         if not all(item.source.sha256 for item in conversions):
             manifest = ascend.derive_dynamic_onnx(manifest, output)
-        for name, text in files.items():
-            write_text(root / name, text)
-        entries = [ascend.convert(item) for item in conversions]
-        print(f"{len(entries)} models listed in {ascend.record(manifest, entries, folder, args.aipp)}")
+        with staging(output, names, folder) as place:
+            for name, text in files.items():
+                write_text(root / name, text)
+            entries = [ascend.convert(item, place) for item in conversions]
+            ascend.record(manifest, entries, place, bool(folder), args.aipp)
+        print(f"{len(entries)} models listed in {root / folder / MANIFEST_NAME}")
 
 
 def split_numbers(words: list[str]) -> tuple[str, list[int]]:

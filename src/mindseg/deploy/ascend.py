@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from mindseg.chips import check_atc_precision, check_lite_precision
-from mindseg.errors import UserError
+from mindseg.errors import UserError, shorten
 from mindseg.files import file_sha256, write_bytes
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import MANIFEST_NAME, InputSpec, Manifest, ModelFile, save_manifest
@@ -21,6 +21,7 @@ from mindseg.outputs import OutputFolder
 AIPP_NAME = "aipp.cfg"
 LITE_CONFIG_NAME = "lite.ini"
 PRECISIONS = ("enforce_fp16", "preferred_fp32", "enforce_origin", "enforce_fp32", "preferred_optimal")
+_ATC_PRECISIONS = ("--precision_mode", "--precision_mode_v2")
 _BATCH_SUFFIX = re.compile(r"(_bs\d+|_dynamic)$")
 # Newer ATCs add the host's system to the name: fast_scnn_bs1_linux_x86_64.om.
 _HOST_SUFFIX = re.compile(r"_linux_\w+(?=\.om$)")
@@ -34,7 +35,7 @@ class Conversion:
         command: Program and arguments.
         folder: Folder it runs in, the export's.
         source: Model that it converts; without a hash if that has still to be derived.
-        result: File that it makes.
+        result: File that it makes, in the end.
         entry: Entry of the manifest for the result, still without its hash.
     """
     command: tuple[str, ...]
@@ -150,8 +151,11 @@ def _check_atc_options(options: Sequence[str], command: Sequence[str], soc: str)
         if flag in ours:
             raise UserError(f"ATC option {word}: {flag} follows from the manifest and the options before --; leave it "
                             "out behind --")
-        if flag == "--precision_mode_v2":
-            check_atc_precision(soc, value)
+        if flag in _ATC_PRECISIONS:
+            check_atc_precision(soc, value, older=flag == "--precision_mode")
+    given = [word for word in options if word.partition("=")[0] in _ATC_PRECISIONS]
+    if len(given) > 1:
+        raise UserError(f"ATC options {' '.join(given)}: ATC takes one precision; leave the others out")
 
 
 def _onnx_for(manifest: Manifest, batch: int) -> ModelFile:
@@ -217,14 +221,17 @@ def lite_conversion(manifest: Manifest, batches: Sequence[int], optimize: str = 
     Args:
         manifest: With a MINDIR model.
         batches: Batch sizes; empty: that of the MINDIR model; several become gears.
-        optimize: ``ascend_oriented``, or ``ascend_oriented:CHIP``.
+        optimize: ``ascend_oriented`` for the chip of this machine, or ``ascend_oriented:CHIP``.
         precision: One of ``PRECISIONS``.
         aipp: The chip normalises uint8 pixels.
 
     Raises:
-        UserError: No MINDIR of these batch sizes, or AIPP on a model that normalises by itself.
+        UserError: No MINDIR of these batch sizes, AIPP on a model that normalises by itself, or a precision that the
+            chip does not have.
     """
     _check_aipp(manifest, aipp)
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {shorten(precision)}: must be one of {', '.join(PRECISIONS)}")
     check_lite_precision(optimize.partition(":")[2], precision)
     sizes = sorted(set(batches)) or [max(manifest.find("mindir").batch, 1)]
     batch = sizes[0] if len(sizes) == 1 else -1
@@ -244,27 +251,29 @@ def lite_conversion(manifest: Manifest, batches: Sequence[int], optimize: str = 
     return Conversion(command, root, source, root / "lite" / entry.file, entry), "\n".join(lines) + "\n"
 
 
-def convert(conversion: Conversion) -> ModelFile:
+def convert(conversion: Conversion, place: Path) -> ModelFile:
     """Runs a conversion and returns the entry of its result.
+
+    Args:
+        conversion: What to convert.
+        place: Folder for the result, inside the conversion's: a converter that is killed leaves half a file.
 
     Raises:
         UserError: The converter is missing, fails, or leaves no result; says where its own log is.
     """
-    program = conversion.command[0]
+    program, result = conversion.command[0], conversion.result
     if shutil.which(program) is None:
         remedy = {"atc": "install the CANN toolkit and source its set_env.sh",
                   "converter_lite": "set MS_LITE_HOME to an unpacked MindSpore Lite package"}[program]
         raise UserError(f"{program}: not found; {remedy}, or use --dry_run to print the command")
-    result = conversion.result
-    before = _versions(result)
+    flags = [word.partition("=")[0] for word in conversion.command]
+    command = [f"{flag}={place.name}/{result.stem}" if flag in ("--output", "--outputFile") else word
+               for flag, word in zip(flags, conversion.command, strict=True)]
     try:
-        result.parent.mkdir(parents=True, exist_ok=True)
-        status = subprocess.run(conversion.command, cwd=conversion.folder, env=_environment(), check=False).returncode
+        status = subprocess.run(command, cwd=conversion.folder, env=_environment(), check=False).returncode
     except OSError as error:
-        raise UserError(f"{program}: cannot be run for {result} ({error.strerror}); make that folder writable and "
-                        f"check the installation of {program}") from error
-    # What stood there before may be of an older converter, which gave its results another name.
-    made = [path for path, version in _versions(result).items() if before.get(path) != version]
+        raise UserError(f"{program}: cannot be run for {result} ({error.strerror}); check its installation") from error
+    made = sorted(path for path in place.glob(f"{result.stem}*") if _HOST_SUFFIX.sub("", path.name) == result.name)
     if status or not made:
         hint = "; an old ATC may want export.opset=11" if program == "atc" else ""
         raise UserError(f"{program} failed with status {status} and left no {result.name}; read its messages "
@@ -279,31 +288,26 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if not path.startswith(opencv))}
 
 
-def _versions(result: Path) -> dict[Path, tuple[int, ...]]:
-    """Files that a converter may have made for ``result``, with what changes when one is written again."""
-    paths = [result, *sorted(result.parent.glob(f"{result.stem}_linux_*{result.suffix}"))]
-    stats = {path: path.stat() for path in paths if path.is_file()}
-    return {path: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for path, stat in stats.items()}
-
-
-def record(manifest: Manifest, entries: Sequence[ModelFile], folder: str = "", aipp: bool = False) -> Path:
-    """Lists converted models: in the manifest itself, or in one of their own in a sub-folder.
+def record(manifest: Manifest, entries: Sequence[ModelFile], place: Path, own: bool, aipp: bool = False) -> None:
+    """Lists converted models: in the export's manifest, or in one of their own.
 
     Args:
         manifest: Of the export.
         entries: Converted models.
-        folder: Sub-folder of the new manifest; empty: add to the export's own.
+        place: Folder for the new manifest.
+        own: Write a manifest with these models only.
         aipp: The models take raw uint8 NHWC pixels.
     """
-    if not folder:
+    path = place / MANIFEST_NAME
+    if not own:
         names = {_HOST_SUFFIX.sub("", entry.file) for entry in entries}
         kept = [entry for entry in manifest.models if _HOST_SUFFIX.sub("", entry.file) not in names]
-        return save_manifest(replace(manifest, models=(*kept, *entries)))
+        save_manifest(replace(manifest, path=path, models=(*kept, *entries)))
+        return
     spec, batch = manifest.input, entries[0].batch
     if aipp:
         spec = replace(spec, layout="NHWC", dtype="uint8", normalize="graph", shape=(batch, *spec.size, 3))
     spec = replace(spec, shape=(batch, *spec.shape[1:]))
     output = replace(manifest.output, shape=(batch, *manifest.output.shape[1:]))
-    path = manifest.path.parent / folder / MANIFEST_NAME
-    manifest.copy_fusion_switch(path.parent)
-    return save_manifest(replace(manifest, path=path, input=spec, output=output, models=tuple(entries)))
+    manifest.copy_fusion_switch(place)
+    save_manifest(replace(manifest, path=path, input=spec, output=output, models=tuple(entries)))

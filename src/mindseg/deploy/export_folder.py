@@ -52,25 +52,27 @@ def _exported(folder: Path, part: str) -> list[str]:
 
 
 @contextmanager
-def staging(folder: OutputFolder, names: Sequence[str]) -> Iterator[Path]:
+def staging(folder: OutputFolder, names: Sequence[str], below: str = "") -> Iterator[Path]:
     """Hidden folder for new files, which take their places when the block ends without error, the manifest last.
 
     However the process ends, the old files are all there, or the new ones are once the manifest is read again.
 
     Args:
         folder: Of the export.
-        names: Files that the block writes.
+        names: Files that the block writes, the manifest among them; those of a converter may have longer names.
+        below: Folder inside, which the new files are for.
 
     Raises:
         UserError: The folder cannot be written, or one of the files exists and was not written by this program.
     """
-    paths = [folder.folder / name for name in names]
-    folder.check(*paths)
+    target = folder.folder / below
+    folder.check(*(target / name for name in names))
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.folder, ignore_cleanup_errors=True) as place:
             yield Path(place)
-            folder.claim(*paths)
-            replace_set(Path(place), folder.folder / MANIFEST_NAME)
+            target.mkdir(exist_ok=True)
+            folder.claim(*(target / path.name for path in Path(place).iterdir()))
+            replace_set(Path(place), target / MANIFEST_NAME)
     except OSError as error:
         raise UserError(f"--output {folder.folder}: cannot be written ({error.strerror}); free space or choose another "
                         "folder") from error
