@@ -14,6 +14,7 @@ import pytest
 from mindspore.mindrecord import FileWriter
 
 from mindseg.checkpoint import Progress, load_weights
+from mindseg.chips import check_atc_precision
 from mindseg.commands.arguments import read_config
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
@@ -160,6 +161,10 @@ def other_image_size(tmp_path):
     spec.prepare(np.zeros((720, 1280, 3), np.uint8), "street.png")
 
 
+def precision_of_another_chip(tmp_path):
+    check_atc_precision("Ascend310P3", "origin")
+
+
 def export_differs(tmp_path):
     from mindseg.deploy.exporter import _compare
 
@@ -233,8 +238,8 @@ PROVOKED = [bad_label_value, background_ignored, colour_label, tiff_image, large
             three_classes, empty_list, empty_split, two_class_weights, loss_is_nan, all_background,
             logged("src/mindseg/commands/train.py"), three_devices, odd_part, batch_of_one,
             logged("src/mindseg/engine/trainer.py"), damaged_checkpoint, absent_class, small_image, unknown_mode,
-            foreign_weights, export_without_operator, other_image_size, export_differs, older_enet, packed_twice,
-            renamed_record, mixed_record, failed_job, mindspore_first]
+            foreign_weights, export_without_operator, other_image_size, export_differs, precision_of_another_chip,
+            older_enet, packed_twice, renamed_record, mixed_record, failed_job, mindspore_first]
 
 
 def as_pattern(quote: str) -> str:
