@@ -157,6 +157,9 @@ def test_every_network_with_a_dynamic_batch_and_an_odd_size(tmp_path, name, opti
     logits = network_logits(network, images)
     for fmt in ("onnx", "mindir"):
         assert_ids(open_exported(manifest, fmt)(images), logits)
+    compiled = ov.compile_model(str(manifest.model_path(manifest.find("onnx"))), "CPU",
+                                {"INFERENCE_PRECISION_HINT": "f32"})
+    assert_ids(compiled([np.stack([normalize(image, MEAN, STD) for image in images])])[0], logits)
 
 
 @pytest.mark.slow

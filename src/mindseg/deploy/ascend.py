@@ -266,9 +266,8 @@ def convert(conversion: Conversion, place: Path) -> ModelFile:
         remedy = {"atc": "install the CANN toolkit and source its set_env.sh",
                   "converter_lite": "set MS_LITE_HOME to an unpacked MindSpore Lite package"}[program]
         raise UserError(f"{program}: not found; {remedy}, or use --dry_run to print the command")
-    flags = [word.partition("=")[0] for word in conversion.command]
-    command = [f"{flag}={place.name}/{result.stem}" if flag in ("--output", "--outputFile") else word
-               for flag, word in zip(flags, conversion.command, strict=True)]
+    command = [f"{word.partition('=')[0]}={place.name}/{result.stem}"
+               if word.startswith(("--output=", "--outputFile=")) else word for word in conversion.command]
     try:
         status = subprocess.run(command, cwd=conversion.folder, env=_environment(), check=False).returncode
     except OSError as error:
