@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "inc/buffer.h"
 #include "inc/manifest.h"
 #include "inc/tensor.h"
 
@@ -31,8 +32,11 @@ struct BackendInfo {
   bool simulated = false;    // the vendor library is a stand-in for tests
   int64_t batch = 1;
   int slots = 1;    // inferences at once
+  int ahead = 0;    // calls of Infer beyond the slots: batches that are copied while others run
   InputSpec input;  // as the model file takes it: the manifest's, or raw pixels (AIPP), or float16
   DType output_dtype = DType::kUint8;
+
+  int Calls() const { return slots + ahead; }  // of Infer at once
 };
 
 class Backend {
@@ -40,9 +44,13 @@ class Backend {
   virtual ~Backend() = default;
   virtual const BackendInfo& Info() const = 0;
 
+  // Memory for the input or output of Infer; ends before the backend. Throws UserError.
+  virtual std::unique_ptr<Buffer> MakeBuffer(size_t size) { return std::make_unique<Buffer>(size); }
+
   // Runs the `count` <= batch images at `input` (room for a whole batch; what follows the images is padding) and fills
-  // `output` (room for a whole batch too). Each slot may be used by one thread at a time. Throws UserError.
-  virtual void Infer(int slot, int64_t count, const uint8_t* input, uint8_t* output) = 0;
+  // `output` (room for a whole batch too), both from MakeBuffer. Threads call at once under different numbers `call`,
+  // which are below Info().Calls(). Throws UserError.
+  virtual void Infer(int call, int64_t count, const uint8_t* input, uint8_t* output) = 0;
 };
 
 struct BackendKind {

@@ -1,7 +1,8 @@
 // Images in, result files out: decoding and preprocessing, inference, and writing at the same time.
 //
 //   Packer (gives each decode thread the next image and its place in a batch)
-//     -> decode threads -> queue of full batches -> one infer thread a slot -> queue -> write threads
+//     -> decode threads -> queue of full batches -> infer threads, as many as the backend takes calls -> queue
+//     -> write threads
 #ifndef ASCEND310_INFER_INC_PIPELINE_H_
 #define ASCEND310_INFER_INC_PIPELINE_H_
 

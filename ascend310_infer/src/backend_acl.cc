@@ -1,12 +1,27 @@
 // AscendCL: an .om file on an Ascend device. AscendCL needs this order, which is that of the members below: library,
-// device, context, then for each slot stream, model, description, device memory, data sets; released backwards.
+// device, context, then for each slot streams, model, description, device memory, data sets; released backwards.
 // Load, execution and unload happen in one explicit context, which each thread makes its own before it calls. Each slot
 // loads its own copy of the model, since one model id must not run on two streams at once.
+//
+// Copies overlap with execution: host memory is pinned, which asynchronous copies need; each slot has a stream for
+// copying in and executing, and another for copying out; and one batch more than there are slots is under way. Then,
+// with two slots, one batch is copied in while another is executed and a third is copied out:
+//
+//   slot 0  execute 0 | copy 0 out, copy 2 in | execute 2              | copy 2 out, copy 4 in | ...
+//   slot 1  copy 1 in | execute 1             | copy 1 out, copy 3 in  | execute 3             | ...
+//
+// Copying in needs no third stream: it has to wait for the slot's last execution, which reads the same memory. Threads
+// hand over by waiting for a stream and not by events, whose rules for using one again changed between versions of
+// CANN.
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <cstring>
 #include <iostream>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "inc/acl_api.h"
@@ -16,8 +31,10 @@
 namespace mindseg {
 namespace {
 
-// Out of device memory, by the run time and by the graph engine.
+// Out of memory, by the run time and by the graph engine.
 constexpr int kOutOfMemory[] = {207001, 207018, 245000, 200000};
+
+constexpr int kDefaultSlots = 2;
 
 constexpr aclError kNullResult = -1;  // of a function that returns a pointer
 
@@ -29,7 +46,10 @@ std::string Describe(aclError status, const std::string& function) {
     text += "; this is the toolkit's stub library for linking: source set_env.sh of the CANN toolkit first";
   }
   if (std::count(std::begin(kOutOfMemory), std::end(kOutOfMemory), status) > 0) {
-    text += "; out of device memory: use a smaller --batch or fewer --streams, see npu-smi info for who else uses it";
+    text +=
+        function == "aclrtMallocHost"
+            ? "; out of pinned host memory: use a smaller --batch or fewer --streams"
+            : "; out of device memory: use a smaller --batch or fewer --streams, see npu-smi info for who else uses it";
   }
   return text;
 }
@@ -62,10 +82,22 @@ class Handle {
   Handle& operator=(const Handle&) = delete;
 };
 
+// The process initialises AscendCL once; the last backend ends it.
 class Library : public Handle {
  public:
-  Library() { ACL_CALL(aclInit, nullptr); }
-  ~Library() override { ACL_RELEASE(aclFinalize); }
+  Library() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (users_ == 0) ACL_CALL(aclInit, nullptr);
+    ++users_;
+  }
+  ~Library() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (--users_ == 0) ACL_RELEASE(aclFinalize);
+  }
+
+ private:
+  static inline std::mutex mutex_;
+  static inline int users_ = 0;
 };
 
 class Device : public Handle {
@@ -91,6 +123,7 @@ class Context : public Handle {
   ~Context() override { ACL_RELEASE(aclrtDestroyContext, context_); }
   // Of the calling thread.
   void MakeCurrent() const { ACL_CALL(aclrtSetCurrentContext, context_); }
+  void MakeCurrentForRelease() const { ACL_RELEASE(aclrtSetCurrentContext, context_); }
 
  private:
   aclrtContext context_ = nullptr;
@@ -101,10 +134,22 @@ class Stream : public Handle {
   Stream() { ACL_CALL(aclrtCreateStream, &stream_); }
   ~Stream() override { ACL_RELEASE(aclrtDestroyStream, stream_); }
   aclrtStream get() const { return stream_; }
-  void Synchronize() const { ACL_CALL(aclrtSynchronizeStream, stream_); }
 
  private:
   aclrtStream stream_ = nullptr;
+};
+
+// What is given to a stream in a scope. An error that ends the scope waits for it too: its memory may be freed then.
+class Tasks : public Handle {
+ public:
+  explicit Tasks(const Stream& stream) : stream_(stream.get()) {}
+  ~Tasks() override {
+    if (stream_ != nullptr) ACL_RELEASE(aclrtSynchronizeStream, stream_);
+  }
+  void Finish() { ACL_CALL(aclrtSynchronizeStream, std::exchange(stream_, nullptr)); }
+
+ private:
+  aclrtStream stream_;
 };
 
 class LoadedModel : public Handle {
@@ -148,11 +193,11 @@ class DeviceBuffer : public Handle {
     ACL_RELEASE(aclDestroyDataBuffer, buffer_);
     ACL_RELEASE(aclrtFree, data_);
   }
-  void CopyFromHost(const uint8_t* source, size_t size) {
-    ACL_CALL(aclrtMemcpy, data_, size_, source, size, ACL_MEMCPY_HOST_TO_DEVICE);
+  void CopyFromHost(const uint8_t* source, size_t size, const Stream& stream) {
+    ACL_CALL(aclrtMemcpyAsync, data_, size_, source, size, ACL_MEMCPY_HOST_TO_DEVICE, stream.get());
   }
-  void CopyToHost(uint8_t* target, size_t size) const {
-    ACL_CALL(aclrtMemcpy, target, size, data_, size, ACL_MEMCPY_DEVICE_TO_HOST);
+  void CopyToHost(uint8_t* target, size_t size, const Stream& stream) const {
+    ACL_CALL(aclrtMemcpyAsync, target, size, data_, size, ACL_MEMCPY_DEVICE_TO_HOST, stream.get());
   }
   aclDataBuffer* get() const { return buffer_; }
 
@@ -200,7 +245,7 @@ std::vector<int64_t> Sides(const aclmdlIODims& dims) {
   return {dims.dims, dims.dims + std::min<size_t>(dims.dimCount, ACL_MAX_DIM_CNT)};
 }
 
-// One loaded model with its stream and memory; used by one thread at a time.
+// One loaded model with its streams and memory.
 class Slot {
  public:
   explicit Slot(const std::string& path)
@@ -235,14 +280,21 @@ class Slot {
     result_ = &outputs_.Add(output_bytes());
   }
 
+  // For any thread: while the result of one is copied out, the image of the next is copied in.
   void Run(int64_t batch, const uint8_t* input, size_t input_size, uint8_t* output, size_t output_size) {
-    image_->CopyFromHost(input, input_size);
+    std::unique_lock<std::mutex> input_lock(input_mutex_);
+    Tasks computing(compute_stream_);
+    image_->CopyFromHost(input, input_size, compute_stream_);
     if (!gears_.empty()) {
       ACL_CALL(aclmdlSetDynamicBatchSize, model_.id(), inputs_.get(), batch_index_, static_cast<uint64_t>(batch));
     }
-    ACL_CALL(aclmdlExecuteAsync, model_.id(), inputs_.get(), outputs_.get(), stream_.get());
-    stream_.Synchronize();
-    result_->CopyToHost(output, output_size);
+    const std::lock_guard<std::mutex> output_lock(output_mutex_);
+    ACL_CALL(aclmdlExecuteAsync, model_.id(), inputs_.get(), outputs_.get(), compute_stream_.get());
+    computing.Finish();
+    input_lock.unlock();
+    Tasks fetching(fetch_stream_);
+    result_->CopyToHost(output, output_size, fetch_stream_);
+    fetching.Finish();
   }
 
  private:
@@ -267,7 +319,8 @@ class Slot {
   }
 
   std::string path_;
-  Stream stream_;
+  Stream compute_stream_;  // copies in and executes
+  Stream fetch_stream_;    // copies out
   LoadedModel model_;
   Description description_;
   size_t batch_index_ = 0;
@@ -277,13 +330,16 @@ class Slot {
   Dataset outputs_;
   DeviceBuffer* image_ = nullptr;
   DeviceBuffer* result_ = nullptr;
+  std::mutex input_mutex_;   // from copying in until the execution is done
+  std::mutex output_mutex_;  // from the execution until copying out is done
 };
 
 class AclBackend : public Backend {
  public:
   AclBackend(const Manifest& manifest, const BackendOptions& options)
       : file_(Choose(manifest, options)), device_(options.device_id), context_(options.device_id) {
-    info_.slots = std::max(1, options.streams);
+    info_.slots = options.streams > 0 ? options.streams : kDefaultSlots;
+    info_.ahead = info_.slots > 1 ? 1 : 0;  // one slot gives the latency of an inference alone
     for (int i = 0; i < info_.slots; ++i) slots_.push_back(std::make_unique<Slot>(file_.path.string()));
     DescribeDevice();
     CheckAgainst(manifest);
@@ -293,22 +349,31 @@ class AclBackend : public Backend {
   }
 
   ~AclBackend() override {
-    try {
-      context_.MakeCurrent();  // whichever thread ends the backend
-    } catch (const UserError& error) {
-      std::cerr << "note: " << error.what() << "\n";
-    }
+    context_.MakeCurrentForRelease();  // whichever thread ends the backend
   }
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int slot, int64_t count, const uint8_t* input, uint8_t* output) override {
+  std::unique_ptr<Buffer> MakeBuffer(size_t size) override {
+    context_.MakeCurrent();
+    void* memory = nullptr;
+    ACL_CALL(aclrtMallocHost, &memory, size + Buffer::kAlignment);  // aligned by itself, but not on a board (RC mode)
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    const uintptr_t aligned = (address + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+    return std::make_unique<Buffer>(reinterpret_cast<uint8_t*>(aligned), size, [this, memory](uint8_t* /*aligned*/) {
+      context_.MakeCurrentForRelease();
+      ACL_RELEASE(aclrtFreeHost, memory);
+    });
+  }
+
+  // Slots take turns whichever thread calls, so that each always has its next batch.
+  void Infer(int /*call*/, int64_t count, const uint8_t* input, uint8_t* output) override {
     context_.MakeCurrent();
     const std::vector<int64_t>& gears = slots_[0]->gears();
     const auto gear = std::lower_bound(gears.begin(), gears.end(), count);  // the least one that is enough
     const int64_t batch = gear == gears.end() ? info_.batch : *gear;
-    slots_[static_cast<size_t>(slot)]->Run(batch, input, info_.input.BytesPerImage() * static_cast<size_t>(batch),
-                                           output, output_bytes_per_image_ * static_cast<size_t>(count));
+    slots_[turn_++ % slots_.size()]->Run(batch, input, info_.input.BytesPerImage() * static_cast<size_t>(batch), output,
+                                         output_bytes_per_image_ * static_cast<size_t>(count));
   }
 
  private:
@@ -391,6 +456,7 @@ class AclBackend : public Backend {
   Device device_;
   Context context_;
   std::vector<std::unique_ptr<Slot>> slots_;
+  std::atomic<size_t> turn_{0};
 };
 
 }  // namespace

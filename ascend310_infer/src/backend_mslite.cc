@@ -76,8 +76,8 @@ class MsliteBackend : public Backend {
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int slot, int64_t /*count*/, const uint8_t* input, uint8_t* output) override {
-    mindspore::Model& model = *models_[static_cast<size_t>(slot)];
+  void Infer(int call, int64_t /*count*/, const uint8_t* input, uint8_t* output) override {
+    mindspore::Model& model = *models_[static_cast<size_t>(call)];
     std::vector<MSTensor> inputs = model.GetInputs();
     void* room = inputs.at(0).MutableData();
     if (room == nullptr) throw UserError("MindSpore Lite: no memory for the input of " + info_.model_file);

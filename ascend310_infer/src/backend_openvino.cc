@@ -55,9 +55,9 @@ class OpenvinoBackend : public Backend {
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int slot, int64_t /*count*/, const uint8_t* input, uint8_t* output) override {
+  void Infer(int call, int64_t /*count*/, const uint8_t* input, uint8_t* output) override {
     try {
-      ov::InferRequest& request = requests_[static_cast<size_t>(slot)];
+      ov::InferRequest& request = requests_[static_cast<size_t>(call)];
       // The plugin only reads the input tensor; its constructor just has no const form.
       request.set_input_tensor(ov::Tensor(input_type_, input_shape_, const_cast<uint8_t*>(input)));
       request.set_output_tensor(ov::Tensor(output_type_, output_shape_, output));

@@ -98,18 +98,20 @@ struct BenchResult {
   double seconds = 0;
 };
 
-// Runs `total` inferences, as many at once as there are slots.
-std::vector<double> InferMany(Backend* backend, int total, std::vector<Buffer>* inputs, std::vector<Buffer>* outputs) {
+using Buffers = std::vector<std::unique_ptr<Buffer>>;
+
+// Runs `total` inferences, as many at once as the backend takes.
+std::vector<double> InferMany(Backend* backend, int total, const Buffers& inputs, const Buffers& outputs) {
   std::mutex mutex;
   std::vector<double> times;
   std::exception_ptr failure;
   std::atomic<int> next{0};
-  const auto body = [&](int slot) {
+  const auto body = [&](int call) {
     try {
       while (next++ < total && CaughtSignal() == 0) {
         const Clock::time_point start = Clock::now();
-        const auto index = static_cast<size_t>(slot);
-        backend->Infer(slot, backend->Info().batch, (*inputs)[index].data(), (*outputs)[index].data());
+        const auto index = static_cast<size_t>(call);
+        backend->Infer(call, backend->Info().batch, inputs[index]->data(), outputs[index]->data());
         const double elapsed = MillisecondsSince(start);
         const std::lock_guard<std::mutex> lock(mutex);
         times.push_back(elapsed);
@@ -120,7 +122,7 @@ std::vector<double> InferMany(Backend* backend, int total, std::vector<Buffer>* 
     }
   };
   std::vector<std::thread> threads;
-  for (int slot = 0; slot < backend->Info().slots; ++slot) threads.emplace_back(body, slot);
+  for (int call = 0; call < backend->Info().Calls(); ++call) threads.emplace_back(body, call);
   for (std::thread& thread : threads) thread.join();
   if (failure) std::rethrow_exception(failure);
   return times;
@@ -148,17 +150,17 @@ void FillWithNoise(const InputSpec& input, Buffer* buffer) {
 BenchResult Bench(const Manifest& manifest, Backend* backend, int iterations) {
   const BackendInfo& info = backend->Info();
   const auto batch = static_cast<size_t>(info.batch);
-  std::vector<Buffer> inputs;
-  std::vector<Buffer> outputs;
-  for (int slot = 0; slot < info.slots; ++slot) {
-    inputs.emplace_back(info.input.BytesPerImage() * batch);
-    FillWithNoise(info.input, &inputs.back());
-    outputs.emplace_back(OutputBytesPerImage(manifest, info) * batch);
+  Buffers inputs;
+  Buffers outputs;
+  for (int call = 0; call < info.Calls(); ++call) {
+    inputs.push_back(backend->MakeBuffer(info.input.BytesPerImage() * batch));
+    FillWithNoise(info.input, inputs.back().get());
+    outputs.push_back(backend->MakeBuffer(OutputBytesPerImage(manifest, info) * batch));
   }
   BenchResult result;
-  result.warm_up_ms = InferMany(backend, 2 * info.slots, &inputs, &outputs);
+  result.warm_up_ms = InferMany(backend, 2 * info.slots, inputs, outputs);
   const Clock::time_point start = Clock::now();
-  result.infer_ms = InferMany(backend, iterations, &inputs, &outputs);
+  result.infer_ms = InferMany(backend, iterations, inputs, outputs);
   result.seconds = MillisecondsSince(start) / 1000;
   return result;
 }

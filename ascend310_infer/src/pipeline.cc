@@ -53,10 +53,8 @@ struct BatchSlot {
 // Gives images out in order and packs them into batches; waits while all input buffers are under way.
 class Packer {
  public:
-  Packer(size_t total, size_t batch, size_t buffers, size_t buffer_bytes, BoundedQueue<BatchPtr>* ready)
-      : total_(total), batch_(batch), ready_(ready) {
-    for (size_t i = 0; i < buffers; ++i) free_.push_back(std::make_unique<Buffer>(buffer_bytes));
-  }
+  Packer(size_t total, size_t batch, std::vector<std::unique_ptr<Buffer>> buffers, BoundedQueue<BatchPtr>* ready)
+      : total_(total), batch_(batch), ready_(ready), free_(std::move(buffers)) {}
 
   // The next image to prepare, or nothing if there is none or a signal came.
   std::optional<BatchSlot> Take() {
@@ -171,14 +169,15 @@ class Pipeline {
         output_(output),
         max_pixels_(max_pixels),
         preprocessor_(info_.input),
-        slots_(static_cast<size_t>(info_.slots)),
-        to_infer_(slots_ + 1),
-        to_write_(slots_ + 1),
-        output_pool_(slots_ + 1),
-        packer_(source.items.size(), static_cast<size_t>(info_.batch), slots_ + 2,
-                info_.input.BytesPerImage() * static_cast<size_t>(info_.batch), &to_infer_) {
-    const size_t bytes = OutputBytesPerImage() * static_cast<size_t>(info_.batch);
-    for (size_t i = 0; i < slots_ + 1; ++i) output_pool_.Push(std::make_unique<Buffer>(bytes));
+        calls_(static_cast<size_t>(info_.Calls())),
+        to_infer_(calls_ + 1),
+        to_write_(calls_ + 1),
+        output_pool_(calls_ + 1),
+        packer_(source.items.size(), static_cast<size_t>(info_.batch),
+                MakeBuffers(calls_ + 2, info_.input.BytesPerImage()), &to_infer_) {
+    for (std::unique_ptr<Buffer>& buffer : MakeBuffers(calls_ + 1, OutputBytesPerImage())) {
+      output_pool_.Push(std::move(buffer));
+    }
   }
 
   PipelineResult Run(size_t threads) {
@@ -187,7 +186,7 @@ class Pipeline {
     std::vector<std::thread> inferrers;
     std::vector<std::thread> writers;
     for (size_t i = 0; i < (threads + 1) / 2; ++i) writers.push_back(Start([this] { WriteLoop(); }));
-    for (size_t i = 0; i < slots_; ++i) inferrers.push_back(Start([this, i] { InferLoop(static_cast<int>(i)); }));
+    for (size_t i = 0; i < calls_; ++i) inferrers.push_back(Start([this, i] { InferLoop(static_cast<int>(i)); }));
     for (size_t i = 0; i < threads; ++i) decoders.push_back(Start([this] { DecodeLoop(); }));
     for (std::thread& thread : decoders) thread.join();
     to_infer_.Close();
@@ -203,6 +202,12 @@ class Pipeline {
   }
 
  private:
+  std::vector<std::unique_ptr<Buffer>> MakeBuffers(size_t count, size_t bytes_per_image) const {
+    std::vector<std::unique_ptr<Buffer>> buffers(count);
+    for (auto& buffer : buffers) buffer = backend_->MakeBuffer(bytes_per_image * static_cast<size_t>(info_.batch));
+    return buffers;
+  }
+
   size_t OutputBytesPerImage() const { return manifest_.output.ElementsPerImage() * ElementSize(info_.output_dtype); }
 
   // A thread whose first uncaught exception stops the whole pipeline.
@@ -265,7 +270,7 @@ class Pipeline {
     stats_.Time(&PipelineResult::preprocess_ms, start);
   }
 
-  void InferLoop(int slot) {
+  void InferLoop(int call) {
     while (std::optional<BatchPtr> popped = to_infer_.Pop()) {
       Batch& batch = **popped;
       if (std::count(batch.good.begin(), batch.good.end(), 1) > 0) {
@@ -273,7 +278,7 @@ class Pipeline {
         if (!buffer) return;  // the pipeline failed elsewhere
         batch.output = std::move(*buffer);
         const Clock::time_point start = Clock::now();
-        backend_->Infer(slot, static_cast<int64_t>(batch.count), batch.input->data(), batch.output->data());
+        backend_->Infer(call, static_cast<int64_t>(batch.count), batch.input->data(), batch.output->data());
         stats_.Time(&PipelineResult::infer_ms, start);
       }
       packer_.GiveBack(std::move(batch.input));
@@ -338,7 +343,7 @@ class Pipeline {
   OutputFolder* const output_;
   const int64_t max_pixels_;
   const Preprocessor preprocessor_;
-  const size_t slots_;
+  const size_t calls_;  // of the backend at once
   BoundedQueue<BatchPtr> to_infer_;
   BoundedQueue<BatchPtr> to_write_;
   BoundedQueue<std::unique_ptr<Buffer>> output_pool_;

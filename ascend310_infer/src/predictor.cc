@@ -55,24 +55,25 @@ struct Predictor::Model {
         backend(CreateBackend(options.backend, manifest, OneStream(options))),
         info(backend->Info()),
         preprocessor(info.input),
-        input(info.input.BytesPerImage() * static_cast<size_t>(info.batch)),
-        output(manifest.output.ElementsPerImage() * ElementSize(info.output_dtype) * static_cast<size_t>(info.batch)) {}
+        input(backend->MakeBuffer(info.input.BytesPerImage() * static_cast<size_t>(info.batch))),
+        output(backend->MakeBuffer(manifest.output.ElementsPerImage() * ElementSize(info.output_dtype) *
+                                   static_cast<size_t>(info.batch))) {}
 
   cv::Mat Predict(const cv::Mat& image) {
     if (image.empty() || image.type() != CV_8UC3) {
       throw UserError("Predict: the image must be BGR of 8 bits (CV_8UC3) and not empty; convert it with cv::cvtColor");
     }
-    preprocessor.Run(image, "Predict", input.data());
-    backend->Infer(0, 1, input.data(), output.data());
+    preprocessor.Run(image, "Predict", input->data());
+    backend->Infer(0, 1, input->data(), output->data());
     const OutputSpec& spec = manifest.output;
     const cv::Rect content(cv::Point(0, 0), ContentSize(info.input.resize, image.size()));
     if (spec.logits) {
       std::vector<float> logits(spec.ElementsPerImage());
-      ToFloat32(info.output_dtype, output.data(), logits.size(), logits.data());
+      ToFloat32(info.output_dtype, output->data(), logits.size(), logits.data());
       return LargestLogit(logits, spec, content, image.size());
     }
     cv::Mat ids(spec.height, spec.width, CV_8UC1);
-    ToClassIds(info.output_dtype, output.data(), spec.ElementsPerImage(), ids.data);
+    ToClassIds(info.output_dtype, output->data(), spec.ElementsPerImage(), ids.data);
     return FitIds(ids, content, image.size());
   }
 
@@ -80,8 +81,8 @@ struct Predictor::Model {
   std::unique_ptr<Backend> backend;
   const BackendInfo& info;
   Preprocessor preprocessor;
-  Buffer input;
-  Buffer output;
+  std::unique_ptr<Buffer> input;
+  std::unique_ptr<Buffer> output;
 };
 
 Predictor::Predictor(const std::filesystem::path& manifest, const PredictorOptions& options)

@@ -41,19 +41,20 @@ Manifest SmallManifest(int64_t batch, bool logits) {
 // Class id of a pixel = its red value + 1; padding must never reach the results.
 class PlainBackend : public Backend {
  public:
-  PlainBackend(const Manifest& manifest, int64_t batch, int slots) {
+  PlainBackend(const Manifest& manifest, int64_t batch, int slots, int ahead = 0) {
     info_.batch = batch;
     info_.slots = slots;
+    info_.ahead = ahead;
     info_.input = manifest.input;
     info_.output_dtype = manifest.output.logits ? DType::kFloat32 : DType::kUint8;
-    busy_ = std::vector<std::atomic<bool>>(static_cast<size_t>(slots));
+    busy_ = std::vector<std::atomic<bool>>(static_cast<size_t>(info_.Calls()));
   }
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int slot, int64_t count, const uint8_t* input, uint8_t* output) override {
-    if (busy_[static_cast<size_t>(slot)].exchange(true))
-      throw std::logic_error("a slot was used by two threads at once");
+  void Infer(int call, int64_t count, const uint8_t* input, uint8_t* output) override {
+    if (busy_[static_cast<size_t>(call)].exchange(true))
+      throw std::logic_error("a number was used by two threads at once");
     if (count < 1 || count > info_.batch) throw std::logic_error("count");
     if (++calls == fail_at) throw UserError("the device burnt down");
     if (calls == signal_at) std::raise(SIGTERM);
@@ -65,7 +66,7 @@ class PlainBackend : public Backend {
         reinterpret_cast<float*>(output)[i] = static_cast<float>(input[3 * i]) + 1;
       }
     }
-    busy_[static_cast<size_t>(slot)] = false;
+    busy_[static_cast<size_t>(call)] = false;
   }
 
   std::atomic<int> calls{0};
@@ -105,7 +106,7 @@ TEST(EveryImageGetsItsOwnResult) {
         const TemporaryFolder folder;
         const ImageSource source = MakeImages(folder, 26);
         const Manifest manifest = SmallManifest(batch, false);
-        PlainBackend backend(manifest, batch, slots);
+        PlainBackend backend(manifest, batch, slots, threads - 1);
         OutputFolder output(folder.path() / "out", false);
         const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, threads);
         CHECK_EQ(result.images, int64_t{26});

@@ -187,6 +187,74 @@ def test_streams_run_side_by_side(tmp_path):
     compare_ids(tmp_path / "out", model, images)
 
 
+def latencies(copy_in, execute, copy_out):
+    """Environment that makes the simulated device take this long, in microseconds of its own clock."""
+    return {"FAKE_ACL_H2D_US": str(copy_in), "FAKE_ACL_EXECUTE_US": str(execute), "FAKE_ACL_D2H_US": str(copy_out)}
+
+
+def simulated_time(done):
+    """Executions and the simulated microseconds that they took with all copies, whatever the machine's own speed."""
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    counts = re.search(r"(\d+) executions in (\d+) simulated microseconds", done.stderr).groups()
+    return int(counts[0]), int(counts[1])
+
+
+STAGES = {"equal": (1000, 1000, 1000), "slow execution": (500, 1000, 500), "slow copy in": (1000, 400, 100)}
+
+
+@pytest.mark.parametrize("stages", STAGES)
+def test_copies_overlap_with_execution(tmp_path, stages):
+    """Copying in, executing and copying out at once: what the slowest of them allows, less the first and last batch."""
+    model = TinyModel(tmp_path / "model", seed=66, batch=2)
+    images = make_images(tmp_path / "images", 80, seed=67)
+    add_om(model, 2)
+    done = run(model, tmp_path / "images", tmp_path / "out", **latencies(*STAGES[stages]))
+    executions, microseconds = simulated_time(done)
+    assert executions == 40
+    assert read_summary(tmp_path / "out")["streams"] == 2
+    slowest = max(STAGES[stages])
+    assert 40 * slowest <= microseconds <= 40 * slowest / 0.9
+    compare_ids(tmp_path / "out", model, images)
+    one_slot = run(model, tmp_path / "images", tmp_path / "one", "--streams", 1, **latencies(*STAGES[stages]))
+    assert simulated_time(one_slot) == (40, 40 * sum(STAGES[stages]))
+
+
+def test_bench_overlaps_and_names_its_slots(tmp_path):
+    model = TinyModel(tmp_path / "model", seed=68)
+    add_om(model, 1)
+    done = simulated("bench", "--manifest", model.yaml_path, "--iterations", 80, **latencies(1000, 1000, 1000))
+    assert "batch       1, streams 2" in done.stdout
+    executions, microseconds = simulated_time(done)
+    assert executions == 84
+    assert microseconds <= 84 * 1000 / 0.9
+    figures = json.loads(simulated("bench", "--manifest", model.yaml_path, "--json", "--streams", 3).stdout)
+    assert figures["streams"] == 3
+
+
+@pytest.mark.parametrize("call", ["aclrtMemcpyAsync:9", "aclmdlExecuteAsync:6", "aclrtSynchronizeStream:11"])
+def test_an_error_in_the_midst_ends_what_is_under_way(tmp_path, call):
+    """Copies and executions that were begun use memory that the end frees: it waits for them."""
+    model = TinyModel(tmp_path / "model", seed=69)
+    make_images(tmp_path / "images", 20, seed=70)
+    add_om(model, 1)
+    done = run(model, tmp_path / "images", tmp_path / "out", FAKE_ACL_FAIL=call, **latencies(1000, 1000, 1000))
+    lines = [line for line in done.stderr.splitlines(keepends=True) if "simulated microseconds" not in line]
+    done.stderr = "".join(lines)
+    assert_user_error(done, call.partition(":")[0], "injected")
+    assert 0 < len(list((tmp_path / "out").glob("img_*.png"))) < 20
+
+
+def test_predictors_share_the_device(tmp_path):
+    """Each opens the device; AscendCL itself is initialised once a process."""
+    model = TinyModel(tmp_path / "model", seed=71)
+    (name, image), = make_images(tmp_path / "images", 1, seed=72).items()
+    add_om(model, 1)
+    done = run_program(build_folder() / "test" / "two_predictors", model.yaml_path, tmp_path / "images" / f"{name}.png",
+                       tmp_path / "mask.png")
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert_ids_match(read_ids(tmp_path / "mask.png"), model.logits(image))
+
+
 def test_auto_prefers_the_device_and_falls_back_with_a_note(tmp_path):
     model = TinyModel(tmp_path / "model", seed=49)
     add_om(model, 1)
@@ -209,6 +277,9 @@ def test_device_that_does_not_exist_and_memory_that_is_not_there(tmp_path):
     assert_user_error(run(model, tmp_path / "images", tmp_path / "out", FAKE_ACL_DEVICES="0"), "are 0", "npu-smi")
     done = run(model, tmp_path / "images", tmp_path / "out", FAKE_ACL_MEMORY_MB="2")
     assert_user_error(done, "aclrtMalloc", "207001", "out of device memory", "--batch")
+    done = run(model, tmp_path / "images", tmp_path / "out", FAKE_ACL_PINNED_MB="4")
+    assert_user_error(done, "aclrtMallocHost", "207001", "out of pinned host memory", "--batch")
+    shutil.rmtree(tmp_path / "out")
     om.write_bytes(b"garbage")
     assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), str(om), "SHA-256", "damaged")
     model.save_with_hashes()
@@ -257,7 +328,7 @@ WITHOUT_STATUS = {"aclGetRecentErrMsg", "aclrtGetSocName", "aclmdlGetNumInputs",
                   "aclmdlGetInputSizeByIndex", "aclmdlGetOutputSizeByIndex", "aclmdlGetInputNameByIndex",
                   "aclmdlGetInputDataType", "aclmdlGetOutputDataType"}
 RELEASING = {"aclFinalize", "aclrtResetDevice", "aclrtDestroyContext", "aclrtDestroyStream", "aclmdlUnload",
-             "aclmdlDestroyDesc", "aclDestroyDataBuffer", "aclrtFree", "aclmdlDestroyDataset"}
+             "aclmdlDestroyDesc", "aclDestroyDataBuffer", "aclrtFree", "aclrtFreeHost", "aclmdlDestroyDataset"}
 
 
 @pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -2,27 +2,40 @@
 // Never installed, never part of the product.
 //
 // - An ".om" is a text file that names its ONNX twin and what ATC would have made of it (see om.cc). It runs on
-// OpenVINO.
-// - Device memory lies at addresses that the host cannot touch; only aclrtMemcpy reaches it, and it checks the kind of
-//   copy, both ends' sizes, and that no execution is in flight.
-// - Work on a stream is done when the stream is synchronised, not before.
+//   OpenVINO.
+// - Device memory lies at addresses that the host cannot touch; only aclrtMemcpyAsync reaches it, and it checks the
+// kind
+//   of copy, both ends' sizes and alignment, that the host's end is pinned, and that no other stream uses the memory.
+//   (CANN 9 also copies from pageable memory, but waits for it; on the first 310 and 910 the result is undefined.)
+// - Pinned memory is out of the host's reach while a copy into it is in flight, and cannot be written while it is read.
+// - A stream does its tasks in order, side by side with other streams, on one engine for each direction of copying and
+//   one for executing. Nothing is done before some thread waits in aclrtSynchronizeStream, so that what does not wait
+//   finds nothing done.
 // - A broken rule (order, context, size, double release, leak) is a VIOLATION: it is printed, the call fails with the
 //   documented code, and the process ends with status 86 instead of its own. What can happen to a correct program (no
 //   such device, out of memory, a bad model file) is only an error code.
 //
 // FAKE_ACL_DEVICES=n      devices (default 1)
 // FAKE_ACL_MEMORY_MB=n    device memory (default 4096)
+// FAKE_ACL_PINNED_MB=n    host memory that can be pinned (default 4096)
 // FAKE_ACL_FAIL=f:n       the n-th call of function f fails with 500000
+// FAKE_ACL_H2D_US=n       simulated microseconds of a copy to the device (default 0),
+// FAKE_ACL_EXECUTE_US=n   of an execution,
+// FAKE_ACL_D2H_US=n       of a copy back. Simulated time passes only while all threads of the process sleep: the
+//                         program's own work takes none of it, on a fast machine or a busy one. aclFinalize prints it.
 #ifndef ASCEND310_INFER_TEST_FAKE_ASCENDCL_FAKE_H_
 #define ASCEND310_INFER_TEST_FAKE_ASCENDCL_FAKE_H_
 
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "inc/acl_api.h"
@@ -54,15 +67,33 @@ struct Context {
   bool is_default = false;
 };
 
+enum Engine { kCopyIn, kExecute, kCopyOut, kEngines };
+
+struct Range {
+  const void* begin = nullptr;
+  size_t size = 0;
+};
+
 struct Task {
-  uint32_t model_id = 0;
+  Engine engine = kExecute;
   std::function<void()> work;
-  std::vector<const void*> memory;  // device memory it uses
+  std::vector<Range> uses;  // memory, data sets and data buffers
+  uint32_t model_id = 0;    // 0: a copy
 };
 
 struct Stream {
   Context* context = nullptr;
-  std::vector<Task> pending;
+  std::deque<Task> tasks;  // the first may be running
+  size_t given = 0;        // tasks so far
+  size_t done = 0;
+  bool ending = false;
+  std::thread worker;
+};
+
+struct PinnedBlock {
+  size_t size = 0;
+  void* pages = nullptr;
+  size_t page_bytes = 0;
 };
 
 struct DataBuffer {
@@ -98,6 +129,7 @@ struct State {
   std::set<Context*> contexts;
   std::set<Stream*> streams;
   std::map<const uint8_t*, std::vector<uint8_t>> memory;  // device address -> content
+  std::map<const uint8_t*, PinnedBlock> pinned;           // by host address
   size_t memory_used = 0;
   std::map<uint32_t, Model> models;
   uint32_t next_model_id = 1;
@@ -105,6 +137,15 @@ struct State {
   std::set<const Dataset*> datasets;
   std::set<const DataBuffer*> buffers;
   std::map<std::string, int> calls;
+
+  std::condition_variable_any changed;    // streams, engines, time
+  std::deque<Stream*> engines[kEngines];  // whose first task wants or has the engine, in order
+  int waiting = 0;                        // threads in aclrtSynchronizeStream
+  int executions = 0;                     // done
+  int64_t now_us = 0;                     // simulated time
+  std::multiset<int64_t> alarms;          // when tasks that run now are done
+  std::thread clock;                      // where some latency is not 0
+  bool clock_ends = false;
 };
 
 State& TheState();
@@ -123,9 +164,19 @@ aclError EnterWithContext(const char* function);
 
 int EnvironmentNumber(const char* name, int otherwise);
 
+// The stream, or nullptr (and a violation in `status`) if it is none of the current context's.
+Stream* FindStream(aclrtStream stream, const char* function, aclError* status);
+void Give(Stream* stream, Task task);
+// Whether a task in flight uses any of the bytes, on another stream than `except`.
+bool InFlight(const void* begin, size_t size, const Stream* except = nullptr);
+void StartClock();
+void StopClock();  // and prints the simulated time
+
 // Content of device memory, or nullptr if [address, address + size) does not lie within one allocation.
 uint8_t* DeviceContent(const void* address, size_t size);
 bool IsDeviceAddress(const void* address);
+// The pinned block that [address, address + size) lies in, or nullptr.
+const PinnedBlock* FindPinned(const void* address, size_t size);
 bool TakeMemory(size_t size);  // false: the device is full
 void GiveMemory(size_t size);
 

@@ -116,6 +116,8 @@ aclError aclDestroyDataBuffer(const aclDataBuffer* dataBuffer) {
   const Lock lock(state.mutex);
   const aclError status = Enter("aclDestroyDataBuffer");
   const auto* buffer = Unwrap<const aclDataBuffer, DataBuffer>(dataBuffer);
+  if (fake::InFlight(buffer, 1))
+    return Violate(fake::kInvalidParam, "aclDestroyDataBuffer: an execution in flight uses it");
   if (state.buffers.erase(buffer) == 0) return Violate(fake::kInvalidParam, "aclDestroyDataBuffer: no such buffer");
   delete buffer;
   return status;
@@ -135,6 +137,8 @@ aclError aclmdlDestroyDataset(const aclmdlDataset* dataset) {
   const Lock lock(state.mutex);
   const aclError status = Enter("aclmdlDestroyDataset");
   const Dataset* known = AsDataset(dataset);
+  if (fake::InFlight(known, 1))
+    return Violate(fake::kInvalidParam, "aclmdlDestroyDataset: an execution in flight uses it");
   if (state.datasets.erase(known) == 0) return Violate(fake::kInvalidParam, "aclmdlDestroyDataset: no such data set");
   delete known;
   return status;
@@ -321,6 +325,9 @@ aclError aclmdlSetDynamicBatchSize(uint32_t modelId, aclmdlDataset* dataset, siz
   }
   uint8_t* content = fake::DeviceContent(known->buffers[index]->data, kBatchBytes);
   if (content == nullptr) return Violate(fake::kInvalidParam, "aclmdlSetDynamicBatchSize: not device memory");
+  if (fake::InFlight(known->buffers[index]->data, kBatchBytes)) {
+    return Violate(fake::kInvalidParam, "aclmdlSetDynamicBatchSize while the model runs");
+  }
   const auto batch = static_cast<int64_t>(batchSize);
   std::memcpy(content, &batch, kBatchBytes);
   return ACL_SUCCESS;
@@ -333,10 +340,8 @@ aclError aclmdlExecuteAsync(uint32_t modelId, const aclmdlDataset* input, aclmdl
   aclError status = ACL_SUCCESS;
   Model* model = FindModel(modelId, "aclmdlExecuteAsync", &status);
   if (model == nullptr) return status;
-  auto* on = static_cast<fake::Stream*>(stream);
-  if (state.streams.count(on) == 0 || on->context != fake::CurrentContext()) {
-    return Violate(fake::kStreamContext, "aclmdlExecuteAsync: no such stream in this context");
-  }
+  fake::Stream* on = fake::FindStream(stream, "aclmdlExecuteAsync", &status);
+  if (on == nullptr) return status;
   if (model->in_flight > 0) return Violate(fake::kInvalidParam, "aclmdlExecuteAsync: the model runs already");
   std::vector<size_t> bytes = {model->om->InputBytes()};
   if (!model->om->gears().empty()) bytes.push_back(kBatchBytes);
@@ -346,12 +351,20 @@ aclError aclmdlExecuteAsync(uint32_t modelId, const aclmdlDataset* input, aclmdl
   }
   const int64_t batch = BatchOf(*model->om, *AsDataset(input));
   if (batch == 0) return Violate(fake::kBatchSizeInvalid, "aclmdlExecuteAsync: the batch was not set");
-  const void* source = AsDataset(input)->buffers[kImage]->data;
-  const void* target = AsDataset(output)->buffers[0]->data;
-  const uint8_t* from = fake::DeviceContent(source, 1);
-  uint8_t* to = fake::DeviceContent(target, 1);
-  const std::shared_ptr<OmModel> om = model->om;
-  on->pending.push_back({modelId, [om, batch, from, to] { om->Run(batch, from, to); }, {source, target}});
+  fake::Task task{fake::kExecute, nullptr, {{input, 1}, {output, 1}}, modelId};
+  for (const aclmdlDataset* dataset : {input, static_cast<const aclmdlDataset*>(output)}) {
+    for (const DataBuffer* buffer : AsDataset(dataset)->buffers) {
+      if (fake::InFlight(buffer->data, buffer->size, on)) {
+        return Violate(fake::kInvalidParam, "aclmdlExecuteAsync: another stream uses the memory");
+      }
+      task.uses.push_back({buffer, 1});
+      task.uses.push_back({buffer->data, buffer->size});
+    }
+  }
+  const uint8_t* from = fake::DeviceContent(AsDataset(input)->buffers[kImage]->data, 1);
+  uint8_t* to = fake::DeviceContent(AsDataset(output)->buffers[0]->data, 1);
+  task.work = [om = model->om, batch, from, to] { om->Run(batch, from, to); };
+  fake::Give(on, std::move(task));
   ++model->in_flight;
   return ACL_SUCCESS;
 }

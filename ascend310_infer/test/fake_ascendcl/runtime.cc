@@ -1,9 +1,10 @@
-// Initialisation, devices, contexts, streams and memory.
+// Initialisation, devices, contexts and memory.
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
 
 #include "test/fake_ascendcl/fake.h"
@@ -30,40 +31,28 @@ void ReportLeak(const Things& things, const std::string& what) {
   if (!things.empty()) Violate(kInvalidParam, "leak: " + std::to_string(things.size()) + " " + what);
 }
 
-bool StreamUses(const Stream& stream, const uint8_t* begin, size_t size) {
-  for (const Task& task : stream.pending) {
-    for (const void* memory : task.memory) {
-      const auto* address = static_cast<const uint8_t*>(memory);
-      if (address >= begin && address < begin + size) return true;
-    }
+struct sigaction g_earlier_fault_handler;
+
+// The host touched memory that is the device's; other faults go to whoever handled them before.
+void OnFault(int number, siginfo_t* info, void* /*context*/) {
+  if (!IsDeviceAddress(info->si_addr) && FindPinned(info->si_addr, 1) == nullptr) {
+    sigaction(number, &g_earlier_fault_handler, nullptr);
+    return;
   }
-  return false;
+  constexpr char kText[] =
+      "SIMULATED AscendCL: VIOLATION: the host touched memory of the device or of a copy in flight\n";
+  if (write(STDERR_FILENO, kText, sizeof(kText) - 1) < 0) _exit(kViolationExit + 1);
+  _exit(kViolationExit);
 }
 
-bool InFlight(const void* address) {
-  State& state = TheState();
-  auto block = state.memory.upper_bound(static_cast<const uint8_t*>(address));
-  if (block == state.memory.begin()) return false;
-  --block;
-  for (const Stream* stream : state.streams) {
-    if (StreamUses(*stream, block->first, block->second.size())) return true;
-  }
-  return false;
-}
-
-// Whether [address, address + size) is device memory as `on_device` says; explains itself if not.
-aclError CheckEnd(const void* address, size_t size, bool on_device, const std::string& end) {
-  if (address == nullptr) return Violate(kInvalidParam, "aclrtMemcpy: " + end + " is null");
-  if (IsDeviceAddress(address) != on_device) {
-    return Violate(kInvalidParam, "aclrtMemcpy: " + end + " is " + (on_device ? "host" : "device") +
-                                      " memory, which the kind of copy denies");
-  }
-  if (!on_device) return ACL_SUCCESS;
-  if (DeviceContent(address, size) == nullptr) {
-    return Violate(kInvalidParam, "aclrtMemcpy: " + end + ": " + std::to_string(size) + " bytes are not in one block");
-  }
-  if (InFlight(address)) return Violate(kInvalidParam, "aclrtMemcpy: " + end + " is used by an execution in flight");
-  return ACL_SUCCESS;
+void CatchFaults() {
+  static const int caught = [] {
+    struct sigaction action{};
+    action.sa_sigaction = OnFault;
+    action.sa_flags = SA_SIGINFO;
+    return sigaction(SIGSEGV, &action, &g_earlier_fault_handler);
+  }();
+  if (caught != 0) Violate(kInternalError, "cannot catch faults");
 }
 
 }  // namespace
@@ -131,6 +120,16 @@ uint8_t* DeviceContent(const void* address, size_t size) {
 
 bool IsDeviceAddress(const void* address) { return DeviceContent(address, 1) != nullptr; }
 
+const PinnedBlock* FindPinned(const void* address, size_t size) {
+  State& state = TheState();
+  const auto* requested = static_cast<const uint8_t*>(address);
+  auto block = state.pinned.upper_bound(requested);
+  if (block == state.pinned.begin()) return nullptr;
+  --block;
+  const auto offset = static_cast<size_t>(requested - block->first);
+  return offset + size <= block->second.size ? &block->second : nullptr;
+}
+
 bool TakeMemory(size_t size) {
   State& state = TheState();
   const size_t limit = static_cast<size_t>(EnvironmentNumber("FAKE_ACL_MEMORY_MB", 4096)) << 20;
@@ -161,12 +160,18 @@ aclError aclInit(const char* /*configPath*/) {
   if (state.initialized) return Violate(fake::kRepeatInitialize, "aclInit called twice");
   state.initialized = true;
   const aclError status = Enter("aclInit");
-  if (status != ACL_SUCCESS) state.initialized = false;
-  return status;
+  if (status != ACL_SUCCESS) {
+    state.initialized = false;
+    return status;
+  }
+  fake::CatchFaults();
+  fake::StartClock();
+  return ACL_SUCCESS;
 }
 
 aclError aclFinalize() {
   State& state = TheState();
+  fake::StopClock();
   const Lock lock(state.mutex);
   if (state.finalized && !state.initialized) return Violate(fake::kRepeatFinalize, "aclFinalize called twice");
   const aclError status = Enter("aclFinalize");
@@ -175,6 +180,7 @@ aclError aclFinalize() {
   fake::ReportLeak(state.datasets, "data set(s)");
   fake::ReportLeak(state.buffers, "data buffer(s)");
   fake::ReportLeak(state.memory, "block(s) of device memory");
+  fake::ReportLeak(state.pinned, "block(s) of pinned memory");
   fake::ReportLeak(state.streams, "stream(s)");
   fake::ReportLeak(state.contexts, "context(s)");
   fake::ReportLeak(state.devices, "device(s) not reset");
@@ -280,53 +286,6 @@ aclError aclrtSetCurrentContext(aclrtContext context) {
   return ACL_SUCCESS;
 }
 
-aclError aclrtCreateStream(aclrtStream* stream) {
-  State& state = TheState();
-  const Lock lock(state.mutex);
-  if (const aclError status = EnterWithContext("aclrtCreateStream")) return status;
-  auto* made = new Stream{fake::CurrentContext(), {}};
-  state.streams.insert(made);
-  *stream = made;
-  return ACL_SUCCESS;
-}
-
-aclError aclrtDestroyStream(aclrtStream stream) {
-  State& state = TheState();
-  const Lock lock(state.mutex);
-  const aclError status = EnterWithContext("aclrtDestroyStream");
-  auto* known = static_cast<Stream*>(stream);
-  if (state.streams.erase(known) == 0) return Violate(fake::kInvalidParam, "aclrtDestroyStream: no such stream");
-  if (!known->pending.empty()) Violate(fake::kInvalidParam, "aclrtDestroyStream with work in flight");
-  delete known;
-  return status;
-}
-
-aclError aclrtSynchronizeStream(aclrtStream stream) {
-  State& state = TheState();
-  std::vector<fake::Task> tasks;
-  {
-    const Lock lock(state.mutex);
-    if (const aclError status = EnterWithContext("aclrtSynchronizeStream")) {
-      if (auto* known = static_cast<Stream*>(stream); state.streams.count(known) > 0) {
-        for (const fake::Task& task : known->pending) --state.models[task.model_id].in_flight;
-        known->pending.clear();  // a failed stream has nothing in flight any more
-      }
-      return status;
-    }
-    auto* known = static_cast<Stream*>(stream);
-    if (state.streams.count(known) == 0) return Violate(fake::kInvalidParam, "aclrtSynchronizeStream: no such stream");
-    if (known->context != fake::CurrentContext()) {
-      return Violate(fake::kStreamContext, "aclrtSynchronizeStream: stream of another context");
-    }
-    tasks = known->pending;
-  }
-  for (const fake::Task& task : tasks) task.work();  // unlocked: streams run side by side
-  const Lock lock(state.mutex);
-  for (const fake::Task& task : tasks) --state.models[task.model_id].in_flight;
-  static_cast<Stream*>(stream)->pending.clear();
-  return ACL_SUCCESS;
-}
-
 aclError aclrtMalloc(void** devPtr, size_t size, aclrtMemMallocPolicy /*policy*/) {
   State& state = TheState();
   const Lock lock(state.mutex);
@@ -348,8 +307,8 @@ aclError aclrtFree(void* devPtr) {
   const aclError status = EnterWithContext("aclrtFree");
   const auto block = state.memory.find(static_cast<const uint8_t*>(devPtr));
   if (block == state.memory.end()) return Violate(fake::kInvalidParam, "aclrtFree of what aclrtMalloc did not give");
-  if (fake::InFlight(devPtr)) {  // kept, because the execution will still read or write it
-    return Violate(fake::kInvalidParam, "aclrtFree of memory that an execution in flight uses");
+  if (fake::InFlight(devPtr, block->second.size())) {  // kept, because it will still be read or written
+    return Violate(fake::kInvalidParam, "aclrtFree of memory that a task in flight uses");
   }
   fake::GiveMemory(block->second.size());
   munmap(devPtr, block->second.size());
@@ -357,17 +316,42 @@ aclError aclrtFree(void* devPtr) {
   return status;
 }
 
-aclError aclrtMemcpy(void* dst, size_t destMax, const void* src, size_t count, aclrtMemcpyKind kind) {
-  const Lock lock(TheState().mutex);
-  if (const aclError status = EnterWithContext("aclrtMemcpy")) return status;
-  if (count == 0 || destMax < count) return Violate(fake::kInvalidParam, "aclrtMemcpy: count is 0 or above destMax");
-  const bool to_device = kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
-  const bool from_device = kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
-  if (const aclError status = fake::CheckEnd(dst, destMax, to_device, "destination")) return status;
-  if (const aclError status = fake::CheckEnd(src, count, from_device, "source")) return status;
-  std::memcpy(to_device ? fake::DeviceContent(dst, count) : dst, from_device ? fake::DeviceContent(src, count) : src,
-              count);
+aclError aclrtMallocHost(void** hostPtr, size_t size) {
+  State& state = TheState();
+  const Lock lock(state.mutex);
+  if (const aclError status = EnterWithContext("aclrtMallocHost")) return status;
+  if (size == 0) return Violate(fake::kInvalidParam, "aclrtMallocHost of 0 bytes");
+  size_t pinned = size;
+  for (const auto& [address, block] : state.pinned) pinned += block.size;
+  if (pinned > static_cast<size_t>(fake::EnvironmentNumber("FAKE_ACL_PINNED_MB", 4096)) << 20) {
+    return Fail(fake::kMemoryAllocation, "no pinned memory for " + std::to_string(size) + " bytes");
+  }
+  // On a board (RC mode) nobody promises that the address is a multiple of 64; pages of its own, to be protected.
+  constexpr size_t kOffset = 32;
+  fake::PinnedBlock block{size, nullptr, size + kOffset};
+  block.pages = mmap(nullptr, block.page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (block.pages == MAP_FAILED) return Fail(fake::kMemoryAllocation, "mmap");
+  uint8_t* address = static_cast<uint8_t*>(block.pages) + kOffset;
+  std::fill(address, address + size, uint8_t{0xA5});  // nor is it zero
+  state.pinned[address] = block;
+  *hostPtr = address;
   return ACL_SUCCESS;
+}
+
+aclError aclrtFreeHost(void* hostPtr) {
+  State& state = TheState();
+  const Lock lock(state.mutex);
+  const aclError status = EnterWithContext("aclrtFreeHost");
+  const auto block = state.pinned.find(static_cast<const uint8_t*>(hostPtr));
+  if (block == state.pinned.end()) {
+    return Violate(fake::kInvalidParam, "aclrtFreeHost of what aclrtMallocHost did not give");
+  }
+  if (fake::InFlight(hostPtr, block->second.size)) {
+    return Violate(fake::kInvalidParam, "aclrtFreeHost of memory that a copy in flight uses");
+  }
+  munmap(block->second.pages, block->second.page_bytes);
+  state.pinned.erase(block);
+  return status;
 }
 
 }  // extern "C"
