@@ -205,17 +205,18 @@ STAGES = {"equal": (1000, 1000, 1000), "slow execution": (500, 1000, 500), "slow
 @pytest.mark.parametrize("stages", STAGES)
 def test_copies_overlap_with_execution(tmp_path, stages):
     """Copying in, executing and copying out at once: what the slowest of them allows, less the first and last batch."""
-    model = TinyModel(tmp_path / "model", seed=66, batch=2)
+    model = TinyModel(tmp_path / "model", seed=66, batch=-1)
     images = make_images(tmp_path / "images", 80, seed=67)
-    add_om(model, 2)
-    done = run(model, tmp_path / "images", tmp_path / "out", **latencies(*STAGES[stages]))
+    add_om(model, -1, gears="1 2")
+    done = run(model, tmp_path / "images", tmp_path / "out", "--batch", 2, **latencies(*STAGES[stages]))
     executions, microseconds = simulated_time(done)
     assert executions == 40
     assert read_summary(tmp_path / "out")["streams"] == 2
     slowest = max(STAGES[stages])
     assert 40 * slowest <= microseconds <= 40 * slowest / 0.9
     compare_ids(tmp_path / "out", model, images)
-    one_slot = run(model, tmp_path / "images", tmp_path / "one", "--streams", 1, **latencies(*STAGES[stages]))
+    one_slot = run(model, tmp_path / "images", tmp_path / "one", "--batch", 2, "--streams", 1,
+                   **latencies(*STAGES[stages]))
     assert simulated_time(one_slot) == (40, 40 * sum(STAGES[stages]))
 
 
@@ -231,13 +232,15 @@ def test_bench_overlaps_and_names_its_slots(tmp_path):
     assert figures["streams"] == 3
 
 
+@pytest.mark.parametrize("streams", [1, 2])
 @pytest.mark.parametrize("call", ["aclrtMemcpyAsync:9", "aclmdlExecuteAsync:6", "aclrtSynchronizeStream:11"])
-def test_an_error_in_the_midst_ends_what_is_under_way(tmp_path, call):
+def test_an_error_in_the_midst_ends_what_is_under_way(tmp_path, call, streams):
     """Copies and executions that were begun use memory that the end frees: it waits for them."""
     model = TinyModel(tmp_path / "model", seed=69)
     make_images(tmp_path / "images", 20, seed=70)
     add_om(model, 1)
-    done = run(model, tmp_path / "images", tmp_path / "out", FAKE_ACL_FAIL=call, **latencies(1000, 1000, 1000))
+    done = run(model, tmp_path / "images", tmp_path / "out", "--streams", streams, FAKE_ACL_FAIL=call,
+               **latencies(1000, 1000, 1000))
     lines = [line for line in done.stderr.splitlines(keepends=True) if "simulated microseconds" not in line]
     done.stderr = "".join(lines)
     assert_user_error(done, call.partition(":")[0], "injected")
