@@ -1,8 +1,8 @@
 // A correct AscendCL program and its mutants: `misuse MODEL.om none` must end with 0 and print what the model gives;
 // with the name of a mistake instead it must end with 86, or the simulation would not see that mistake in the backend.
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
 #include <numeric>
 #include <string>
@@ -70,7 +70,7 @@ void CopyIn(Program* p, void* image, size_t bytes) {
   uint8_t* host = Pin(p, bytes);
   std::vector<float> values(bytes / sizeof(float));
   std::iota(values.begin(), values.end(), 0.0f);
-  std::memcpy(host, values.data(), bytes);
+  std::copy(values.begin(), values.end(), reinterpret_cast<float*>(host));
   const size_t copied = Is("copy_beyond_the_block") ? bytes + 4 : bytes;
   const aclrtMemcpyKind kind = Is("wrong_kind")    ? ACL_MEMCPY_DEVICE_TO_HOST
                                : Is("host_kind")   ? ACL_MEMCPY_HOST_TO_HOST
