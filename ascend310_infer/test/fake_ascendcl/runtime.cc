@@ -16,10 +16,15 @@ thread_local std::string t_error;
 thread_local std::string t_returned;
 thread_local Context* t_context = nullptr;
 
-// Runs when the process ends, however the program liked it.
+void Convict(const std::string& text) {
+  ++TheState().violations;
+  std::cerr << "SIMULATED AscendCL: VIOLATION: " + text + "\n";
+}
+
+// Runs when the process ends, however the program liked it; this thread's error text is gone by then.
 void Judge() {
   State& state = TheState();
-  if (state.initialized) Violate(kUninitialized, "aclFinalize was not called before the process ended");
+  if (state.initialized) Convict("aclFinalize was not called before the process ended");
   if (state.violations > 0) {
     std::cerr << "SIMULATED AscendCL: " << state.violations << " violation(s)" << std::endl;
     _exit(kViolationExit);
@@ -73,8 +78,7 @@ aclError Fail(aclError code, const std::string& text) {
 }
 
 aclError Violate(aclError code, const std::string& text) {
-  ++TheState().violations;
-  std::cerr << "SIMULATED AscendCL: VIOLATION: " + text + "\n";
+  Convict(text);
   return Fail(code, text);
 }
 
