@@ -34,9 +34,16 @@ namespace {
 // Out of memory, by the run time and by the graph engine.
 constexpr int kOutOfMemory[] = {207001, 207018, 245000, 200000};
 
-constexpr int kDefaultSlots = 2;
+constexpr size_t kDefaultSlots = 2;
 
 constexpr aclError kNullResult = -1;  // of a function that returns a pointer
+
+class OutOfMemory : public UserError {
+ public:
+  using UserError::UserError;
+};
+
+bool IsOutOfMemory(aclError status) { return std::count(std::begin(kOutOfMemory), std::end(kOutOfMemory), status) > 0; }
 
 std::string Describe(aclError status, const std::string& function) {
   const char* recent = aclGetRecentErrMsg();  // reading it also clears it
@@ -45,7 +52,7 @@ std::string Describe(aclError status, const std::string& function) {
   if (status == ACL_ERROR_COMPILING_STUB_MODE) {
     text += "; this is the toolkit's stub library for linking: source set_env.sh of the CANN toolkit first";
   }
-  if (std::count(std::begin(kOutOfMemory), std::end(kOutOfMemory), status) > 0) {
+  if (IsOutOfMemory(status)) {
     text +=
         function == "aclrtMallocHost"
             ? "; out of pinned host memory: use a smaller --batch or fewer --streams"
@@ -55,7 +62,10 @@ std::string Describe(aclError status, const std::string& function) {
 }
 
 void Check(aclError status, const char* function) {
-  if (status != ACL_SUCCESS) throw UserError("AscendCL: " + Describe(status, function));
+  if (status == ACL_SUCCESS) return;
+  const std::string text = "AscendCL: " + Describe(status, function);
+  if (IsOutOfMemory(status)) throw OutOfMemory(text);
+  throw UserError(text);
 }
 
 template <typename T>
@@ -338,14 +348,15 @@ class AclBackend : public Backend {
  public:
   AclBackend(const Manifest& manifest, const BackendOptions& options)
       : file_(Choose(manifest, options)), device_(options.device_id), context_(options.device_id) {
-    info_.slots = options.streams > 0 ? options.streams : kDefaultSlots;
-    info_.ahead = info_.slots > 1 ? 1 : 0;  // one slot gives the latency of an inference alone
-    for (int i = 0; i < info_.slots; ++i) slots_.push_back(std::make_unique<Slot>(file_.path.string()));
+    slots_.push_back(std::make_unique<Slot>(file_.path.string()));
     DescribeDevice();
     CheckAgainst(manifest);
     PickBatch(options);
     CheckBytes(manifest);
-    for (const std::unique_ptr<Slot>& slot : slots_) slot->Allocate();
+    slots_[0]->Allocate();
+    AddSlots(static_cast<size_t>(options.streams));
+    info_.slots = static_cast<int>(slots_.size());
+    info_.ahead = info_.slots > 1 ? 1 : 0;  // one slot gives the latency of an inference alone
   }
 
   ~AclBackend() override {
@@ -382,6 +393,22 @@ class AclBackend : public Backend {
     const ModelFile& file = manifest.FindModel("om", options.batch);
     CheckModelFile(manifest, file);
     return file;
+  }
+
+  // 0: the default, or as many as the device has memory for.
+  void AddSlots(size_t wanted) {
+    while (slots_.size() < (wanted ? wanted : kDefaultSlots)) {
+      try {
+        auto slot = std::make_unique<Slot>(file_.path.string());
+        slot->Allocate();
+        slots_.push_back(std::move(slot));
+      } catch (const OutOfMemory& error) {
+        if (wanted > 0) throw;
+        std::cerr << "note: copies and inference take turns, for the model does not fit twice: " << error.what()
+                  << "\n";
+        return;
+      }
+    }
   }
 
   void DescribeDevice() {

@@ -247,6 +247,20 @@ def test_an_error_in_the_midst_ends_what_is_under_way(tmp_path, call, streams):
     assert 0 < len(list((tmp_path / "out").glob("img_*.png"))) < 20
 
 
+def test_a_device_that_holds_the_model_once_gets_one_slot(tmp_path):
+    """Unless two were asked for. 512 x 512 in float32 are 3 MB."""
+    model = TinyModel(tmp_path / "model", seed=73, height=512, width=512)
+    images = make_images(tmp_path / "images", 3, seed=74, height=512, width=512)
+    add_om(model, 1)
+    done = run(model, tmp_path / "images", tmp_path / "out", FAKE_ACL_MEMORY_MB="5")
+    assert done.returncode == 0, done.stderr
+    assert "does not fit twice" in done.stderr
+    assert read_summary(tmp_path / "out")["streams"] == 1
+    compare_ids(tmp_path / "out", model, images)
+    done = run(model, tmp_path / "images", tmp_path / "two", "--streams", 2, FAKE_ACL_MEMORY_MB="5")
+    assert_user_error(done, "aclrtMalloc", "207001", "fewer --streams")
+
+
 def test_predictors_share_the_device(tmp_path):
     """Each opens the device; AscendCL itself is initialised once a process."""
     model = TinyModel(tmp_path / "model", seed=71)
