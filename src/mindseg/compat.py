@@ -201,21 +201,17 @@ class BatchNorm2d(nn.Cell):
         return self.normalise_stored(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
 
 
-class PlatformSyncBatchNorm(BatchNorm2d):
-    """BatchNorm over the batch of all devices by the kernel of Ascend or a GPU; the CPU has none.
+def sync_batch_norm_kernel(eps: float, momentum: float, group: str, size: int) -> ops.Primitive:
+    """Makes the kernel of Ascend and GPUs for BatchNorm over the batch of all devices, called as ``ops.BatchNorm`` is.
 
     Args:
-        channels: As in :class:`BatchNorm2d`.
-        eps: As there.
+        eps: As in :class:`BatchNorm2d`.
         momentum: As there.
         group: Name of the group of all devices.
         size: Number of devices.
     """
-
-    def __init__(self, channels: int, eps: float, momentum: float, group: str, size: int) -> None:
-        super().__init__(channels, eps, momentum)
-        from mindspore.ops.operations._inner_ops import SyncBatchNorm
-        self.normalise_batch = SyncBatchNorm(epsilon=eps, momentum=1.0 - momentum, group=group, device_num=size)
+    from mindspore.ops.operations._inner_ops import SyncBatchNorm
+    return SyncBatchNorm(epsilon=eps, momentum=1.0 - momentum, group=group, device_num=size)
 
 
 class MaxPool2d(nn.Cell):

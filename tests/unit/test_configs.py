@@ -144,6 +144,6 @@ def test_an_exponential_warm_up_needs_a_start():
         load_config(CONFIGS[0], ["optim.warmup=exponential", "optim.warmup_factor=0"])
 
 
-@pytest.mark.parametrize(("value", "expected"), [("1024", 1024.0), ("dynamic", "dynamic")])
+@pytest.mark.parametrize(("value", "expected"), [("1024", 1024.0), ("dynamic", "dynamic"), ("auto", "auto")])
 def test_a_loss_scale_is_a_number_or_dynamic(value, expected):
     assert load_config(CONFIGS[0], [f"optim.loss_scale={value}"]).optim.loss_scale == expected

@@ -83,10 +83,18 @@ def two_class_weights(tmp_path):
     load_config(SCHEMA, ["loss.class_weights=[1.0, 2.0]"])
 
 
+def diverged(folder, step, overflows, loss):
+    trainer = SimpleNamespace(progress=Progress(step=step), _save=lambda name: None, overflows=overflows,
+                              job=SimpleNamespace(runtime=Runtime("CPU", 0), run_dir=folder))
+    Trainer._check_finite(trainer, loss, True, ["a", "b"])
+
+
 def loss_is_nan(tmp_path):
-    trainer = SimpleNamespace(progress=Progress(step=12), _save=lambda name: None,
-                              job=SimpleNamespace(runtime=Runtime("CPU", 0), run_dir=tmp_path))
-    Trainer._stop_not_finite(trainer, ["a", "b"], float("nan"))
+    diverged(tmp_path, 12, 0, float("nan"))
+
+
+def every_step_overflows(tmp_path):
+    diverged(tmp_path, 70, 63, 2.0)
 
 
 def all_background(tmp_path):
@@ -235,7 +243,8 @@ def logged(path: str):
 
 
 PROVOKED = [bad_label_value, background_ignored, colour_label, tiff_image, large_image, list_without_names,
-            three_classes, empty_list, empty_split, two_class_weights, loss_is_nan, all_background,
+            three_classes, empty_list, empty_split, two_class_weights, loss_is_nan,
+            every_step_overflows, all_background,
             logged("src/mindseg/commands/train.py"), three_devices, odd_part, batch_of_one,
             logged("src/mindseg/engine/trainer.py"), damaged_checkpoint, absent_class, small_image, unknown_mode,
             foreign_weights, export_without_operator, other_image_size, export_differs, precision_of_another_chip,

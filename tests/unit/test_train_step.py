@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore.communication import GlobalComm
 
-from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm, set_mode
+from mindseg.compat import BatchNorm2d, set_mode
 from mindseg.engine.batch_norm import SyncBatchNorm, freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
@@ -174,10 +174,10 @@ def test_a_platform_with_its_own_synchronised_batch_norm_gets_that(target):
 
     layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, BatchNorm2d)]
     assert layers == [net[0].norm, net[1].norm, net[2]]
-    assert {type(layer) for layer in layers} == {PlatformSyncBatchNorm}
+    assert {type(layer) for layer in layers} == {SyncBatchNorm}
     assert [layer.channels for layer in layers] == [4, 4, CLASSES]
     assert [layer.momentum for layer in layers] == [0.9, 0.97, 0.9]
-    kernels = [layer.normalise_batch for layer in layers]
+    kernels = [layer.kernel for layer in layers]
     assert {kernel.name for kernel in kernels} == {"SyncBatchNorm"}
     assert [kernel.epsilon for kernel in kernels] == [1e-5, 1e-3, 1e-5]
     # The kernel wants the share of the new statistics, as nn.SyncBatchNorm passes it.

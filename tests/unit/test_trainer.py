@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor
 
 from mindseg.checkpoint import read_checkpoint
 from mindseg.config import load_config
-from mindseg.engine.trainer import Job, Trainer
+from mindseg.engine.trainer import OVERFLOW_LIMIT, Job, Trainer
 from mindseg.errors import UserError
 from mindseg.logs import setup_logging
 from mindseg.runtime import Runtime
@@ -22,12 +22,17 @@ PER_EPOCH = 5
 
 
 class FakeStep:
-    """The sum of all samples seen, so that leaving one out or seeing it twice shows; the loss is the step's number."""
+    """The sum of all samples seen, so that leaving one out or seeing it twice shows; the loss is 1 / the step's number.
 
-    def __init__(self, hooks=None) -> None:
+    Args:
+        hooks: Functions by step that replace its loss.
+        overflows: Steps whose gradients overflow.
+    """
+
+    def __init__(self, hooks=None, overflows=()) -> None:
         self.total = Parameter(Tensor(0.0, ms.float32), name="total")
         self.moment = Parameter(Tensor(np.zeros(3, np.float32)), name="moments.total")
-        self.hooks = hooks or {}
+        self.hooks, self.overflows = hooks or {}, overflows
         self.training = True
         self.calls = 0
 
@@ -45,7 +50,7 @@ class FakeStep:
         self.total.set_data(Tensor(float(self.total.asnumpy()) * 1.01 + float(image.asnumpy().sum()), ms.float32))
         self.calls += 1
         loss = self.hooks.get(self.calls, lambda: 1.0 / self.calls)()
-        return Tensor([loss, float(stop.asnumpy())], ms.float32)
+        return Tensor([loss, float(stop.asnumpy()), self.calls in self.overflows], ms.float32)
 
 
 class FakeLoader:
@@ -202,6 +207,21 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(make):
         trainer.fit()
     assert files(trainer) == ["last.ckpt", "not_finite.ckpt", "step5.ckpt"]
     assert read_checkpoint(trainer.job.run_dir / "ckpt" / "last.ckpt")[1]["step"] == 5
+
+
+def test_overflows_in_many_steps_in_a_row_stop_where_no_loss_shows_them(make):
+    """A chip without infinity computes finite losses from weights that are lost."""
+    trainer = make(step=FakeStep(overflows={1, 2, 3, *range(5, 5 + OVERFLOW_LIMIT)}), epochs=20, total=100)
+    last = 4 + OVERFLOW_LIMIT
+    with pytest.raises(UserError, match=rf"overflow in each of {OVERFLOW_LIMIT} steps up to step {last}; .*optim\.lr"):
+        trainer.fit()
+    assert {"last.ckpt", "not_finite.ckpt"} < set(files(trainer))
+
+
+def test_fewer_overflows_in_a_row_are_the_loss_scales_matter(make):
+    overflows = set(range(1, 3 * OVERFLOW_LIMIT)) - {OVERFLOW_LIMIT, 2 * OVERFLOW_LIMIT}
+    trainer = make(step=FakeStep(overflows=overflows), epochs=40, total=3 * OVERFLOW_LIMIT)
+    assert trainer.fit().step == 3 * OVERFLOW_LIMIT
 
 
 def test_micro_batches_share_a_step(make):

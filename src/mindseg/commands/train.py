@@ -17,8 +17,9 @@ from mindseg.config import Config, dump_config, find_config
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
-from mindseg.engine.amp import apply_amp
+from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
+from mindseg.engine.device_checks import check_dropout
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder
 from mindseg.engine.train_step import StepOptions, TrainStep
@@ -238,6 +239,8 @@ def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: 
     if cfg.train.dataset_sink_mode and not sink:
         log.info("train.dataset_sink_mode: MindSpore has no queue on %s, each step gets its batch from the host",
                  runtime.device_target)
+    if runtime.device_target == "Ascend":
+        check_dropout(net)
     with SinkLoader(train_set, steps) if sink else nullcontext(train_set) as loader:
         trainer = Trainer(job, step, loader, evaluation(cfg, net, runtime) if cfg.train.run_eval else None)
         if continued:
@@ -266,10 +269,11 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
     if runtime.size > 1:
         log.info("BatchNorm statistics of %s", "all devices" if synchronised else "each device, moving ones averaged")
     apply_amp(net, t.amp_level, t.amp_dtype)
-    dynamic = o.loss_scale == "dynamic"
+    saturating = saturates(runtime.device_target)
+    loss_scale, dynamic = choose_loss_scale(o.loss_scale, saturating)
     options = StepOptions(size=runtime.size, accumulation=batches.accumulation, clip_norm=o.clip_norm,
-                          loss_scale=2.0**16 if dynamic else float(o.loss_scale), dynamic_scale=dynamic,
-                          drop_overflow=o.drop_overflow, ema_decay=t.ema_decay,
+                          loss_scale=loss_scale, dynamic_scale=dynamic, drop_overflow=o.drop_overflow,
+                          saturates=saturating, ema_decay=t.ema_decay,
                           average_statistics=not synchronised and not t.frozen_bn)
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
     optimizer = create_optimizer(o, net, steps, steps_per_epoch)

@@ -3,28 +3,35 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.communication import GlobalComm
 
-from mindseg.compat import BatchNorm2d, PlatformSyncBatchNorm, assign, cast
+from mindseg.compat import BatchNorm2d, assign, cast, sync_batch_norm_kernel
 from mindseg.models.layers import replace_batch_norm
 
 SMALL_BATCH = 8     # images per device below which published recipes synchronise BatchNorm
+KERNEL_COUNT = 1024     # values per channel and device from which the platform's kernel is right to 0.1 %
 
 
 class SyncBatchNorm(BatchNorm2d):
-    """BatchNorm over the batch of all devices, built from all-reduces for platforms without such a kernel.
+    """BatchNorm over the batch of all devices, by the platform's kernel where that is right, else by all-reduces.
+
+    ``moving_variance`` keeps the unbiased variance, as in MindSpore's and PyTorch's kernels: that of the batch times
+    n / (n - 1), where n counts the values of all devices. Ascend's kernel takes n from one device, and stores 0 if that
+    has one value (MindSpore's SyncBnSplit with CANN's bn_training_update). That matters behind a pooling, where n is
+    small; there the all-reduces are cheap.
 
     The variance is summed around the common mean instead of being a difference of two large sums, so no digits cancel.
-    Like MindSpore's and PyTorch's kernels it keeps the unbiased variance in ``moving_variance``.
 
     Args:
         channels: Channels of the input.
         eps: Small number added to the variance.
         momentum: Factor of the old value when the moving statistics are updated, 0..1 (PyTorch's is 1 minus this).
         size: Number of devices.
+        kernel: The platform has a kernel; the CPU has none.
     """
 
-    def __init__(self, channels: int, eps: float, momentum: float, size: int) -> None:
+    def __init__(self, channels: int, eps: float, momentum: float, size: int, kernel: bool = False) -> None:
         super().__init__(channels, eps, momentum)
         self.size = size
+        self.kernel = sync_batch_norm_kernel(eps, momentum, GlobalComm.WORLD_COMM_GROUP, size) if kernel else None
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM, GlobalComm.WORLD_COMM_GROUP)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -38,13 +45,16 @@ class SyncBatchNorm(BatchNorm2d):
         """
         if not self.training or self.frozen:
             return super().construct(x)
+        count = x.shape[0] * x.shape[2] * x.shape[3]
+        if self.kernel is not None and count >= KERNEL_COUNT:
+            return self.kernel(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
+        count *= self.size
         x32 = cast(x, mstype.float32)
-        count = x.shape[0] * x.shape[2] * x.shape[3] * self.size
         mean = self.all_reduce(x32.sum((0, 2, 3))) / count
         centred = x32 - mean.reshape(1, -1, 1, 1)
         variance = self.all_reduce(ops.square(centred).sum((0, 2, 3))) / count
         self._track(self.moving_mean, mean)
-        self._track(self.moving_variance, variance * (count / max(count - 1, 1)))
+        self._track(self.moving_variance, variance * (count / (count - 1)))
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         return cast(centred * scale.reshape(1, -1, 1, 1) + self.beta.reshape(1, -1, 1, 1), x.dtype)
 
@@ -58,7 +68,7 @@ def synchronise_batch_norm(net: nn.Cell, mode: str, device_target: str, size: in
     Args:
         net: Network, changed in place; parameter names stay.
         mode: ``always``, ``never``, or ``auto``: if a device sees fewer than 8 images at once.
-        device_target: ``CPU``, ``Ascend`` or ``GPU``; the CPU has no kernel and uses :class:`SyncBatchNorm`.
+        device_target: ``CPU``, ``Ascend`` or ``GPU``; the CPU has no kernel for it.
         size: Number of devices; with 1 nothing is replaced.
         batch: Images that a device sees at once.
 
@@ -69,9 +79,7 @@ def synchronise_batch_norm(net: nn.Cell, mode: str, device_target: str, size: in
         return False
 
     def make(old: BatchNorm2d) -> BatchNorm2d:
-        if device_target == "CPU":
-            return SyncBatchNorm(old.channels, old.eps, old.momentum, size)
-        return PlatformSyncBatchNorm(old.channels, old.eps, old.momentum, GlobalComm.WORLD_COMM_GROUP, size)
+        return SyncBatchNorm(old.channels, old.eps, old.momentum, size, device_target != "CPU")
 
     names = [(param, param.name) for param in net.get_parameters()]
     replace_batch_norm(net, make)

@@ -27,7 +27,9 @@ class StepOptions:
         clip_norm: Limit of the global gradient norm; 0: off.
         loss_scale: Factor of the loss in the backward pass, which keeps small float16 gradients from becoming 0.
         dynamic_scale: Halve the loss scale after an overflow, and double it after 1000 steps without one.
-        drop_overflow: Skip the update if the gradients are not finite; always on with ``dynamic_scale``.
+        drop_overflow: Skip the update if the gradients overflow; always on with ``dynamic_scale``.
+        saturates: The device computes the largest number instead of infinity. The loss stays finite then, so overflows
+            are looked for in every step.
         ema_decay: Decay of a moving average of the weights; 0: no average.
         average_statistics: Average BatchNorm's moving statistics over the devices; not needed if it is synchronised.
     """
@@ -37,8 +39,14 @@ class StepOptions:
     loss_scale: float = 1.0
     dynamic_scale: bool = False
     drop_overflow: bool = False
+    saturates: bool = False
     ema_decay: float = 0.0
     average_statistics: bool = False
+
+    @property
+    def drops(self) -> bool:
+        """True if steps are skipped whose gradients overflow."""
+        return self.dynamic_scale or self.drop_overflow
 
 
 class Gradients(nn.Cell):
@@ -51,20 +59,22 @@ class Gradients(nn.Cell):
         weights: Parameters that get gradients.
         split: The step has several micro-batches or devices, each of which counts by its valid pixels.
         loss_scale: Factor of the loss in the backward pass; None: 1.
+        check: Look for overflows.
     """
 
     def __init__(self, net: nn.Cell, loss: MultiHeadLoss, normalize: Normalize, weights: ParameterTuple, split: bool,
-                 loss_scale: Parameter | None) -> None:
+                 loss_scale: Parameter | None, check: bool) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
         self.loss = loss
         self.normalize = normalize
         self.split = split
+        self.check = check
         self.scaled = loss_scale is not None
         self.loss_scale = loss_scale
         self.loss_and_gradients = ms.value_and_grad(self._forward, None, weights)
 
-    def construct(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def construct(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Computes the gradients of a micro-batch.
 
         Args:
@@ -72,14 +82,20 @@ class Gradients(nn.Cell):
             label: uint8 (N, H, W) train ids.
 
         Returns:
-            Loss and weight of the micro-batch, scalar float32, and the gradients of loss * weight * loss scale.
+            Loss and weight of the micro-batch and 1 for an overflow, else 0, scalar float32; and the gradients of
+            loss * weight * loss scale.
         """
         label = cast(label, mstype.int32)
         # Weight of this micro-batch among all, per pixel so that float16 does not overflow. It multiplies the loss
         # before the backward pass, where synchronised BatchNorm mixes the gradients of all devices.
         weight = self.loss.weight_sum(label) / label.size if self.split else Tensor(1.0, mstype.float32)
         loss, grads = self.loss_and_gradients(self.normalize(image), label, weight)
-        return (loss / self.loss_scale if self.scaled else loss), weight, grads
+        overflow = Tensor(0.0, mstype.float32)
+        if self.check:
+            # Here and nowhere later: the first Ascend 910 computes no infinity, but sets flags, which this reads and
+            # clears. Its own operators set them, and other devices have theirs.
+            overflow = 1.0 - cast(ms.amp.all_finite(grads), mstype.float32)
+        return (loss / self.loss_scale if self.scaled else loss), weight, overflow, grads
 
     def _forward(self, image: Tensor, label: Tensor, weight: Tensor) -> Tensor:
         loss = self.loss(self.net(image), label)
@@ -107,13 +123,13 @@ class FlatGradients(nn.Cell):
             image: uint8 (N, H, W, 3).
             label: uint8 (N, H, W) train ids.
             stop: Scalar float32, 1 if this device was asked to stop, else 0.
-            sums: (P + 3,) float32, result of the micro-batch before, or zeros.
+            sums: (P + 4,) float32, result of the micro-batch before, or zeros.
 
         Returns:
-            (P + 3,) float32: the sums of the P gradients, of loss, weight and stop.
+            (P + 4,) float32: the sums of the P gradients, of loss, weight, stop and overflow.
         """
-        loss, weight, grads = self.gradients(image, label)
-        return sums + ops.concat((*self.map(_flat, grads), ops.stack((loss, weight, stop))))
+        loss, weight, overflow, grads = self.gradients(image, label)
+        return sums + ops.concat((*self.map(_flat, grads), ops.stack((loss, weight, stop, overflow))))
 
 
 class Update(nn.Cell):
@@ -139,29 +155,25 @@ class Update(nn.Cell):
             self.averaged = ParameterTuple([p for p in net.get_parameters() if p.dtype == mstype.float32])
             self.averages = self.averaged.clone(prefix="ema", init="same")
 
-    def construct(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
+    def construct(self, grads: tuple[Tensor, ...], factor: Tensor, overflow: Tensor) -> None:
         """Updates the weights.
 
         Args:
             grads: Gradients of the optimizer's parameters.
             factor: Scalar float32 that multiplies them.
-
-        Returns:
-            Scalar bool: the weights were updated; False if the gradients overflowed and the step was dropped.
+            overflow: Scalar float32, above 0 if the gradients overflowed.
         """
         if self.scaled:
             factor = factor / self.loss_scale
         grads = self.map(ops.partial(_scale, factor), grads)
-        done = Tensor(True)
-        if self.options.dynamic_scale or self.options.drop_overflow:
-            done = ops.stack(self.map(_is_finite, grads)).all()
-            if done:
+        if self.options.drops:
+            finite = ops.equal(overflow, 0.0)
+            if finite:
                 self._apply(grads)
             if self.options.dynamic_scale:
-                self._adapt_scale(done)
+                self._adapt_scale(finite)
         else:
             self._apply(grads)
-        return done
 
     def _apply(self, grads: tuple[Tensor, ...]) -> None:
         if self.options.clip_norm > 0:
@@ -194,9 +206,9 @@ class WholeStep(nn.Cell):
 
     def construct(self, image: Tensor, label: Tensor, stop: Tensor) -> Tensor:
         """Makes a step; arguments and result are those of :class:`TrainStep`."""
-        loss, _, grads = self.gradients(image, label)
-        self.update(grads, Tensor(1.0, mstype.float32))
-        return ops.stack((loss, stop))
+        loss, _, overflow, grads = self.gradients(image, label)
+        self.update(grads, Tensor(1.0, mstype.float32), overflow)
+        return ops.stack((loss, stop, overflow))
 
 
 class FlatUpdate(nn.Cell):
@@ -222,17 +234,17 @@ class FlatUpdate(nn.Cell):
         """Makes the step.
 
         Args:
-            sums: (P + 3,) float32, see :class:`FlatGradients`, over all micro-batches and devices.
+            sums: (P + 4,) float32, see :class:`FlatGradients`, over all micro-batches and devices.
             statistics: (S,) float32, sums of the moving statistics over all devices; unused if there are none.
 
         Returns:
-            (2,) float32 as :class:`TrainStep`.
+            (3,) float32 as :class:`TrainStep`.
         """
-        factor = 1.0 / ops.maximum(sums[self.tail + 1], EPSILON)
-        self.update(self.map(ops.partial(_unflat, sums), self.weights, self.weight_places), factor)
+        factor, overflow = 1.0 / ops.maximum(sums[self.tail + 1], EPSILON), sums[self.tail + 3]
+        self.update(self.map(ops.partial(_unflat, sums), self.weights, self.weight_places), factor, overflow)
         if self.has_statistics:
             self.map(ops.partial(_assign_mean, statistics, self.size), self.statistics, self.statistic_places)
-        return ops.stack((sums[self.tail] * factor, sums[self.tail + 2]))
+        return ops.stack((sums[self.tail] * factor, sums[self.tail + 2], overflow))
 
 
 class Statistics(nn.Cell):
@@ -275,7 +287,8 @@ class TrainStep:
         scaled = options.dynamic_scale or options.loss_scale != 1.0
         self.loss_scale = Parameter(Tensor(options.loss_scale, mstype.float32), "loss_scale",
                                     requires_grad=False) if scaled else None
-        self.gradients = Gradients(net, loss, normalize, self.weights, split, self.loss_scale)
+        self.gradients = Gradients(net, loss, normalize, self.weights, split, self.loss_scale,
+                                   options.drops or options.saturates)
         self.update = Update(net, optimizer, options, self.loss_scale)
         for piece in (self.gradients, self.update):
             piece.set_train()
@@ -292,7 +305,7 @@ class TrainStep:
         self.add = compiled(FlatGradients(self.gradients).set_train())
         self.finish = compiled(FlatUpdate(self.update, statistics, options.size).set_train())
         self.read_statistics = compiled(Statistics(statistics)) if statistics else None
-        self.zeros = Tensor(np.zeros(sum(p.size for p in self.weights) + 3, np.float32))
+        self.zeros = Tensor(np.zeros(sum(p.size for p in self.weights) + 4, np.float32))
         self.sums = self.zeros
 
     def __call__(self, image: Tensor, label: Tensor, stop: Tensor, last: bool = True) -> Tensor | None:
@@ -305,8 +318,9 @@ class TrainStep:
             last: This is the last micro-batch of the step.
 
         Returns:
-            (2,) float32: the loss before the update, over all devices and micro-batches, and a number above 0 if any
-            device was asked to stop. None if ``last`` is False.
+            (3,) float32: the loss before the update, over all devices and micro-batches; a number above 0 if any device
+            was asked to stop; one above 0 if any had an overflow, as far as the options look for it. None if ``last``
+            is False.
         """
         if self.whole is not None:
             return self.whole(image, label, stop)
@@ -365,10 +379,6 @@ def _places(parameters: Sequence[Parameter]) -> tuple[int, ...]:
 
 def _scale(factor: Tensor, grad: Tensor) -> Tensor:
     return grad * cast(factor, grad.dtype)
-
-
-def _is_finite(grad: Tensor) -> Tensor:
-    return ops.isfinite(grad).all()
 
 
 def _square_sum(grad: Tensor) -> Tensor:

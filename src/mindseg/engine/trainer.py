@@ -23,6 +23,8 @@ from mindseg.logs import log
 from mindseg.models.weight_files import check_finite
 from mindseg.runtime import Runtime
 
+OVERFLOW_LIMIT = 64     # steps in a row; a dynamic loss scale falls from 2**32 to 1 in 32
+
 
 @dataclass(frozen=True)
 class Job:
@@ -82,6 +84,7 @@ class Trainer:
         self.evaluate = evaluate
         self.progress = Progress()
         self.saved: Progress | None = None
+        self.overflows = 0      # steps in a row with an overflow
         self.step_seconds = 0.0
         self.compiled = False
         self.stopped = False
@@ -198,11 +201,10 @@ class Trainer:
             part = slice(i * size, (i + 1) * size)
             result = self.step(_tensor(batch["image"][part]), _tensor(batch["label"][part]), stop, i + 1 == parts)
         # Fetching the result waits for the device; otherwise all times in the log would be wrong.
-        loss, stops = result.asnumpy()
+        loss, stops, overflow = result.asnumpy()
         step = self.progress.step + 1
         self.progress = replace(self.progress, step=step, epoch=step // self.loader.steps_per_epoch)
-        if not np.isfinite(loss):
-            self._stop_not_finite(batch["names"], loss)
+        self._check_finite(loss, overflow > 0, batch["names"])
         self.stopped = bool(stops > 0)
         return float(loss)
 
@@ -301,12 +303,28 @@ class Trainer:
             save_checkpoint(self._checkpoint(name), self.step.state_parameters(), self.progress, self.cfg,
                             self.job.samples)
 
-    def _stop_not_finite(self, names: list[str], loss: float) -> None:
+    def _check_finite(self, loss: float, overflow: bool, names: list[str]) -> None:
+        """Ends the training if its last step shows that it has diverged.
+
+        Args:
+            loss: Loss of the step.
+            overflow: The gradients overflowed. On chips that compute no infinity that is all that shows.
+            names: Samples of the step.
+        """
+        self.overflows = self.overflows + 1 if overflow else 0
+        step = self.progress.step
+        if not np.isfinite(loss):
+            reason = f"loss is {loss} at step {step}; lower optim.lr"
+        elif self.overflows == OVERFLOW_LIMIT:
+            reason = (f"the gradients overflow in each of {OVERFLOW_LIMIT} steps up to step {step}; lower optim.lr or "
+                      "optim.loss_scale")
+        else:
+            return
         self._save("not_finite")
         broadcast_object("saved", self.job.runtime.size)      # a rank that ends first would end rank 0 too
-        raise UserError(f"loss is {loss} at step {self.progress.step}; lower optim.lr, or check these samples: "
-                        f"{', '.join(names)} (state after the step: {self.job.run_dir / 'ckpt' / 'not_finite.ckpt'}; "
-                        "last.ckpt beside it, if there is one, is from before)")
+        raise UserError(f"{reason}, or check these samples: {', '.join(names)} (state after the step: "
+                        f"{self.job.run_dir / 'ckpt' / 'not_finite.ckpt'}; last.ckpt beside it, if there is one, is "
+                        "from before)")
 
 
 def _tensor(values: np.ndarray | Tensor) -> Tensor:
