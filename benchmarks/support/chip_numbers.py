@@ -40,25 +40,23 @@ def round_hf32(values: np.ndarray) -> np.ndarray:
 
 def _float16(flags: Parameter) -> Callable:
     # Primitives alone: MindSpore loses library functions with branches that forward and backward pass share.
-    cast, add, select, zeros, equal = ops.Cast(), ops.AssignAdd(), ops.Select(), ops.ZerosLike(), ops.Equal()
-    low, high, every, negate = ops.Maximum(), ops.Minimum(), ops.ReduceAll(), ops.LogicalNot()
+    cast, total, add, limit = ops.Cast(), ops.ReduceSum(), ops.AssignAdd(), ops.NanToNum(0.0, LARGEST, -LARGEST)
 
     def rounded(x: Tensor) -> Tensor:
         wide = cast(cast(x, ms.float16), ms.float32)        # infinite beyond the range
-        fits = every(equal(wide - wide, 0.0), ())       # neither infinite nor NaN
-        add(flags, cast(negate(fits), ms.float32))
-        number = select(equal(wide, wide), wide, zeros(wide))
-        return high(low(number, -LARGEST), LARGEST)
+        bound = total(wide, ())     # infinite or NaN if a value is, and no sum of float16 numbers reaches infinity
+        add(flags, cast(ops.NotEqual()(bound - bound, 0.0), ms.float32))
+        return limit(wide)
 
     return rounded
 
 
-def _hf32() -> Callable:
-    subtract = ops.Sub().add_prim_attr("emulated", "hf32")
+def _hf32(split: Parameter) -> Callable:
+    multiply, subtract = ops.Mul(), ops.Sub()
 
     def rounded(x: Tensor) -> Tensor:
-        large = x * _SPLIT
-        return subtract(large, large - x)
+        large = multiply(x, split)
+        return subtract(large, subtract(large, x))
 
     return rounded
 
@@ -92,13 +90,14 @@ class _Rounded(nn.Cell):
     Args:
         operator: Primitive or function; its first two inputs are the operands.
         kind: ``float16`` or ``hf32``.
-        flags: Number of overflows.
+        state: Scalar float32: number of overflows, or Dekker's factor. A parameter, because MindSpore computes what
+            depends on constants alone while it compiles, and the graph would not show the rounding of a matrix.
     """
 
-    def __init__(self, operator: Callable, kind: str, flags: Parameter) -> None:
+    def __init__(self, operator: Callable, kind: str, state: Parameter) -> None:
         super().__init__(auto_prefix=False)
         self.operator = operator
-        rounded, results = (_float16(flags),) * 2 if kind == "float16" else (_hf32(), _unchanged)
+        rounded, results = (_float16(state),) * 2 if kind == "float16" else (_hf32(state), _unchanged)
         self.operands = _Rounding(rounded, results)
         self.result = _Rounding(results, rounded)       # its gradient is an operand of the backward pass
 
@@ -107,20 +106,19 @@ class _Rounded(nn.Cell):
 
 
 @contextmanager
-def emulated(kind: str) -> Iterator[Parameter]:
+def emulated(kind: str) -> Iterator[None]:
     """Context in which networks, losses and steps are built that compute as the chip.
 
     Args:
         kind: ``float16`` or ``hf32``.
 
-    Yields:
-        Scalar float32, the number of overflows since the flags were read.
     """
     flags = Parameter(Tensor(0.0, ms.float32), name="overflows", requires_grad=False)
-    product = _Rounded(ops.matmul, kind, flags)
+    state = flags if kind == "float16" else Parameter(Tensor(_SPLIT, ms.float32), name="split", requires_grad=False)
+    product = _Rounded(ops.matmul, kind, state)
 
     def build(primitive: type) -> Callable:
-        return lambda *words, **options: _Rounded(primitive(*words, **options), kind, flags)
+        return lambda *words, **options: _Rounded(primitive(*words, **options), kind, state)
 
     def matmul(x: Tensor, y: Tensor) -> Tensor:
         return product(x, y)
@@ -136,7 +134,7 @@ def emulated(kind: str) -> Iterator[Parameter]:
         stack.enter_context(patch.object(ops, "matmul", matmul))
         if kind == "float16":
             stack.enter_context(patch.object(ms.amp, "all_finite", all_finite))
-        yield flags
+        yield
 
 
 class SplitSyncBatchNorm(nn.Cell):

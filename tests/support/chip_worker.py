@@ -54,7 +54,7 @@ def overflow(rank: int, size: int) -> dict[str, np.ndarray]:
             own = none if first and rank == 0 else label
             results.append(step(Tensor(image), Tensor(own), Tensor(0.0, ms.float32)).asnumpy())
             if first:
-                scale, weights = step.loss_scale.asnumpy(), step.weights[0].asnumpy().copy()
+                scale, weights = step.loss_scale.asnumpy().copy(), step.weights[0].asnumpy().copy()
     return {"results": np.array(results), "scale": scale, "weights": weights}
 
 

@@ -22,7 +22,7 @@ class Node:
     Attributes:
         operator: Name of the primitive.
         operands: Its inputs as they are printed: ``%5``, ``%para3_x``, or a constant.
-        inputs: Number types of its inputs and result, as they are printed.
+        types: Number types and shapes of its inputs and result, as they are printed.
     """
     operator: str
     operands: list[str]
@@ -49,17 +49,20 @@ def compile_graph(folder: Path, kind: str, network: str, forgotten: str = "", ev
     return sorted(folder.rglob("*_validate_*.ir"))
 
 
-def read_nodes(path: Path) -> dict[str, Node]:
-    """The nodes of a file by name; graphs within a graph must not share names."""
-    nodes = {}
+def read_graphs(path: Path) -> list[dict[str, Node]]:
+    """The nodes of each graph in a file, by name."""
+    graphs, nodes = [], {}
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
+        if line.startswith("subgraph @"):       # names begin anew
+            nodes = {}
+            graphs.append(nodes)
         match = _NODE.match(line)
         if match:
             end = next(i for i in range(number, len(lines)) if lines[i].startswith("      : ("))
             text = " ".join([match[3], *lines[number + 1:end]])
             nodes[match[1]] = Node(match[2], split_operands(text), lines[end])
-    return nodes
+    return graphs
 
 
 def split_operands(text: str) -> list[str]:
@@ -98,17 +101,19 @@ def _source(nodes: dict[str, Node], operand: str) -> str:
 
 
 def _is_widened(nodes: dict[str, Node], name: str) -> bool:
-    """The value comes from a cast of float16 to float32, and was limited."""
-    while name in nodes and nodes[name].operator in ("Minimum", "Maximum", "Select"):
-        name = nodes[name].operands[1 if nodes[name].operator == "Select" else 0]
-    node = nodes.get(name)
-    return node is not None and node.operator == "Cast" and "(<Tensor[Float16]" in node.types.partition("->")[0]
+    """The value is limited, and is cast from float16 to float32 or a constant, for which MindSpore has cast already."""
+    if name not in nodes or nodes[name].operator != "NanToNum":
+        return False
+    name = _source(nodes, nodes[name].operands[0])
+    if name not in nodes:
+        return name.startswith("Tensor(")
+    return nodes[name].operator == "Cast" and "(<Tensor[Float16]" in nodes[name].types.partition("->")[0]
 
 
 def _is_split(nodes: dict[str, Node], name: str) -> bool:
-    """The value is ``large - (large - x)`` with ``large = x * 8193``."""
-    node = nodes.get(name)
-    if node is None or node.operator not in ("Sub", "SubExt"):
+    """The value is ``large - (large - x)``, with ``large`` = ``x`` * a parameter."""
+    if name not in nodes or nodes[name].operator != "Sub":
         return False
-    rest = nodes.get(node.operands[1])
-    return rest is not None and rest.operator == node.operator and rest.operands[0] == node.operands[0]
+    large, rest = (_source(nodes, operand) for operand in nodes[name].operands[:2])
+    return (rest in nodes and nodes[rest].operator == "Sub" and large in nodes and nodes[large].operator == "Mul"
+            and _source(nodes, nodes[rest].operands[0]) == large)

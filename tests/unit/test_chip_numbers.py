@@ -1,13 +1,14 @@
 """Numbers as the chips round them, emulated on the CPU: the emulation, overflows, and what the device checks see."""
 from collections import Counter
 from contextlib import nullcontext
+from itertools import chain
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from benchmarks.support.chip_numbers import emulated, round_float16, round_hf32
 from mindseg.compat import Conv2d, set_mode
@@ -15,7 +16,7 @@ from mindseg.engine import device_checks
 from mindseg.engine.device_checks import check_dropout, kept_share, mantissa_bits, overflow_is_noticed
 from mindseg.errors import UserError
 from mindseg.models.layers import Dropout
-from tests.support.graphs import compile_graph, products, read_nodes, unrounded
+from tests.support.graphs import compile_graph, products, read_graphs, unrounded
 from tests.support.steps import Net, make_step
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -40,15 +41,30 @@ def test_rounding_to_hf32_keeps_ten_bits_and_the_range(rng):
         np.testing.assert_array_equal(round_hf32(array), np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent))
 
 
+class Gradients(nn.Cell):
+    """Gradients of ``(layer(x) * factor).sum()`` with respect to x and the weight."""
+
+    def __init__(self, layer: Conv2d, factor: Tensor) -> None:
+        super().__init__()
+        self.layer, self.factor = layer, factor
+        self.gradients = ms.grad(self.forward, 0, layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layer(x) * self.factor).sum()
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gradients(x)
+
+
 @pytest.mark.parametrize(("kind", "rounded"), [("float16", round_float16), ("hf32", round_hf32)])
 def test_convolution_and_gradients_have_rounded_operands(rng, kind, rounded):
     """A 1x1 convolution of one pixel an image is a matrix product, written out here in float64."""
     x, weight, factor = (rng.normal(size=size).astype(np.float32) for size in ((6, 5), (4, 5), (6, 4)))
     with emulated(kind):
         layer = Conv2d(5, 4, 1, weight_init=Tensor(weight[..., None, None]))
-        run = ms.value_and_grad(lambda x: (layer(x) * Tensor(factor[..., None, None])).sum(), 0, layer.weight)
-        _, (to_x, to_weight) = run(Tensor(x[..., None, None]))
         output = layer(Tensor(x[..., None, None]))
+        run = Gradients(layer, Tensor(factor[..., None, None]))
+        to_x, to_weight = run(Tensor(x[..., None, None]))
     x, weight, factor = (rounded(array).astype(np.float64) for array in (x, weight, factor))
     result = round_float16 if kind == "float16" else np.float32
     for got, expected in ((output, x @ weight.T), (to_x, factor @ weight), (to_weight, factor.T @ x)):
@@ -140,8 +156,7 @@ def test_lost_weights_show_in_every_step_though_the_loss_is_finite(batch):
 def check_graph(folder, kind, network, **options):
     """Compiles a graph; returns the products by operator, and the operands that are not rounded."""
     counts, left = Counter(), []
-    for path in compile_graph(folder, kind, network, **options):
-        nodes = read_nodes(path)
+    for nodes in chain.from_iterable(map(read_graphs, compile_graph(folder, kind, network, **options))):
         counts.update(nodes[name].operator for name in products(nodes))
         left += unrounded(nodes, kind)
     return counts, left

@@ -6,7 +6,7 @@ import numpy as np
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindseg.compat import BatchNorm2d, Conv2d, compiled
+from mindseg.compat import BatchNorm2d, compiled
 from mindseg.errors import UserError
 from mindseg.models.layers import Dropout
 
@@ -15,33 +15,32 @@ FLOAT32_BITS = 23   # explicit bits of a float32 mantissa
 
 
 class _Probe(nn.Cell):
-    """A convolution or a product of ``x`` and its weight, and the gradients of ``(output * factor).sum()``.
+    """A convolution or a product, and the gradients of ``(output * factor).sum()``.
 
     Args:
-        channels: Channels of the input; the output has one.
         product: A matrix product instead of a convolution.
     """
 
-    def __init__(self, channels: int, product: bool) -> None:
+    def __init__(self, product: bool) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, 1, 1, weight_init="ones")
+        self.convolve = ops.Conv2D(1, 1)
         self.product = product
-        self.gradients = ms.grad(self._forward, 0, self.conv.weight)
+        self.gradients = ms.grad(self._forward, (0, 1))
 
-    def construct(self, x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the output (1, 1, 1, W) of ``x`` (1, C, 1, W), and the gradients of input and weight."""
-        to_input, to_weight = self.gradients(x, factor)
-        return self._output(x), to_input, to_weight
+    def construct(self, x: Tensor, weight: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the output (1, 1, 1, W) of ``x`` (1, C, 1, W) and ``weight`` (1, C, 1, 1), and both gradients."""
+        to_input, to_weight = self.gradients(x, weight, factor)
+        return self._output(x, weight), to_input, to_weight
 
-    def _output(self, x: Tensor) -> Tensor:
+    def _output(self, x: Tensor, weight: Tensor) -> Tensor:
         if not self.product:
-            return self.conv(x)
+            return self.convolve(x, weight)
         channels, width = x.shape[1], x.shape[3]
-        product = ops.matmul(ops.reshape(self.conv.weight, (1, channels)), ops.reshape(x, (channels, width)))
+        product = ops.matmul(ops.reshape(weight, (1, channels)), ops.reshape(x, (channels, width)))
         return ops.reshape(product, (1, 1, 1, width))
 
-    def _forward(self, x: Tensor, factor: Tensor) -> Tensor:
-        return (self._output(x) * factor).sum()
+    def _forward(self, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+        return (self._output(x, weight) * factor).sum()
 
 
 def mantissa_bits() -> dict[str, int]:
@@ -52,10 +51,11 @@ def mantissa_bits() -> dict[str, int]:
     """
     values = 1 + 0.5 ** np.arange(1, FLOAT32_BITS + 1)      # value i has one bit behind the point, at place i
     row, column = (Tensor(values.reshape(shape).astype(np.float32)) for shape in ((1, 1, 1, -1), (1, -1, 1, 1)))
-    one, bits = Tensor(np.ones((1, 1, 1, 1), np.float32)), {}
+    one, ones = (Tensor(np.ones((1, channels, 1, 1), np.float32)) for channels in (1, FLOAT32_BITS))
+    bits = {}
     for name, product in (("convolution", False), ("product", True)):
-        output, to_input, _ = compiled(_Probe(1, product))(row, row)
-        _, _, to_weight = compiled(_Probe(FLOAT32_BITS, product))(column, one)
+        output, to_input, _ = compiled(_Probe(product))(row, one, row)
+        _, _, to_weight = compiled(_Probe(product))(column, ones, one)
         results = {"": output, ", gradient of the input": to_input, ", gradient of the weight": to_weight}
         bits |= {name + part: int((result.asnumpy() > 1).sum()) for part, result in results.items()}
     return bits
