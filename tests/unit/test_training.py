@@ -8,6 +8,7 @@ import pytest
 
 from mindspore import nn
 
+from mindseg import chips
 from mindseg.checkpoint import read_checkpoint
 from mindseg.commands import train as training
 from mindseg.commands.train import Batches, Start, build_step, divide_batch, find_checkpoint
@@ -133,9 +134,9 @@ def parts(monkeypatch):
     return found
 
 
-def built(*overrides, size=1):
+def built(*overrides, size=1, target="CPU"):
     cfg = load_config(CONFIG, ["train.global_batch=8", *overrides])
-    runtime = Runtime("CPU", 0, 0, size)
+    runtime = Runtime(target, 0, 0, size)
     build_step(cfg, nn.SequentialCell([Net(norm=True)]), runtime, divide_batch(cfg, size), 6, 3, 255)
 
 
@@ -148,6 +149,19 @@ def built(*overrides, size=1):
 def test_every_switch_arrives_at_the_step(parts, overrides, attribute, value):
     built(*overrides)
     assert getattr(parts["options"], attribute) == value
+
+
+@pytest.mark.parametrize(("name", "words", "expected"), [
+    ("Ascend910A", [], (65536.0, True, True)), ("Ascend910B", [], (65536.0, True, True)),
+    ("Ascend910B2", [], (1.0, False, False)), ("unknown", [], (65536.0, True, True)),
+    ("Ascend910A", ["optim.loss_scale=256"], (256.0, False, True)),
+    ("Ascend910B2", ["optim.loss_scale=dynamic"], (65536.0, True, False))])
+def test_the_first_910_gets_a_dynamic_loss_scale(parts, monkeypatch, name, words, expected):
+    """Its convolutions are float16 at every level, and no value shows an overflow."""
+    monkeypatch.setattr(chips, "installed_chip", lambda: chips.find_chip(name))
+    built(*words, target="Ascend")
+    options = parts["options"]
+    assert (options.loss_scale, options.dynamic_scale, options.saturates) == expected
 
 
 def test_frozen_statistics_arrive_at_the_step(parts):
