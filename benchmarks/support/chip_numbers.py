@@ -6,7 +6,8 @@ runs the same operators on rounded values. Other operators compute in float32, a
 
 float16: inputs and results are rounded to the nearest float16, ties to even, as by a cast. Beyond +-65504 they become
 +-65504, NaN becomes 0, and either sets a flag, which is read and cleared by the stand-in for ``ms.amp.all_finite``
-(CANN, aclrtFloatOverflowMode). The chip sums within an operator in float32, and so does the CPU.
+(CANN, aclrtFloatOverflowMode). The chip sums within an operator in float32, and so does the CPU. Gradients of weights
+are results too; the chip may keep those in float32.
 
 HF32: inputs are rounded to 10 explicit bits of mantissa, ties to even (Ascend C, SetHF32: the default mode). CANN's
 documents count 11 bits; the coarser number is emulated. Results are float32, and infinity stays infinity.
@@ -111,7 +112,6 @@ def emulated(kind: str) -> Iterator[None]:
 
     Args:
         kind: ``float16`` or ``hf32``.
-
     """
     flags = Parameter(Tensor(0.0, ms.float32), name="overflows", requires_grad=False)
     state = flags if kind == "float16" else Parameter(Tensor(_SPLIT, ms.float32), name="split", requires_grad=False)
