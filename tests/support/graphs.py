@@ -102,9 +102,10 @@ def _source(nodes: dict[str, Node], operand: str) -> str:
 
 def _is_widened(nodes: dict[str, Node], name: str) -> bool:
     """The value is limited, and is cast from float16 to float32 or a constant, for which MindSpore has cast already."""
-    if name not in nodes or nodes[name].operator != "NanToNum":
-        return False
-    name = _source(nodes, nodes[name].operands[0])
+    for operator, place in (("Select", 1), ("Minimum", 0), ("Maximum", 0)):
+        if name not in nodes or nodes[name].operator != operator:
+            return False
+        name = _source(nodes, nodes[name].operands[place])
     if name not in nodes:
         return name.startswith("Tensor(")
     return nodes[name].operator == "Cast" and "(<Tensor[Float16]" in nodes[name].types.partition("->")[0]
