@@ -47,6 +47,7 @@ class Chip:
             mantissa of 11 bits) or ``float32``.
         float32: Convolutions can be computed in float32.
         saturates: An overflow gives the largest number instead of infinity, and no operator sees it.
+        aclnn: Has the aclnn kernels, which are newer and launched one by one; others have those of the graph engine.
         jit_level: ``runtime.jit_level`` that ``auto`` stands for; ``None``: MindSpore's own choice.
         atc_precisions: Values of ATC's ``--precision_mode_v2``.
         lite_precisions: Values of ``precision_mode`` for MindSpore Lite's converter.
@@ -57,6 +58,7 @@ class Chip:
     convolution: Fact[str]
     float32: Fact[bool]
     saturates: Fact[bool]
+    aclnn: Fact[bool]
     jit_level: Fact[str | None]
     atc_precisions: Fact[tuple[str, ...]]
     lite_precisions: Fact[tuple[str, ...]]
@@ -86,14 +88,15 @@ _LITE_ALL = (*_LITE_FP16, "enforce_origin", "enforce_fp32")
 def _float16_chip(name: str, soc_names: str, trains: bool, saturates: Fact[bool]) -> Chip:
     """A chip whose matrix unit knows float16 and int8 only."""
     return Chip(name, soc_names, Fact(trains, "certain", _PRODUCTS), Fact("float16", "likely", _TBE),
-                Fact(False, "likely", _TBE), saturates, Fact(None, "certain", _JIT), Fact(_FP16_MODES, "likely", _ATC),
-                Fact(_LITE_FP16, "likely", _LITE))
+                Fact(False, "likely", _TBE), saturates, Fact(False, "likely", _JIT), Fact(None, "certain", _JIT),
+                Fact(_FP16_MODES, "likely", _ATC), Fact(_LITE_FP16, "likely", _LITE))
 
 
 def _float32_chip(name: str, soc_names: str) -> Chip:
     """A chip for training of the second generation or later."""
     return Chip(name, soc_names, Fact(True, "certain", _PRODUCTS), Fact("hf32", "certain", _HF32),
-                Fact(True, "certain", _HF32), Fact(False, "certain", _OVERFLOW), Fact("O1", "likely", _JIT),
+                Fact(True, "certain", _HF32), Fact(False, "certain", _OVERFLOW), Fact(True, "certain", _JIT),
+                Fact("O1", "likely", _JIT),
                 Fact((*_FP16_MODES, "origin", "mixed_bfloat16"), "certain", _ATC), Fact(_LITE_ALL, "likely", _LITE))
 
 

@@ -5,12 +5,15 @@ MindSpore 2.7 to 2.10. No other module uses the cells and functions that this on
 Tensors are (N, C, H, W), float32 or float16.
 """
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Initializer, Uniform, initializer
+from mindspore.ops.auto_generate import SplitWithSize
+
+from mindseg import chips
 
 
 def device_target() -> str:
@@ -18,6 +21,39 @@ def device_target() -> str:
     if hasattr(ms, "get_current_device"):
         return ms.get_current_device().device_target
     return ms.get_context("device_target")
+
+
+_compiled_for: chips.Chip | None = None     # see as_if_on
+
+
+def kernels() -> str:
+    """Set of kernels that layers are written for.
+
+    Returns:
+        ``cpu`` (a GPU takes these, too), ``ge``: the graph engine of the first Ascend 910, or ``aclnn``: the newer
+        kernels of Atlas A2 and A3.
+    """
+    chip = _compiled_for
+    if chip is None:
+        if device_target() != "Ascend":
+            return "cpu"
+        chip = chips.installed_chip()
+    return "aclnn" if chip and chip.aclnn.value else "ge"
+
+
+@contextmanager
+def as_if_on(chip: chips.Chip) -> Iterator[None]:
+    """Lets layers be built and compiled as on a chip that is not here; they cannot be run.
+
+    Args:
+        chip: The chip.
+    """
+    global _compiled_for
+    before, _compiled_for = _compiled_for, chip
+    try:
+        yield
+    finally:
+        _compiled_for = before
 
 
 def set_mode(mode: str) -> None:
@@ -65,6 +101,14 @@ def no_init_parameters() -> AbstractContextManager:
     """Context in which parameters get no initial values, where MindSpore can do that; a checkpoint follows."""
     make = getattr(nn, "no_init_parameters", nullcontext)
     return make()
+
+
+def _newer(name: str) -> ops.Primitive | None:
+    """A primitive that only Atlas A2 and A3 have kernels for; None elsewhere."""
+    if kernels() != "aclnn":
+        return None
+    from mindspore.ops import auto_generate
+    return getattr(auto_generate, name)()
 
 
 def _twice(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -131,9 +175,13 @@ class Conv2d(_Convolution):
         same = padding == "same"
         self.convolve = ops.Conv2D(out_channels, kernel, pad_mode="same" if same else "pad", pad=0 if same else padding,
                                    stride=stride, dilation=dilation, group=groups)
+        # One kernel computes both gradients there. Pairs of numbers would exceed the depth of ENet's graph.
+        self.newer = None if same else _newer("Conv2DExt")
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H', W')."""
+        if self.newer is not None:
+            return self.newer(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         x = self.convolve(x, self.weight)
         return self.bias_add(x, self.bias) if self.has_bias else x
 
@@ -193,9 +241,13 @@ class BatchNorm2d(nn.Cell):
         # The primitive's momentum is the factor of the new value.
         self.normalise_batch = ops.BatchNorm(is_training=True, epsilon=eps, momentum=1.0 - momentum)
         self.normalise_stored = ops.BatchNorm(is_training=False, epsilon=eps)
+        self.newer = _newer("BatchNormExt")
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to the same shape."""
+        if self.newer is not None:
+            return self.newer(x, self.gamma, self.beta, self.moving_mean, self.moving_variance,
+                              self.training and not self.frozen, 1.0 - self.momentum, self.eps)[0]
         if self.training and not self.frozen:
             return self.normalise_batch(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
         return self.normalise_stored(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
@@ -261,6 +313,11 @@ def transpose(x: Tensor, order: tuple[int, ...]) -> Tensor:
 def cut(x: Tensor, start: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
     """Cuts out a block of ``size``, beginning at ``start``."""
     return ops.Slice()(x, start, size)
+
+
+def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Cuts (P,) into parts of these sizes, by one operator."""
+    return SplitWithSize()(x, sizes, 0)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

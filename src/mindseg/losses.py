@@ -6,11 +6,13 @@ of the whole. OHEM selects pixels, and Dice counts areas, within one micro-batch
 """
 import math
 
+import numpy as np
+
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, device_target, take, take_along, transpose
+from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, kernels, take, take_along, transpose
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 
@@ -24,14 +26,59 @@ class PixelCrossEntropy(nn.Cell):
     written out because automatic differentiation of the gathering is ten times slower.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # Gathering along an axis is fast on the CPU, and work for the slow processors of the first Ascend 910.
+        self.gathers = kernels() == "cpu"
+
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Maps logits (N, C, P) and labels (N, 1, P), for P pixels, to losses (N, 1, P)."""
-        return -take_along(ops.log_softmax(logits, 1), 1, label)
+        scores = ops.log_softmax(logits, 1)
+        if self.gathers:
+            return -take_along(scores, 1, label)
+        return -(scores * one_hot(label, logits.shape[1])).sum(1, keepdims=True)
 
     def bprop(self, logits: Tensor, label: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the gradient of the logits: (softmax - one_hot(label)) * dout."""
-        softmax = ops.exp(ops.log_softmax(logits, 1)) * dout
-        return add_along(softmax, 1, label, -dout), ops.zeros_like(label)
+        softmax = ops.exp(ops.log_softmax(logits, 1))
+        if self.gathers:
+            return add_along(softmax * dout, 1, label, -dout), ops.zeros_like(label)
+        return (softmax - one_hot(label, logits.shape[1])) * dout, ops.zeros_like(label)
+
+
+@constexpr
+def _numbers(count: int) -> Tensor:
+    """0, 1, ... as int32 (count,)."""
+    return Tensor(np.arange(count, dtype=np.int32))
+
+
+class PixelBinaryCrossEntropy(nn.Cell):
+    """Binary cross entropies of each pixel, summed over the classes: log(1 + exp(x)) - x * [class is true]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.softplus = ops.Softplus()      # does not overflow for large x
+
+    def construct(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Maps logits (N, C, P) and labels (N, 1, P), for P pixels, to losses (N, 1, P)."""
+        return (self.softplus(logits) - logits * one_hot(label, logits.shape[1])).sum(1, keepdims=True)
+
+    def bprop(self, logits: Tensor, label: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the gradient of the logits: (sigmoid - one_hot(label)) * dout."""
+        return (ops.sigmoid(logits) - one_hot(label, logits.shape[1])) * dout, ops.zeros_like(label)
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """Marks each pixel's class by comparison, which has no gradient and needs no look-up.
+
+    Args:
+        label: (N, 1, P) int32.
+        classes: Number of classes C.
+
+    Returns:
+        (N, C, P) float32, 1 at the label's class; all 0 for labels that are no class.
+    """
+    return cast(ops.equal(label, ops.reshape(_numbers(classes), (1, -1, 1))), mstype.float32)
 
 
 class PixelLoss(nn.Cell):
@@ -46,10 +93,7 @@ class PixelLoss(nn.Cell):
         super().__init__()
         self.ignore_id = ignore_id
         self.class_weights = None if class_weights is None else Tensor(class_weights, mstype.float32)
-        # Gathering (pixel_loss) is slow on Ascend, transposing (softmax_loss) on the CPU: docs/performance.md.
-        self.by_channel = device_target() == "CPU"
         self.pixel_loss = PixelCrossEntropy()
-        self.softmax_loss = SoftmaxCrossEntropy()
 
     def pixel_weights(self, label: Tensor) -> Tensor:
         """Looks up the weight of each pixel.
@@ -87,9 +131,10 @@ class PixelLoss(nn.Cell):
         return ops.minimum(label, classes - 1)
 
     @staticmethod
-    def flatten_pixels(logits: Tensor) -> Tensor:
-        """Reshapes logits (N, C, H, W) of any float type to (N*H*W, C) float32."""
-        return cast(transpose(logits, (0, 2, 3, 1)).reshape(-1, logits.shape[1]), mstype.float32)
+    def by_pixel(logits: Tensor) -> Tensor:
+        """Reshapes logits (N, C, H, W) of any float type to (N, C, H*W) float32."""
+        n, c, h, w = logits.shape
+        return cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
 
     def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the softmax cross entropy of each pixel.
@@ -102,11 +147,8 @@ class PixelLoss(nn.Cell):
             (P,) float32; the values of ignored pixels are meaningless.
         """
         n, c, h, w = logits.shape
-        label = self.clip_label(label, c)
-        if not self.by_channel:
-            return self.softmax_loss(self.flatten_pixels(logits), label)
-        logits = cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
-        return ops.reshape(self.pixel_loss(logits, ops.reshape(label, (n, 1, h * w))), (-1,))
+        label = ops.reshape(self.clip_label(label, c), (n, 1, h * w))
+        return ops.reshape(self.pixel_loss(self.by_pixel(logits), label), (-1,))
 
 
 class CrossEntropyLoss(PixelLoss):
@@ -149,7 +191,9 @@ class OhemLoss(PixelLoss):
     def __init__(self, ignore_id: int = 255, class_weights: list[float] | None = None, thresh: float = 0.7,
                  rule: str = "fraction", min_kept: int = 10000) -> None:
         super().__init__(ignore_id, class_weights)
-        self.by_channel = False     # pixel_loss rounds small losses, which are ranked here, too coarsely
+        # The CPU sorts quickly, and MindSpore's own kernel rounds small losses, which are ranked here, less coarsely.
+        self.sorts = kernels() == "cpu"
+        self.softmax_loss = SoftmaxCrossEntropy()
         self.thresh = -math.log(thresh)
         self.rule = rule
         self.min_kept = min_kept
@@ -159,36 +203,70 @@ class OhemLoss(PixelLoss):
         images, label = label.shape[0], label.reshape(-1)
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         losses = self.cross_entropy(logits, label) * valid
-        count = cast(valid.sum(), mstype.int32)
-        kept = count // 16 if self.rule == "fraction" else ops.minimum(count, self.min_kept * images)
-        ranked = ops.sort(ops.stop_gradient(losses), 0, True)[0]
-        hardest = take(ranked, ops.maximum(kept, 1) - 1)
-        # At least ``kept`` pixels count, even if they are easier than the threshold. Pixels with the same loss as the
+        count = valid.sum()
+        kept = ops.floor(count / 16.0) if self.rule == "fraction" else ops.minimum(count, self.min_kept * images)
+        lower, upper = self._hardest(ops.stop_gradient(losses), ops.maximum(kept, 1.0))
+        # At least ``kept`` pixels count, even if they are easier than the threshold. Pixels that are as hard as the
         # last of them get equal weights that add up to the places left.
-        above = cast(losses > ops.minimum(hardest, self.thresh), mstype.float32)
-        ties = cast(ops.equal(losses, hardest), mstype.float32) * (1.0 - above)
-        tie_weight = ops.relu(cast(kept, mstype.float32) - above.sum()) / ops.maximum(ties.sum(), 1.0)
+        above = cast(losses > upper, mstype.float32)
+        ties = cast(losses >= lower, mstype.float32) - above
+        tie_weight = ops.relu(kept - above.sum()) / ops.maximum(ties.sum(), 1.0)
         selected = ops.stop_gradient(above + ties * tie_weight) * self.pixel_weights(label)
         divisor = selected.sum() if self.rule == "fraction" else self.pixel_weights(label).sum()
         return (losses * selected).sum() / ops.maximum(divisor, EPSILON)
+
+    def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Computes the softmax cross entropy of each pixel, as :meth:`PixelLoss.cross_entropy` does."""
+        if not self.sorts:
+            return super().cross_entropy(logits, label)
+        rows = cast(transpose(logits, (0, 2, 3, 1)).reshape(-1, logits.shape[1]), mstype.float32)
+        return self.softmax_loss(rows, self.clip_label(label, logits.shape[1]))
+
+    def _hardest(self, losses: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Finds the smallest of the ``kept`` largest losses, or the threshold if that is smaller.
+
+        Args:
+            losses: (P,) float32, at least 0.
+            kept: Scalar float32, a whole number from 1 to P.
+
+        Returns:
+            Two bounds: losses above the second are larger, those from the first to the second are as large. They are
+            equal, or 2**-20 of the threshold apart.
+        """
+        if self.sorts:
+            hardest = take(ops.sort(losses, 0, True)[0], cast(kept, mstype.int32) - 1)
+            lower = ops.minimum(hardest, self.thresh)
+            return lower, lower
+        # Ascend's sort is slow and may round. Counting in 16 intervals, five times, each in one of those before.
+        lower, width = Tensor(0.0, mstype.float32), self.thresh
+        for _ in range(5):
+            width = width / 16
+            edges = lower + width * cast(_numbers(16), mstype.float32)
+            counts = cast(ops.reshape(losses, (1, -1)) >= ops.reshape(edges, (-1, 1)), mstype.float32).sum(1)
+            lower = lower + width * (cast(counts >= kept, mstype.float32).sum() - 1.0)
+        return lower, ops.minimum(lower + width, self.thresh)
 
 
 class BCELoss(PixelLoss):
     """Binary cross entropy of every class against the others, the mean over classes and valid pixels.
 
     The loss of Fast-SCNN in mmsegmentation and sssegmentation (``use_sigmoid=True``), with learning rate 0.12.
+
+    Args:
+        ignore_id: Label value of ignored pixels.
+        class_weights: One weight per class, None: 1 each.
     """
+
+    def __init__(self, ignore_id: int = 255, class_weights: list[float] | None = None) -> None:
+        super().__init__(ignore_id, class_weights)
+        self.binary_loss = PixelBinaryCrossEntropy()
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
-        label = label.reshape(-1)
-        weights = self.pixel_weights(label)
-        rows = self.flatten_pixels(logits)
-        # log(1 + exp(x)) - x * [class is true], without overflow for large |x|.
-        softplus = ops.relu(rows) + ops.log1p(ops.exp(-ops.abs(rows)))
-        true = take_along(rows, 1, self.clip_label(label, logits.shape[1]).reshape(-1, 1))
-        losses = (softplus.sum(1) - true.reshape(-1)) / logits.shape[1]
-        return (losses * weights).sum() / ops.maximum(weights.sum(), EPSILON)
+        n, classes, h, w = logits.shape
+        weights = self.pixel_weights(label.reshape(-1))
+        losses = self.binary_loss(self.by_pixel(logits), ops.reshape(label, (n, 1, h * w)))
+        return (ops.reshape(losses, (-1,)) * weights).sum() / (classes * ops.maximum(weights.sum(), EPSILON))
 
 
 class DiceLoss(PixelLoss):
@@ -199,12 +277,13 @@ class DiceLoss(PixelLoss):
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
-        label, classes = label.reshape(-1), logits.shape[1]
-        valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32).reshape(-1, 1)
-        probability = ops.softmax(self.flatten_pixels(logits), 1) * valid
-        truth = cast(ops.equal(label.reshape(-1, 1), ops.arange(classes).reshape(1, -1)), mstype.float32) * valid
-        overlap = (probability * truth).sum(0)
-        scores = (2.0 * overlap + 1.0) / (probability.sum(0) + truth.sum(0) + 1.0)
+        n, classes, h, w = logits.shape
+        label = ops.reshape(label, (n, 1, h * w))
+        valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
+        probability = ops.softmax(self.by_pixel(logits), 1) * valid
+        truth = one_hot(label, classes) * valid
+        overlap = (probability * truth).sum((0, 2))
+        scores = (2.0 * overlap + 1.0) / (probability.sum((0, 2)) + truth.sum((0, 2)) + 1.0)
         if self.class_weights is None:
             return 1.0 - scores.mean()
         return 1.0 - (scores * self.class_weights).sum() / self.class_weights.sum()
@@ -250,7 +329,7 @@ class MultiHeadLoss(nn.Cell):
         label = self._subsample(label)
         total = weights[0] * self.loss(outputs[0], label)
         for i in range(1, len(outputs)):
-            total += weights[i] * self.loss(outputs[i], label)
+            total = total + weights[i] * self.loss(outputs[i], label)
         return total
 
     def weight_sum(self, label: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindseg.buffers import SMALL, Join, Split
 from mindseg.compat import assign, assign_add, assign_sub, take
 from mindseg.config import Config
 from mindseg.errors import ConfigError
@@ -32,15 +33,29 @@ class ParameterSettings:
 class Optimizer(nn.Cell):
     """Base class: parameters, and the learning rate of the current step. Sub-classes define ``construct``.
 
+    Attributes:
+        parameters: Parameters to update.
+        small: Number of the first of them that have at most ``buffers.SMALL`` values.
+
     Args:
         settings: Parameters to update and their settings.
         rates: (steps,) float32, learning rate of every step.
+        decoupled: Weight decay is no part of the gradient.
     """
 
-    def __init__(self, settings: list[ParameterSettings], rates: np.ndarray) -> None:
+    def __init__(self, settings: list[ParameterSettings], rates: np.ndarray, decoupled: bool = False) -> None:
         super().__init__(auto_prefix=False)
+        # First the small ones with weight decay, which are decayed in one buffer: operators for each would cost an
+        # Ascend many launches. Then the other small ones, then the large ones.
+        decay = 0.0 if decoupled else max((s.weight_decay for s in settings), default=0.0)
+        settings = sorted(settings, key=lambda s: (s.param.size > SMALL, s.weight_decay != decay))
+        self.small = sum(s.param.size <= SMALL for s in settings)
+        self.decayed = sum(s.weight_decay == decay for s in settings[:self.small]) if decay > 0 else 0
+        self.decay = decay
         self.parameters = ParameterTuple([s.param for s in settings])
-        self.decays = tuple(s.weight_decay for s in settings)
+        self.decays = (0.0,) * self.decayed + tuple(s.weight_decay for s in settings[self.decayed:])
+        self.join, self.split = Join(), Split(self.parameters[:self.small])
+        self.rest = sum(p.size for p in self.parameters[self.decayed:self.small])
         self.factors = tuple(s.lr_factor for s in settings)
         self.rates = Tensor(rates)
         self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
@@ -48,8 +63,22 @@ class Optimizer(nn.Cell):
         self.map = ops.HyperMap()
 
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
-        """Makes one step with the gradients of ``parameters``, in that order."""
+        """Makes one step.
+
+        Args:
+            gradients: (P,) float32, those of the small parameters one behind the other, then each large one.
+        """
         raise NotImplementedError
+
+    def unpack(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One gradient for each parameter, with that of the L2 penalty of those that are decayed in the buffer."""
+        buffer = gradients[0]
+        if self.decayed > 0:
+            penalty = self.decay * self.join(self.parameters[:self.decayed])
+            if self.decayed < self.small:
+                penalty = ops.concat((penalty, ops.zeros((self.rest,), ms.float32)))
+            buffer = buffer + penalty
+        return self.split(buffer, self.parameters[:self.small]) + gradients[1:]
 
     def next_rate(self) -> Tensor:
         """Looks up the learning rate of this step, a scalar, and counts the step."""
@@ -86,9 +115,9 @@ class Momentum(Optimizer):
         self.apply = ops.ApplyMomentum()
 
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
-        """Makes one step with the gradients of ``parameters``, in that order."""
+        """Makes one step, see :class:`Optimizer`."""
         step = ops.partial(self._step, self.next_rate())
-        self.map(step, gradients, self.parameters, self.moments, self.decays, self.factors)
+        self.map(step, self.unpack(gradients), self.parameters, self.moments, self.decays, self.factors)
 
     def _step(self, rate: Tensor, gradient: Tensor, weight: Parameter, moment: Parameter, decay: float,
               factor: float) -> bool:
@@ -113,7 +142,7 @@ class Adam(Optimizer):
     """
 
     def __init__(self, settings: list[ParameterSettings], rates: np.ndarray, eps: float, decoupled: bool) -> None:
-        super().__init__(settings, rates)
+        super().__init__(settings, rates, decoupled)
         self.eps = Tensor(eps, ms.float32)
         self.decoupled = decoupled
         self.beta1_power = Parameter(Tensor(1.0, ms.float32), name="beta1_power", requires_grad=False)
@@ -123,11 +152,12 @@ class Adam(Optimizer):
         self.apply = ops.Adam()
 
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
-        """Makes one step with the gradients of ``parameters``, in that order."""
+        """Makes one step, see :class:`Optimizer`."""
         powers = self.beta1_power * BETA1, self.beta2_power * BETA2
         assign(self.beta1_power, powers[0])
         assign(self.beta2_power, powers[1])
         step = ops.partial(self._step, powers, self.next_rate())
+        gradients = self.unpack(gradients)
         self.map(step, gradients, self.parameters, self.moment1, self.moment2, self.decays, self.factors)
 
     def _step(self, powers: tuple[Tensor, Tensor], rate: Tensor, gradient: Tensor, weight: Parameter,
@@ -184,7 +214,7 @@ def create_optimizer(cfg_optim: Config, net: nn.Cell, steps: int, steps_per_epoc
         steps_per_epoch: Optimizer steps of one epoch.
 
     Returns:
-        A cell that is called with the gradients of its attribute ``parameters``, in that order.
+        A cell that is called with the gradients of its attribute ``parameters``, see :class:`Optimizer`.
     """
     o = cfg_optim
     settings = parameter_settings(o, net)

@@ -26,7 +26,7 @@ class Mixed(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.transposed = Conv2d(3, 4, 3, padding="same"), Conv2dTranspose(4, CLASSES, 2, 2)
+        self.conv, self.transposed = Conv2d(3, 4, 3, padding="same"), Conv2dTranspose(4, CLASSES, 2, 2, (0, 0))
 
     def construct(self, x: Tensor) -> tuple[Tensor]:
         return (resize_bilinear(self.transposed(self.conv(x)), (x.shape[2], x.shape[3]), True),)
@@ -44,8 +44,8 @@ def main() -> None:
             return
         step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), create_optimizer(optim_config(), net, 60, 3),
                          Normalize([0.0] * 3, [1.0] * 3), StepOptions(loss_scale=8.0, dynamic_scale=True))
-        step.whole.compile(Tensor(np.zeros((2, 64, 96, 3), np.uint8)), Tensor(np.zeros((2, 64, 96), np.uint8)),
-                           Tensor(0.0, ms.float32))
+        step.gradients.compile(Tensor(np.zeros((2, 64, 96, 3), np.uint8)), Tensor(np.zeros((2, 64, 96), np.uint8)),
+                               Tensor(0.0, ms.float32))
 
 
 if __name__ == "__main__":

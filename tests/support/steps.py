@@ -1,6 +1,7 @@
 """A small training step: two convolutions and an optimizer."""
 import numpy as np
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindseg.compat import BatchNorm2d, Conv2d
@@ -8,7 +9,7 @@ from mindseg.config import Config
 from mindseg.engine.amp import apply_amp
 from mindseg.engine.train_step import Normalize, StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
-from mindseg.optim import create_optimizer
+from mindseg.optim import Optimizer, create_optimizer
 
 CLASSES = 5
 
@@ -19,6 +20,12 @@ def optim_config(**changes) -> Config:
                    "decay_norm_bias": False, "lr_factors": None, "schedule": "poly", "power": 0.9, "min_lr": 0.0,
                    "step_epochs": [], "step_gamma": 0.1, "schedule_unit": "step", "schedule_epochs": None,
                    "schedule_start": 0, "warmup": "linear", "warmup_steps": 0, "warmup_factor": 0.1, **changes})
+
+
+def pack(optimizer: Optimizer, gradients: list[np.ndarray]) -> tuple[Tensor, ...]:
+    """Lay gradients of the optimizer's parameters out as it takes them: one buffer, then each large one."""
+    small = [np.zeros(0, np.float32), *(g.ravel() for g in gradients[:optimizer.small])]
+    return ms.mutable((Tensor(np.concatenate(small)), *map(Tensor, gradients[optimizer.small:])))
 
 
 class Net(nn.Cell):

@@ -51,7 +51,7 @@ def test_names_of_cann(name, chip):
 
 def test_every_fact_has_a_source():
     for chip in CHIPS:
-        assert len(chip.facts()) == 7
+        assert len(chip.facts()) == 8
         for fact in chip.facts().values():
             assert fact.confidence in ("certain", "likely", "guess")
             assert len(fact.source) > 20

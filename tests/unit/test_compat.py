@@ -17,7 +17,7 @@ from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
 from tests.support import ROOT
 from tests.support.future import FUTURE
-from tests.support.steps import Net, optim_config
+from tests.support.steps import Net, optim_config, pack
 
 KNOWN = json.loads((ROOT / "tests/goldens/parameters.json").read_text())
 OPTIMIZERS = {"momentum": {}, "nesterov": {"nesterov": True}, "adam": {"name": "adam"}, "adamw": {"name": "adamw"},
@@ -192,15 +192,16 @@ def test_optimizers_equal_those_of_mindspore_over_ten_steps(kind, mode, rng):
         ours, theirs = Weights(), Weights()
         own = create_optimizer(optim_config(**OPTIMIZERS[kind]), ours, 10, 3)
         rates = own.rates.asnumpy()
-        other = optimizer_of_today(kind, theirs.trainable_params(), rates)
+        by_name = {p.name: p for p in theirs.trainable_params()}
+        other = optimizer_of_today(kind, [by_name[p.name] for p in own.parameters], rates)
         for i in range(10):
-            grads = tuple(Tensor(rng.normal(size=p.shape).astype(np.float32)) for p in own.parameters)
-            own(grads)
+            grads = [rng.normal(size=p.shape).astype(np.float32) for p in own.parameters]
+            own(pack(own, grads))
             if kind == "adamw":
                 for p in theirs.trainable_params():
                     if p.ndim > 1:
                         ops.assign(p, p * (1.0 - Tensor(rates[i]) * 0.01))
-            other(grads)
+            other(tuple(map(Tensor, grads)))
     finally:
         compat.set_mode(before)
     for a, b in zip(ours.trainable_params(), theirs.trainable_params(), strict=True):

@@ -2,12 +2,11 @@
 import numpy as np
 import pytest
 
-import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from mindseg.errors import ConfigError
 from mindseg.optim import create_optimizer, parameter_settings
-from tests.support.steps import optim_config
+from tests.support.steps import optim_config, pack
 
 STEPS = 6
 
@@ -59,13 +58,13 @@ CASES += [{"name": "sgd", "nesterov": True}, {"name": "momentum", "nesterov": Tr
 @pytest.mark.parametrize("changes", CASES, ids=str)
 def test_steps_equal_numpy(changes, rng):
     cfg, net = config(**changes), Net()
-    params = net.trainable_params()
+    optimizer = create_optimizer(cfg, net, STEPS, 3)
+    params = optimizer.parameters
+    assert {p.name for p in params} == {p.name for p in net.trainable_params()}
     start = [p.asnumpy().copy() for p in params]
     gradients = [[rng.normal(size=p.shape).astype(np.float32) for p in params] for _ in range(STEPS)]
-    optimizer = create_optimizer(cfg, net, STEPS, 3)
-    assert [p.name for p in optimizer.parameters] == [p.name for p in params]
     for step in gradients:
-        optimizer(tuple(Tensor(g) for g in step))
+        optimizer(pack(optimizer, step))
     for i, param in enumerate(params):
         decay = cfg.weight_decay if cfg.decay_norm_bias or param.ndim > 1 else 0.0
         factor = 1.0
@@ -119,7 +118,7 @@ def test_hundreds_of_parameters_are_updated_in_graph_mode(changes):
     optimizer = create_optimizer(config(weight_decay=0.5, **changes), ManyWeights(), STEPS, 3)
     start = optimizer.parameters[0].asnumpy().copy()
     gradient = np.full((1, 1), 0.25, np.float32)
-    gradients = ms.mutable(tuple(Tensor(gradient) for _ in optimizer.parameters))    # or each step compiles anew
+    gradients = pack(optimizer, [gradient] * len(optimizer.parameters))
     for _ in range(STEPS):
         optimizer(gradients)
     expected = numpy_run(config(**changes), start, [gradient] * STEPS, 0.5, 1.0)
@@ -127,11 +126,31 @@ def test_hundreds_of_parameters_are_updated_in_graph_mode(changes):
         np.testing.assert_allclose(param.asnumpy(), expected, rtol=1e-5, err_msg=param.name)
 
 
+@pytest.mark.usefixtures("graph_mode")
+@pytest.mark.parametrize("changes", [{"name": "sgd"}, {"name": "adam", "decay_norm_bias": True}], ids=str)
+def test_large_parameters_are_updated_like_small_ones(changes, rng, monkeypatch):
+    """Parameters of more values than a buffer takes have gradients, weight decay and updates of their own."""
+    results = []
+    for limit in (2**20, 3, 5):      # all small; the bias and body small; all but the head's weights
+        monkeypatch.setattr("mindseg.optim.SMALL", limit)
+        net, steps = Net(), np.random.default_rng(3)
+        optimizer = create_optimizer(config(weight_decay=0.5, **changes), net, STEPS, 3)
+        by_name = {p.name: p for p in optimizer.parameters}
+        assert optimizer.small == sum(p.size <= limit for p in optimizer.parameters)
+        for _ in range(3):
+            gradients = {name: steps.normal(size=by_name[name].shape).astype(np.float32) for name in sorted(by_name)}
+            optimizer(pack(optimizer, [gradients[p.name] for p in optimizer.parameters]))
+        results.append([by_name[name].asnumpy() for name in sorted(by_name)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_adamw_differs_from_l2_inside_adam():
     results = []
     for name in ("adam", "adamw"):
         net = Net()
         optimizer = create_optimizer(config(name=name, weight_decay=0.5), net, STEPS, 3)
-        optimizer(tuple(ms.ops.zeros_like(p) for p in net.trainable_params()))
+        optimizer(pack(optimizer, [np.zeros(p.shape, np.float32) for p in optimizer.parameters]))
         results.append(net.body.asnumpy())
     assert np.abs(results[0] - results[1]).max() > 1e-3

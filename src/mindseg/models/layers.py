@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Initializer
 from mindspore.ops import constexpr
 
-from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose, assign_add, cast, cut, device_target, transpose
+from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose, assign_add, cast, cut, kernels, take, transpose
 from mindseg.errors import UserError
 
 MIN_SIZE = 32
@@ -173,14 +173,17 @@ class PReLU(nn.Cell):
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
         self.slope = Parameter(Tensor(np.full(channels, 0.25, np.float32)), name="slope")
-        # On other devices a matrix product may round its inputs to 16 bits.
-        self.scale = Scale() if device_target() == "CPU" else None
+        self.scale = Scale()
+        # One launch on Ascend; the CPU has no fast kernel, and its exporter cannot write it.
+        self.prelu = None if kernels() == "cpu" else ops.PReLU()
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to the same shape."""
         slope = cast(self.slope, x.dtype)
+        if self.prelu is not None:
+            return self.prelu(x, slope)
         below = ops.relu(-x)
-        if self.training and self.scale is not None:
+        if self.training:
             return ops.relu(x) - self.scale(below, slope)
         return ops.relu(x) - below * Scale.broadcast(slope)
 
@@ -257,13 +260,42 @@ def _matrix(out_size: int, in_size: int, rule: bool | str, transpose: bool) -> T
     return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
 
 
+class _MixColumns(nn.Cell):
+    """Product ``x @ matrix``. The gradient takes the transposed matrix, a constant that needs no operator."""
+
+    def construct(self, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, H, W')."""
+        return ops.matmul(x, matrix)
+
+    def bprop(self, x: Tensor, matrix: Tensor, transposed: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        """Computes the gradient with respect to ``x``; the matrices are constants."""
+        return ops.matmul(dout, transposed), ops.zeros_like(matrix), ops.zeros_like(transposed)
+
+
+class _MixRows(nn.Cell):
+    """Product ``matrix @ x``, likewise."""
+
+    def construct(self, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, H', W)."""
+        return ops.matmul(matrix, x)
+
+    def bprop(self, x: Tensor, matrix: Tensor, transposed: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        """Computes the gradient with respect to ``x``; the matrices are constants."""
+        return ops.matmul(transposed, dout), ops.zeros_like(matrix), ops.zeros_like(transposed)
+
+
+_MIX_COLUMNS, _MIX_ROWS = _MixColumns(), _MixRows()
+
+
 def _resample(x: Tensor, size: tuple[int, int], rule: bool | str) -> Tensor:
     """Multiplies the axes of (N, C, H, W) whose length changes by the matrices of a rule."""
-    height, width = x.shape[2], x.shape[3]
+    height, width, dtype = x.shape[2], x.shape[3], x.dtype
     if width != size[1]:
-        x = ops.matmul(x, cast(_matrix(size[1], width, rule, True), x.dtype))
+        x = _MIX_COLUMNS(x, cast(_matrix(size[1], width, rule, True), dtype),
+                         cast(_matrix(size[1], width, rule, False), dtype))
     if height != size[0]:
-        x = ops.matmul(cast(_matrix(size[0], height, rule, False), x.dtype), x)
+        x = _MIX_ROWS(x, cast(_matrix(size[0], height, rule, False), dtype),
+                      cast(_matrix(size[0], height, rule, True), dtype))
     return x
 
 
@@ -434,23 +466,20 @@ def _check_pooled_batch(batch: int, where: str) -> bool:
 
 
 @constexpr
-def _random_int32(seed: int, name: str, axis: int, count: int) -> Tensor:
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), axis])
-    return Tensor(rng.integers(-2**31, 2**31, count, np.int64).astype(np.int32) | 1)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Hashes int32 by two rounds of multiply and shift; products wrap around, masks make the shifts logical."""
-    x = (x ^ (ops.bitwise_right_shift(x, Tensor(15, ms.int32)) & 0x1FFFF)) * Tensor(0x2C1B3C6D, ms.int32)
-    x = (x ^ (ops.bitwise_right_shift(x, Tensor(12, ms.int32)) & 0xFFFFF)) * Tensor(0x297A2D39, ms.int32)
-    return x ^ (ops.bitwise_right_shift(x, Tensor(15, ms.int32)) & 0x1FFFF)
+def _random(seed: int, name: str, number: int, count: int, low: int, high: int) -> Tensor:
+    """Random int32 numbers (count,), low <= number < high."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
+    return Tensor(rng.integers(low, high, count).astype(np.int32))
 
 
 class Dropout(nn.Cell):
     """Dropout whose mask depends only on the random seed, the layer's name and a step counter kept as a parameter.
 
     ``nn.Dropout`` has a random state that no checkpoint contains; this layer continues bit for bit after a resume. Each
-    training call adds 1 to the counter. The mask compares a 32-bit hash of (seed, layer, step, position) with the rate.
+    training call adds 1 to the counter. The mask compares random numbers of 22 bits with the rate. Each channel of
+    each image has a factor a and a summand b; with the step's key k its number is the low bits of a * k + b. Single
+    values multiply the lowest of them by a factor of their position. No product has more than 31 bits, because
+    devices differ in what they make of those. The keys repeat after 32,768 steps.
 
     Args:
         rate: Probability of zeroing, 0 <= rate < 1; with 0 the layer is the identity and has no parameters.
@@ -466,7 +495,7 @@ class Dropout(nn.Cell):
         self.layer = name
         self.spatial = spatial
         self.seed = ms.get_seed() or 0
-        self.threshold = Tensor(int(-2**31 + rate * 2**32), ms.int32)
+        self.threshold = Tensor(round(rate * 2**22), ms.int32)
         if self.rate > 0:
             self.step = Parameter(Tensor(0, ms.int32), name="step", requires_grad=False)
 
@@ -476,12 +505,13 @@ class Dropout(nn.Cell):
             return x
         n, c, h, w = x.shape
         step = assign_add(self.step, Tensor(1, ms.int32))
-        outer = _mix(_random_int32(self.seed, self.layer, 0, n * c) ^ (step * Tensor(0x61C88647, ms.int32)))
-        outer = ops.reshape(outer, (n, c, 1, 1))
-        noise = outer
+        key = take(_random(self.seed, "keys", 0, 2**15, 0, 2**15), step & (2**15 - 1))
+        factor = _random(self.seed, self.layer, 0, n * c, 0, 2**15)
+        summand = _random(self.seed, self.layer, 1, n * c, 0, 2**30)
+        noise = ops.reshape(factor * key + summand, (n, c, 1, 1))
         if not self.spatial:
-            # Products with odd random numbers are a universal hash. Their high bits, which the comparison uses, are
-            # random for every pair of positions, at a third of the cost of _mix for each element.
-            noise = outer * ops.reshape(_random_int32(self.seed, self.layer, 1, h * w), (1, 1, h, w))
-        keep = cast(noise >= self.threshold, x.dtype)
-        return x * keep * (1.0 / (1.0 - self.rate))
+            # Both factors are large, so that their products are spread over all numbers of 22 bits.
+            position = ops.reshape(_random(self.seed, self.layer, 2, h * w, 2**12, 2**15), (1, 1, h, w))
+            noise = ((noise & (2**15 - 1)) | 2**14) * position
+        noise = noise & (2**22 - 1)
+        return x * (cast(noise >= self.threshold, x.dtype) * (1.0 / (1.0 - self.rate)))
