@@ -13,7 +13,7 @@ CHIP = {chip.name: chip for chip in CHIPS}
 # Nodes as MindSpore 2.10 saves them.
 GRAPH = """
   %0(CNode_1) = PrimFunc_Transpose(%para1_image, (I64(0), I64(3), I64(1), I64(2))) cnode_attrs: {checkpoint: Bool(1)}
-      : (<Tensor[UInt8], (2, 4, 6, 3)>, <Tuple[Int64*4], TupleShape(NoShape, NoShape)>) -> (<Tensor[UInt8], (2, 3, 4, 6)>)
+      : (<Tensor[UInt8], (2, 4, 6, 3)>, <Tuple[Int64*4], NoShape>) -> (<Tensor[UInt8], (2, 3, 4, 6)>)
       # In file normalize.py:25
   %1(CNode_2) = Load(%para2_weight, UMonad[U])
       : (<Ref[Tensor[Float32]], (8, 3, 3, 3), ref_key=weight>, <UMonad, NoShape>) -> (<Tensor[Float32], (8, 3, 3, 3)>)
