@@ -1,4 +1,4 @@
-"""Measures what evaluation costs beside the network: scoring, the whole loop, and memory of six scales and flips.
+"""Measures what evaluation costs beside the network: scoring, the whole loop, time and memory of scales and flips.
 
 Ratios are printed, nothing is asserted: absolute numbers belong to the machine.
 """
@@ -24,9 +24,10 @@ from mindseg.data.loader import create_loader
 from mindseg.errors import run_main
 from mindseg.evaluation.cityscapes import instance_counts
 from mindseg.evaluation.evaluator import evaluate
-from mindseg.inference.network import NetworkPredictor
+from mindseg.inference.network import Forward, NetworkPredictor
 from mindseg.metrics import ConfusionMatrix
 from mindseg.models import build_network
+from mindseg.models.normalize import Normalize
 from mindseg.runtime import setup_runtime
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ EXAMPLES = """examples:
   python benchmarks/evaluation.py
   python benchmarks/evaluation.py --part loop --images 50
   python benchmarks/evaluation.py --part memory --model bisenetv2"""
-PARTS = ("scoring", "loop", "memory")
+PARTS = ("scoring", "loop", "passes", "memory")
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,6 +43,8 @@ def parse_args() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, help="measure only this")
     parser.add_argument("--images", type=int, default=12, help="images of the loop (%(default)s)")
+    parser.add_argument("--mode", default="msflip", help="eval.mode of the passes and of memory (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the passes (%(default)s)")
     parser.add_argument("--height", type=int, default=1024, help="rows (%(default)s)")
     parser.add_argument("--width", type=int, default=2048, help="columns (%(default)s)")
     parser.add_argument("--model", default="fast_scnn", help="network (%(default)s)")
@@ -126,6 +129,43 @@ def loop(args: argparse.Namespace) -> None:
     print(f"in processor time: {used:.1f} s, {100 * other:.1f} % of it not the network's")
 
 
+def passes(args: argparse.Namespace) -> None:
+    """Scales and flips of one image: what part of the time is not the network's.
+
+    The network's time is that of the plain network, from image to full-size logits, for the same inputs.
+    """
+    import mindspore as ms
+
+    cfg = config(".", args.model, f"eval.mode={args.mode}")
+    setup_runtime(cfg.runtime)
+    net, size = build_network(cfg), (args.height, args.width)
+    segment = NetworkPredictor(cfg, net, CITYSCAPES)
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    inputs = [ms.Tensor(segment.resize.apply(image[0], scale, flip)[None])
+              for scale in segment.scales for flip in ((False, True) if segment.flip else (False,))]
+    plain = Forward(net, Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range), 19, ids=False).set_train(False)
+
+    def forwards() -> None:
+        for pixels in inputs:
+            plain(pixels)[0, 0, 0, 0].asnumpy()     # waits for the end without copying all
+
+    rounds = []
+    for _ in range(args.rounds + 1):
+        seconds = [elapsed(lambda: segment(image, size)), elapsed(forwards)]
+        rounds.append((*seconds, 1 - seconds[1] / seconds[0]))
+    whole, bare, share = np.median(rounds[1:], 0)       # the first round compiles
+    print(f"{len(inputs)} passes ({args.mode}) over {args.height}x{args.width} with {args.model}: {whole:.2f} s, "
+          f"the plain network {bare:.2f} s; {100 * share:.1f} % outside the network "
+          f"({', '.join(f'{100 * row[2]:.1f}' for row in rounds[1:])})")
+
+
+def elapsed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def copy_street(root: Path, picture: Path, index: int) -> None:
     """Copies picture and labels of a street under another frame number, because streets take long to make."""
     old = picture.name.removesuffix("_leftImg8bit.png")
@@ -135,23 +175,23 @@ def copy_street(root: Path, picture: Path, index: int) -> None:
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Peak resident memory of a fresh process that segments one image with six scales and their flips."""
-    command = [sys.executable, __file__, "--part", "memory", "--model", args.model, "--height", str(args.height),
-               "--width", str(args.width)]
+    """Peak resident memory of a fresh process that segments one image, by default with six scales and their flips."""
+    command = [sys.executable, __file__, "--part", "memory", "--model", args.model, "--mode", args.mode,
+               "--height", str(args.height), "--width", str(args.width)]
     text = subprocess.run(command, env={**os.environ, "SEGMENTATION_BENCHMARK_CHILD": "1"}, check=True,
                           capture_output=True, text=True).stdout
     print(text.splitlines()[-1])
 
 
 def memory_child(args: argparse.Namespace) -> None:
-    cfg = config(".", args.model, "eval.mode=msflip")
+    cfg = config(".", args.model, f"eval.mode={args.mode}")
     setup_runtime(cfg.runtime)
     segment = NetworkPredictor(cfg, build_network(cfg), CITYSCAPES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     segment(np.zeros((1, args.height, args.width, 3), np.uint8), (args.height, args.width))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"msflip over {cfg.eval.scales} at {args.height}x{args.width} with {args.model}: peak {peak / 2**20:.2f} GiB "
-          f"({before / 2**20:.2f} GiB before the first image)")
+    print(f"{args.mode} over {cfg.eval.scales} at {args.height}x{args.width} with {args.model}: "
+          f"peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} GiB before the first image)")
 
 
 def main() -> None:
@@ -163,7 +203,7 @@ def main() -> None:
         if part == "scoring":
             scoring((args.height, args.width))
         else:
-            {"loop": loop, "memory": memory}[part](args)
+            {"loop": loop, "passes": passes, "memory": memory}[part](args)
 
 
 if __name__ == "__main__":

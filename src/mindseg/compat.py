@@ -320,9 +320,9 @@ def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     return SplitWithSize()(x, sizes, 0)
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Looks up ``x[index]`` along the first axis."""
-    return ops.Gather()(x, index, 0)
+def take(x: Tensor, index: Tensor, axis: int = 0) -> Tensor:
+    """Looks up ``x[index]`` along an axis."""
+    return ops.Gather()(x, index, axis)
 
 
 def take_along(x: Tensor, axis: int, index: Tensor) -> Tensor:

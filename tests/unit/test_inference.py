@@ -8,8 +8,10 @@ from mindspore import Tensor, nn, ops
 import mindseg  # noqa: F401  (before mindspore)
 from mindseg.config import Config, load_config
 from mindseg.errors import ConfigError
-from mindseg.inference.network import NetworkPredictor, add_probabilities, windows
+from mindseg.inference.network import NetworkPredictor, _padded, size_step
+from mindseg.models.layers import SegmentationNetwork, avg_pool3
 from mindseg.resize import EvalResize, argmax_resized, create_resize
+from tests.support.inference import assert_same_ids, bilinear, scores
 from tests.support.predictors import info_of
 
 BASE = "configs/_base_/voc.yaml"
@@ -32,6 +34,18 @@ class PixelNet(nn.Cell):
 @ms.ops.constexpr
 def note_shape(net, shape):
     net.shapes.append(shape)
+
+
+class SmallNet(SegmentationNetwork):
+    """Makes logits of a quarter of the size, which ``align_corners`` enlarges."""
+
+    def __init__(self, align_corners: bool | None) -> None:
+        super().__init__()
+        self.upsampling = align_corners
+        self.local = PixelNet()
+
+    def predict(self, x):
+        return (avg_pool3(avg_pool3(self.local(x), True)),)
 
 
 class SpreadNet(nn.Cell):
@@ -72,21 +86,29 @@ def test_sliding_window_equals_whole_for_a_local_network(size):
     image = picture(np.random.default_rng(2), *size)
     whole = NetworkPredictor(config(), net, info_of(5))
     slide = NetworkPredictor(config("eval.mode=slide", "eval.window=[48,40]", "eval.stride=[31,17]"), net, info_of(5))
-    assert np.abs(slide._logits(image) - whole._logits(image)).max() < 1e-5
+    logits = [predictor._resampled(image, size).asnumpy() for predictor in (slide, whole)]
+    assert np.abs(logits[0] - logits[1])[:, :, :size[1], :size[0]].max() < 1e-5
     assert np.array_equal(slide(image, size), whole(image, size))
 
 
-@pytest.mark.parametrize(("size", "window", "stride"), [
-    ((101, 75), (48, 40), (31, 17)), ((48, 40), (48, 40), None), ((7, 500), (48, 40), None),
-    ((49, 41), (48, 40), (48, 40)), ((1, 1), (48, 40), (1, 1))])
-def test_windows_cover_every_pixel_and_stay_inside(size, window, stride):
-    seen = np.zeros(size, int)
-    for rows, columns in windows(size, window, stride):
-        assert rows.stop <= size[0]
-        assert columns.stop <= size[1]
-        assert rows.stop - rows.start == min(size[0], window[0])
-        seen[rows, columns] += 1
-    assert seen.min() >= 1
+MODES = {"flip": "", "msflip": "eval.scales=[0.5,1.3]", "slide": "eval.window=[64,48]",
+         "slide_msflip": "eval.window=[96,64] eval.stride=[50,31] eval.scales=[0.75,1.5]"}
+
+
+@pytest.mark.parametrize(("mode", "resize", "align_corners"), [
+    ("flip", "null", None), ("msflip", "{rule: long_side, size: 80, pad: true}", True), ("msflip", "null", False),
+    ("slide", "null", True), ("slide", "{rule: exact, size: [70, 80]}", None), ("slide_msflip", "null", False)])
+def test_every_mode_equals_numpy(mode, resize, align_corners, graph_mode):
+    """For networks that end with a resize and for others, at the image's own size and resized."""
+    cfg = config(f"eval.mode={mode}", *MODES[mode].split(), f"eval.resize={resize}")
+    net = PixelNet() if align_corners is None else SmallNet(align_corners)
+    net.set_train(False)
+    rng = np.random.default_rng(12)
+    images = np.repeat(np.repeat(rng.integers(0, 256, (2, 11, 13, 3), np.uint8), 9, 1), 7, 2)[:, :97, :75].copy()
+    ids = NetworkPredictor(cfg, net, info_of(5))(images, (97, 75))
+    assert ids.shape == (2, 97, 75)
+    assert ids.dtype == np.uint8
+    assert_same_ids(ids, scores(lambda part: direct(net, cfg, part), cfg, images, (97, 75)))
 
 
 def test_flip_of_a_symmetric_network_is_symmetric():
@@ -157,6 +179,30 @@ def test_images_of_many_sizes_share_a_few_graphs():
     assert set(net.shapes) == {(1, 3, 64, 96)}
 
 
+def test_sizes_of_voc_need_sixteen_graphs(graph_mode):
+    """With ``size_step``; padding changes nothing in a local network."""
+    cfg, net, rng = config("eval.size_step=128"), PixelNet(), np.random.default_rng(10)
+    segment = NetworkPredictor(cfg, net, info_of(5))
+    sizes = [(375, 500), (333, 500), (384, 512), (500, 375), (281, 500), (129, 130), (256, 256)]
+    for size in sizes:
+        image = picture(rng, *size)
+        normalised = (image[0] - np.array(cfg.data.mean)) / np.array(cfg.data.std)
+        logits = np.einsum("hwi,ci->chw", normalised, net.weight.asnumpy()[0, :, :, 0, 0])
+        assert_same_ids(segment(image, size), logits[None])
+    assert set(net.shapes) == {(1, 3, 384, 512), (1, 3, 512, 384), (1, 3, 256, 256)}
+    assert len(segment._to_ids.compile_cache) == 3
+    sides = {_padded(length, 128) for length in range(1, 501)}
+    assert len(sides) ** 2 == 16
+
+
+def test_size_step():
+    assert [size_step(step) for step in ("auto", 1, 32, 33, 128)] == [32, 32, 32, 64, 128]
+    segment = NetworkPredictor(config("eval.size_step=128", "eval.mode=ms"), PixelNet(), info_of(5))
+    assert [segment._step(scale) for scale in segment.scales] == [64, 96, 128, 160, 192, 224]
+    segment = NetworkPredictor(config("eval.mode=ms"), PixelNet(), info_of(5))
+    assert {segment._step(scale) for scale in segment.scales} == {32}
+
+
 def test_void_channel_is_never_predicted():
     net = PixelNet()
     image = picture(np.random.default_rng(7), 32, 64)
@@ -176,10 +222,6 @@ def test_resized_argmax_equals_a_plain_bilinear_resize():
         clear = top[-1] - top[-2] > 1e-5
         assert clear.mean() > 0.99
         assert np.array_equal(ids[clear], expected.argmax(0)[clear])
-        total = np.zeros((6, *size), np.float32)
-        add_probabilities(total, scores)
-        power = np.exp(expected)
-        assert np.abs(total - power / power.sum(0)).max() < 1e-5
 
 
 def test_loss_equals_the_formula():
@@ -193,18 +235,6 @@ def test_loss_equals_the_formula():
     total, count = NetworkPredictor(cfg, net, info_of(5)).loss(images, labels)
     assert count == np.count_nonzero(labels != 255)
     assert total == pytest.approx(expected, rel=1e-5)
-
-
-def bilinear(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Half-pixel centres, in float64, axis by axis."""
-    for axis, length in ((1, size[0]), (2, size[1])):
-        old = x.shape[axis]
-        position = np.clip((np.arange(length) + 0.5) * old / length - 0.5, 0, old - 1)
-        low = position.astype(int)
-        high = np.minimum(low + 1, old - 1)
-        weight = (position - low).reshape((-1, 1) if axis == 1 else (-1,))
-        x = np.take(x, low, axis) * (1 - weight) + np.take(x, high, axis) * weight
-    return x
 
 
 def test_geometry_of_the_old_recipes():

@@ -263,6 +263,7 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predi
                       _instances(cfg, loader), on_image, predictor.loss if cfg.eval.loss else None)
     resize = predictor.manifest.input.resize if request.manifest else cfg.eval.resize
     record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": resize,
+              "size_step": None if request.manifest else predictor.size_step,
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}
     if writer and request.save_masks == "labelIds" and runtime.is_main:

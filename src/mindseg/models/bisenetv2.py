@@ -218,15 +218,15 @@ class SegmentHead(nn.Cell):
         self.up = conv_bn_relu(channels, auxiliary_channels, 3, eps=eps) if auxiliary_channels else None
         self.conv_out = he_conv2d(auxiliary_channels or channels, num_classes, bias=True)
 
-    def construct(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps (N, in, H, W) to logits (N, num_classes, height, width) of the given size."""
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to logits (N, num_classes, H, W), of an auxiliary head (N, num_classes, 2H, 2W)."""
         x = self.dropout(self.conv(x))
         if self.up is not None:
             if self.bilinear:
                 x = self.up(resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), True))
             else:
                 x = self.up(resize_nearest(x, 2))
-        return resize_bilinear(self.conv_out(x), size, False)
+        return self.conv_out(x)
 
 
 class BiSeNetV2(SegmentationNetwork):
@@ -239,6 +239,8 @@ class BiSeNetV2(SegmentationNetwork):
         aux: Four auxiliary heads in training, at strides 4, 8, 16 and 32.
         dropout: Dropout rate in all heads; None: 0.1 for ``paper``, else 0.
     """
+
+    upsampling = False
 
     def __init__(self, num_classes: int, variant: str = "paper", head_channels: int = 1024, aux: bool = True,
                  dropout: float | None = None) -> None:
@@ -262,10 +264,9 @@ class BiSeNetV2(SegmentationNetwork):
                 setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, modelzoo))
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Computes the logits of padded images."""
-        size = (x.shape[2], x.shape[3])
+        """Computes the logits of padded images, smaller than these."""
         feat2, feat3, feat4, feat5, semantic = self.segment(x)
-        main = self.head(self.bga(self.detail(x), semantic), size)
+        main = self.head(self.bga(self.detail(x), semantic))
         if not (self.training and self.aux):
             return (main,)
-        return main, self.aux2(feat2, size), self.aux3(feat3, size), self.aux4(feat4, size), self.aux5_4(feat5, size)
+        return main, self.aux2(feat2), self.aux3(feat3), self.aux4(feat4), self.aux5_4(feat5)

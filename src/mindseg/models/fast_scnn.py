@@ -195,6 +195,8 @@ class FastSCNN(SegmentationNetwork):
         dropout: Dropout rate before the classifiers.
     """
 
+    upsampling = True
+
     def __init__(self, num_classes: int, variant: str = "paper", ppm_kernel: int = 1, aux: bool = True,
                  aux_heads: int | None = None, dropout: float = 0.1) -> None:
         super().__init__()
@@ -218,7 +220,7 @@ class FastSCNN(SegmentationNetwork):
             self.aux_head2 = AuxiliaryHead(128, num_classes, dropout, segmentron, "aux_head2")
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Computes the logits of padded images."""
+        """Computes the logits of padded images, at 1/8 of their size (the second auxiliary head: 1/32)."""
         higher = self.learning_to_downsample(x)
         lower = self.global_feature_extractor(higher)
         outputs = (self.classifier(self.feature_fusion(higher, lower)),)
@@ -226,7 +228,4 @@ class FastSCNN(SegmentationNetwork):
             outputs += (self.aux_head1(higher),)
         if self.training and self.aux_heads == 2:
             outputs += (self.aux_head2(lower),)
-        resized = ()
-        for logits in outputs:
-            resized += (resize_bilinear(logits, (x.shape[2], x.shape[3]), True),)
-        return resized
+        return outputs

@@ -420,7 +420,13 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class SegmentationNetwork(nn.Cell):
-    """Network for images of any size, which are padded to multiples of 32. Sub-classes define ``predict``."""
+    """Network for images of any size, which are padded to multiples of 32. Sub-classes define ``predict``.
+
+    Attributes:
+        upsampling: Corner rule of the bilinear resize that ends the network, see :func:`resize_bilinear`; the logits
+            of ``predict`` then have any size. None: ``predict`` makes them as large as they shall be.
+    """
+    upsampling: bool | None = None
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes logits of padded images, in evaluation those of the main head alone.
@@ -429,6 +435,14 @@ class SegmentationNetwork(nn.Cell):
             x: Normalised images (N, 3, H, W), H and W multiples of 32.
         """
         raise NotImplementedError
+
+    def small_logits(self, x: Tensor) -> Tensor:
+        """Computes the main head's logits before the resize that ends the network.
+
+        Args:
+            x: Normalised images (N, 3, H, W), H and W multiples of 32.
+        """
+        return self.predict(x)[0]
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Computes logits.
@@ -443,6 +457,8 @@ class SegmentationNetwork(nn.Cell):
         padded = pad_to_multiple(x)
         outputs = ()
         for logits in self.predict(padded):
+            if self.upsampling is not None:
+                logits = resize_bilinear(logits, (padded.shape[2], padded.shape[3]), self.upsampling)
             stride = padded.shape[2] // logits.shape[2]
             outputs += (crop(logits, (x.shape[2] + stride - 1) // stride, (x.shape[3] + stride - 1) // stride),)
         return outputs if self.training else outputs[0]
