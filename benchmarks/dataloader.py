@@ -1,12 +1,12 @@
-"""Measures how close the loader comes to the decoding limit of this machine, and whether its memory stays flat.
+"""Measures the loader: its speed beside the decoding limit, the cost of its stages, Python's lock, ranks, and memory.
 
 The limit is all cores doing nothing but `cv2.imdecode` on the very image and label bytes that the loader reads. The
-loader can pass it where it need not decode the whole image.
-Ratios are printed, nothing is asserted: absolute numbers belong to the machine.
+loader can pass it where it need not decode the whole image. Only one thread of a process can hold Python's lock, so the
+time that an image holds it limits the images per second of a process, however many workers it has.
+Ratios and figures are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
 import contextlib
-import io
 import itertools
 import os
 import subprocess
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from support import lock, stages
+from support.photographs import make_samples
 
 from mindseg.config import load_config
 from mindseg.data.datasets import CITYSCAPES
@@ -27,71 +28,17 @@ from mindseg.data.loader import Loader, train_transform
 from mindseg.data.mindrecord import CODECS, Packing, build_records
 from mindseg.data.pipeline import LoaderOptions
 from mindseg.data.samples import Sample
-from mindseg.data.sources import FolderSource, RecordSource, as_bytes
+from mindseg.data.sources import FolderSource, RecordSource, Source, read_samples
 from mindseg.data.transforms import TrainTransform
 from mindseg.errors import run_main
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
+PARTS = ("speed", "stages", "ranks", "memory")
 EXAMPLES = """examples:
   python benchmarks/dataloader.py
-  python benchmarks/dataloader.py --codec webp --seconds 20
-  python benchmarks/dataloader.py --memory"""
-
-
-def photograph(seed: int, height: int = 1024, width: int = 2048) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with the statistics of a photograph, and its label map.
-
-    Dead leaves (Lee, Mumford, Huang 2001): discs of power-law sizes that cover each other, each with its own colour and
-    grain, seen through a slightly soft lens and a noisy sensor. At 1024x2048 the PNG has about 2.3 MB, the WebP 1.9 MB,
-    and they take as long to decode as those of street scenes; smoother synthetic scenes are three times too easy.
-
-    Returns:
-        uint8 BGR image (H, W, 3) and uint8 label (H, W) of Cityscapes label ids.
-    """
-    rng = np.random.default_rng(seed)
-    image = np.zeros((height, width, 3), np.float32)
-    label = np.full((height, width), CITYSCAPES.train_to_id[0], np.uint8)
-    grains = [cv2.resize(rng.standard_normal((height >> k, width >> k)).astype(np.float32), (width, height),
-                         interpolation=cv2.INTER_CUBIC) for k in range(6)]
-    for radius in sorted(1 / np.sqrt(rng.uniform(1 / 400 ** 2, 1 / 6 ** 2, 3000)), reverse=True):
-        x, y, reach = int(rng.integers(width)), int(rng.integers(height)), int(radius) + 1
-        box = np.s_[max(0, y - reach):y + reach, max(0, x - reach):x + reach]
-        mask = np.zeros(label[box].shape, np.uint8)
-        cv2.ellipse(mask, (x - max(0, x - reach), y - max(0, y - reach)),
-                    (int(radius), max(1, int(radius * rng.uniform(0.3, 1)))), float(rng.uniform(0, 180)), 0, 360, 1, -1)
-        grain = grains[int(rng.integers(6))][box] * rng.uniform(0, 8)
-        shade = np.linspace(0, rng.uniform(-20, 20), mask.shape[1])
-        patch = (grain + shade)[..., None] + rng.uniform(20, 150) + rng.normal(0, 12, 3)
-        image[box][mask > 0] = patch[mask > 0]
-        if radius > 12:
-            label[box][mask > 0] = CITYSCAPES.train_to_id[int(rng.integers(19))]
-    image = cv2.GaussianBlur(image, (0, 0), 0.8) + 0.55 * rng.standard_normal(image.shape).astype(np.float32)
-    return np.clip(image, 0, 255).astype(np.uint8), label
-
-
-def write_png(pixels: np.ndarray, path: Path) -> None:
-    """Writes with all PNG filters and zlib level 6, as cameras' tools do; OpenCV's quick setting decodes faster."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels).save(stream, "PNG", compress_level=6)
-    path.write_bytes(stream.getvalue())
-
-
-def make_samples(folder: Path, count: int, distinct: int = 8) -> list[Sample]:
-    """``count`` samples; all but the first ``distinct`` are links to those, so that 2000 need no 5 GB."""
-    samples = []
-    for i in range(count):
-        image, label = folder / f"s{i:05d}.png", folder / f"s{i:05d}_label.png"
-        if image.exists():
-            pass
-        elif i < distinct:
-            picture, ids = photograph(i)
-            write_png(picture, image)
-            write_png(ids, label)
-        else:
-            os.link(folder / f"s{i % distinct:05d}.png", image)
-            os.link(folder / f"s{i % distinct:05d}_label.png", label)
-        samples.append(Sample(image.stem, image, label))
-    return samples
+  python benchmarks/dataloader.py --part speed --codec webp --seconds 20
+  python benchmarks/dataloader.py --part stages --codec folder jpeg
+  python benchmarks/dataloader.py --part memory"""
 
 
 def recipe() -> TrainTransform:
@@ -146,21 +93,26 @@ def loader_speed(loader: Loader, seconds: float) -> Speed:
     raise AssertionError("epochs never end")
 
 
-def measure(codec: str, samples: list[Sample], folder: Path, args: argparse.Namespace) -> None:
-    """Prints the line of one codec; ``folder`` as codec reads the files themselves."""
-    lut = CITYSCAPES.label_lut()
+def open_codec(codec: str, samples: list[Sample], folder: Path) -> Source:
+    """The samples in an encoding, packed if need be; ``folder`` as codec reads the files themselves."""
     if codec == "folder":
-        source = FolderSource(samples)
-    else:
-        output = folder / f"{codec}.mindrecord"
-        if not output.exists():
-            packing = Packing(codec.removesuffix("+"), fast_labels=codec.endswith("+"))
-            build_records(samples, output, CITYSCAPES, lut, packing, {})
-        source = RecordSource(output)
-    rows = source.rows(range(8)).create_dict_iterator(num_epochs=1, output_numpy=True)
-    pairs = [(as_bytes(row["data"]).copy(), as_bytes(row["label"]).copy()) for row in rows]
-    options = LoaderOptions(args.batch_size, num_workers=args.num_workers, prefetch=args.prefetch)
-    loader = Loader(source, CITYSCAPES, lut, recipe(), options)
+        return FolderSource(samples)
+    output = folder / f"{codec}.mindrecord"
+    if not output.exists():
+        packing = Packing(codec.removesuffix("+"), fast_labels=codec.endswith("+"))
+        build_records(samples, output, CITYSCAPES, CITYSCAPES.label_lut(), packing, {})
+    return RecordSource(output)
+
+
+def make_loader(source: Source, args: argparse.Namespace, workers: int, rank: int = 0, size: int = 1) -> Loader:
+    options = LoaderOptions(args.batch_size, rank, size, num_workers=workers, prefetch=args.prefetch)
+    return Loader(source, CITYSCAPES, CITYSCAPES.label_lut(), recipe(), options)
+
+
+def speed(codec: str, source: Source, args: argparse.Namespace) -> None:
+    """Prints the loader's speed beside the limit."""
+    pairs = [(data.copy(), label.copy()) for _, data, label in read_samples(source, range(8))]
+    loader = make_loader(source, args, args.num_workers)
     # Measured in turns, because other work on the machine slows both.
     limits, speeds = [], []
     for _ in range(args.rounds):
@@ -173,6 +125,61 @@ def measure(codec: str, samples: list[Sample], folder: Path, args: argparse.Name
           f"loader {np.median([s.rate for s in speeds]):6.1f}/s   ratio {np.median(ratios):.2f} "
           f"({min(ratios):.2f} to {max(ratios):.2f})   CPU {cpu[0]:5.1f} and {cpu[1]:5.1f} ms, {cpu[0] / cpu[1]:.2f}",
           flush=True)
+
+
+def lock_and_stages(codec: str, source: Source, args: argparse.Namespace) -> None:
+    """Prints what each stage of a sample costs and how long it holds Python's lock, then the whole loader's share.
+
+    The upper bounds hold on two idle cores.
+    """
+    loader, batches = make_loader(source, args, 1), max(1, args.stage_samples // args.batch_size)
+    count, epochs = batches * args.batch_size, itertools.count()
+
+    def run() -> None:
+        done = 0
+        while done < batches:
+            done += sum(1 for _ in itertools.islice(loader.epoch(next(epochs)), batches - done))
+
+    calls = stages.record(run)
+    for name, _, _ in stages.STAGES:
+        if calls[name]:
+            used, held, most = stages.cost(calls[name], count)
+            print(f"{codec:<7} {name:<13} {used:7.2f} ms   lock {held:6.3f} to {most:6.3f} ms", flush=True)
+    calls.clear()
+    use = lock.measure(run)
+    print(f"{codec:<7} whole loader  {1000 * use.cpu / count:7.2f} ms   lock {1000 * use.held / count:6.3f} to "
+          f"{1000 * use.most / count:6.3f} ms, {100 * use.held / use.cpu:.1f} to {100 * use.most / use.cpu:.1f} %: "
+          f"a process can make {count / use.most:.0f} images/s", flush=True)
+
+
+def ranks(codec: str, folder: Path, args: argparse.Namespace) -> None:
+    """Prints the loaders' speed for numbers of processes and workers that the cores allow; each has its own cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    powers = [2 ** k for k in range(len(cores).bit_length())]
+    for size, workers in ((size, workers) for size in powers for workers in powers if size * workers <= len(cores)):
+        own = [cores[rank * workers:(rank + 1) * workers] for rank in range(size)]
+        command = [sys.executable, __file__, "--folder", str(folder), "--codec", codec, "--samples", str(args.samples),
+                   "--seconds", str(args.seconds), "--batch_size", str(args.batch_size)]
+        children = [subprocess.Popen([*command, "--rank_child", str(rank), str(size), *map(str, own[rank])], text=True,
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE) for rank in range(size)]
+        for child in children:
+            child.stdout.readline()     # ready
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        rates = [float(child.communicate()[0].splitlines()[-1]) for child in children]
+        print(f"{codec:<7} {size} processes of {workers} workers: {sum(rates):.1f} images/s "
+              f"({sum(rates) / (size * workers):.1f} a core)", flush=True)
+
+
+def rank_child(args: argparse.Namespace, samples: list[Sample]) -> None:
+    """One of the processes of :func:`ranks`: reports that it is ready, waits for the others, prints its speed."""
+    rank, size, *cores = args.rank_child
+    os.sched_setaffinity(0, cores)
+    loader = make_loader(open_codec(args.codec[0], samples, args.folder), args, len(cores), rank, size)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(loader_speed(loader, args.seconds).rate, flush=True)
 
 
 def peak_memory(count: int, batches: int) -> None:
@@ -201,36 +208,50 @@ def resident_megabytes() -> float:
     return float("nan")
 
 
-def main() -> None:
-    """Runs the comparison, or the memory measurement."""
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = [*CODECS, *(f"{codec}+" for codec in CODECS), "folder"]
+    parser.add_argument("--part", choices=PARTS, help="measure only this (default: all but memory)")
     parser.add_argument("--codec", nargs="*", default=choices, choices=choices, metavar="CODEC",
-                        help=f"of {' '.join(choices)}; + means --fast_labels (default: all)")
+                        help=f"of {' '.join(choices)}; + means --fast_labels (default: all; ranks: the first)")
     parser.add_argument("--folder", type=Path, help="keep the samples here and use those of an earlier run")
     parser.add_argument("--samples", type=int, default=128, help="samples in the data set (default: 128)")
+    parser.add_argument("--stage_samples", type=int, default=32, help="samples of the stages (default: 32)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement (default: 6)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of limit and loader in turn (default: 3)")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--prefetch", type=int, default=4)
-    parser.add_argument("--memory", action="store_true", help="measure memory for 20, 200 and 2000 images instead")
     parser.add_argument("--memory_child", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--rank_child", type=int, nargs="*", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Runs the measurements that were asked for."""
+    args = parse_args()
     if args.memory_child:
         return peak_memory(args.memory_child, 100)
-    if args.memory:
+    if args.part == "memory":
         for count in (20, 200, 2000):
             subprocess.run([sys.executable, __file__, "--memory_child", str(count)], check=True)
         return None
+    if args.rank_child:
+        return rank_child(args, make_samples(args.folder, args.samples))
     print(f"{os.cpu_count()} cores, OpenCV {cv2.__version__}; 1024x2048, crop {recipe().geometry.size}, "
           f"batch {args.batch_size}, {args.num_workers} workers")
     with contextlib.nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        samples = make_samples(Path(folder), args.samples)
-        for codec in args.codec:
-            measure(codec, samples, Path(folder), args)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        samples = make_samples(folder, args.samples)
+        for part in [args.part] if args.part else PARTS[:3]:
+            if part == "ranks":
+                open_codec(args.codec[0], samples, folder)      # packed once, not by every process
+                ranks(args.codec[0], folder, args)
+                continue
+            for codec in args.codec:
+                {"speed": speed, "stages": lock_and_stages}[part](codec, open_codec(codec, samples, folder), args)
     return None
 
 

@@ -1,11 +1,15 @@
 """``make bench`` runs every file of benchmarks/ without a word on its command line."""
 import importlib.util
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from benchmarks.support import lock
 from tests.support import ROOT
 
 
@@ -38,3 +42,38 @@ def test_a_benchmark_runs_without_arguments(path, monkeypatch):
 
 def test_make_bench_runs_all_of_them():
     assert "for file in benchmarks/*.py; do" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def loop(seconds: float) -> float:
+    """Python code alone for so much processor time; returns the time."""
+    began = time.thread_time()
+    while time.thread_time() - began < seconds:
+        pass
+    return time.thread_time() - began
+
+
+def test_lock_held_by_known_work(rng):
+    """Work that holds the lock always, never, while asleep, and a part of its time that was counted beside it.
+
+    The bounds are wide, because a busy machine may take the processor away from a thread that holds the lock.
+    """
+    ok, photo = cv2.imencode(".jpg", cv2.resize(rng.integers(0, 256, (60, 80, 3), np.uint8), (4000, 3000)))
+    assert ok
+    began = time.thread_time()
+    cv2.imdecode(photo, cv2.IMREAD_COLOR)
+    decoding = time.thread_time() - began
+    held = []
+
+    def both() -> None:
+        for _ in range(3):
+            held.append(loop(decoding))
+            cv2.imdecode(photo, cv2.IMREAD_COLOR)
+
+    interval = 0.02
+    use = lock.measure(lambda: loop(0.3), interval)
+    assert 0.5 * use.cpu < use.held <= use.most
+    use = lock.measure(lambda: [cv2.imdecode(photo, cv2.IMREAD_COLOR) for _ in range(3)], interval)
+    assert use.held < 0.3 * use.cpu
+    assert lock.measure(lambda: time.sleep(0.3), interval).held < 0.06
+    use = lock.measure(both, interval)
+    assert abs(use.held - sum(held)) < 0.4 * use.cpu

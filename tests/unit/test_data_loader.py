@@ -76,6 +76,21 @@ def test_same_stream_for_any_number_of_workers(tmp_path, rng):
     assert streams[0] == streams[1] == streams[2]
 
 
+def test_opencv_starts_no_threads_in_any_worker(tmp_path, rng, monkeypatch):
+    make_camvid(tmp_path, rng, 8)
+    found, transform = [], TrainTransform.__call__
+
+    def note(self, *args):
+        found.append(cv2.getNumThreads())
+        return transform(self, *args)
+
+    monkeypatch.setattr(TrainTransform, "__call__", note)
+    cv2.setNumThreads(4)
+    collect(train_loader("camvid", tmp_path, "data.num_workers=2"), 0)
+    assert len(found) >= 8
+    assert set(found) == {1}
+
+
 def test_same_stream_in_another_process(tmp_path, rng):
     make_camvid(tmp_path, rng, 6)
     program = ("import sys, hashlib\n"

@@ -195,6 +195,16 @@ def test_sizes_of_voc_need_sixteen_graphs(graph_mode):
     assert len(sides) ** 2 == 16
 
 
+@pytest.mark.parametrize("resize", ["null", "{rule: long_side, size: 128, pad: true}"])
+def test_images_of_many_sizes_share_the_graphs_behind_the_network(resize, graph_mode):
+    segment = NetworkPredictor(config("eval.size_step=128", "eval.mode=flip", f"eval.resize={resize}"), PixelNet(),
+                               info_of(5))
+    for size in ((120, 100), (97, 110), (111, 77), (120, 90)):
+        segment(picture(np.random.default_rng(11), *size), size)
+    graphs = segment._to_logits, segment._resample, segment._add, segment._ids
+    assert [len(cell.compile_cache) for cell in graphs] == [1, 1, 2, 1]
+
+
 def test_size_step():
     assert [size_step(step) for step in ("auto", 1, 32, 33, 128)] == [32, 32, 32, 64, 128]
     segment = NetworkPredictor(config("eval.size_step=128", "eval.mode=ms"), PixelNet(), info_of(5))

@@ -8,7 +8,7 @@ import numpy as np
 
 import mindspore.dataset as ds
 
-from mindseg.data.sources import COLUMNS, Source, as_bytes
+from mindseg.data.sources import COLUMNS, Source
 from mindseg.errors import DataError, first_line
 
 
@@ -45,13 +45,15 @@ class _Worker:
     and every epoch would stay in memory.
     """
 
-    def __init__(self, work: Callable[..., object]) -> None:
-        self.work, self.results = work, {}
+    def __init__(self, source: Source, work: Callable[..., object]) -> None:
+        self.source, self.work, self.results = source, work, {}
 
-    def run(self, name: np.ndarray, data: np.ndarray, label: np.ndarray, row: np.ndarray) -> np.ndarray:
+    def run(self, *columns: np.ndarray) -> np.ndarray:
         """Works on one sample, keeps the result or exception by the number of its row, and passes the row on."""
+        *stored, row = columns
         try:
-            result = self.work(str(name), row[1:], as_bytes(data), as_bytes(label))
+            name, data, label = self.source.read(int(row[3]), *stored)
+            result = self.work(name, row[1:], data, label)
         except Exception as error:
             result = error
         self.results[int(row[0])] = result
@@ -61,9 +63,9 @@ class _Worker:
 class Pipeline:
     """Iterator over batches: lists of (sample index, result or exception) of each sample.
 
-    MindSpore reads, schedules and keeps the order; the results of its threads stay in the worker until the sample's
-    index comes out. Passing the pixels through would copy them three times, and an exception would end the pipeline at
-    once, before its turn, in pages of traceback.
+    MindSpore schedules, keeps the order and reads MindRecord files. The results of its threads stay in the worker until
+    the sample's index comes out: passing the pixels through would copy them three times, and an exception would end the
+    pipeline at once, before its turn, in pages of traceback.
 
     Args:
         source: Encoded samples.
@@ -78,15 +80,17 @@ class Pipeline:
         if sample_indices.ndim == 1:
             sample_indices = np.pad(sample_indices[:, None], ((0, 0), (2, 0)))
         cv2.setNumThreads(1)        # the workers are the threads; OpenCV would start some for each of them
-        worker = _Worker(work)
+        worker = _Worker(source, work)
         self._results = worker.results
         rows = np.concatenate([np.arange(len(sample_indices))[:, None], sample_indices], axis=1)
         before = ds.config.get_prefetch_size()
         ds.config.set_prefetch_size(options.prefetch)
         try:
-            dataset = ds.zip((source.rows(sample_indices[:, 2].tolist()),
-                              ds.NumpySlicesDataset({"row": rows}, shuffle=False)))
-            dataset = dataset.map(worker.run, [*COLUMNS, "row"], ["row"], python_multiprocessing=False,
+            dataset = ds.NumpySlicesDataset({"row": rows}, shuffle=False)
+            stored = source.rows(sample_indices[:, 2].tolist())
+            columns = ["row"] if stored is None else [*COLUMNS, "row"]
+            dataset = dataset if stored is None else ds.zip((stored, dataset))
+            dataset = dataset.map(worker.run, columns, ["row"], python_multiprocessing=False,
                                   num_parallel_workers=max(1, min(options.num_workers, os.cpu_count() or 1)))
             self._iterator = iter(dataset.batch(options.batch_size).create_dict_iterator(num_epochs=1,
                                                                                          output_numpy=True))

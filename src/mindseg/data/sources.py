@@ -37,13 +37,17 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def rows(self, indices: Sequence[int]) -> ds.Dataset:
-        """MindSpore dataset of the samples with these numbers, in this order."""
-        def read() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-            for sample in (self.samples[i] for i in indices):
-                yield sample.name, _read_bytes(sample.image), _read_bytes(sample.label)
+    def rows(self, indices: Sequence[int]) -> None:
+        """Nothing: files are read by :meth:`read`, in the threads that decode. MindSpore would copy them twice."""
 
-        return ds.GeneratorDataset(read, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+    def read(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
+        """Name, image bytes and label bytes of a sample, no bytes of a file that cannot be read.
+
+        Args:
+            index: Number of the sample.
+        """
+        sample = self.samples[index]
+        return sample.name, _read_bytes(sample.image), _read_bytes(sample.label)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
         """Names of image and label of a sample for error messages.
@@ -84,6 +88,11 @@ class RecordSource:
                                 num_parallel_workers=1) for piece in pieces]
         return parts[0] if len(parts) == 1 else parts[0].concat(parts[1:])
 
+    def read(self, index: int, name: np.ndarray, data: np.ndarray,
+             label: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
+        """Name, image bytes and label bytes of a row of :meth:`rows`; see :meth:`FolderSource.read`."""
+        return str(name), as_bytes(data), as_bytes(label)
+
     def describe(self, index: int, name: str) -> tuple[str, str]:
         """Names of image and label of a sample for error messages, see :meth:`FolderSource.describe`."""
         return f"{self.path}: image of sample {index} '{name}'", f"{self.path}: label of sample {index} '{name}'"
@@ -95,7 +104,7 @@ Source = FolderSource | RecordSource
 def _read_bytes(path: Path) -> np.ndarray:
     """Reads a file's bytes, none if it cannot be read.
 
-    The decoder reports that when its turn comes, whereas an exception here would end the pipeline at once.
+    The decoder reports that, with the same words for an empty file.
     """
     try:
         return read_bytes(path)
@@ -176,6 +185,21 @@ def open_source(data: Mapping, split: str) -> Source:
     return RecordSource(record) if record else FolderSource(list_samples(data, split))
 
 
+def read_samples(source: Source, indices: Sequence[int]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Reads samples one after the other: name, image bytes and label bytes of each.
+
+    Args:
+        source: Samples.
+        indices: Their numbers.
+    """
+    rows = source.rows(indices)
+    if rows is None:
+        yield from map(source.read, indices)
+        return
+    for index, row in zip(indices, rows.create_dict_iterator(num_epochs=1, output_numpy=True), strict=True):
+        yield source.read(index, *(row[column] for column in COLUMNS))
+
+
 def choose_lut(info: DatasetInfo, source: Source, label_file: str = "auto") -> np.ndarray:
     """Chooses the label LUT, uint8 (256,), of the labels in a source.
 
@@ -186,9 +210,9 @@ def choose_lut(info: DatasetInfo, source: Source, label_file: str = "auto") -> n
     """
     def values() -> Iterator[np.ndarray]:
         for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int)):
-            row = next(iter(source.rows([int(index)]).create_dict_iterator(num_epochs=1, output_numpy=True)))
+            _, _, label = next(read_samples(source, [int(index)]))
             try:
-                yield decode_label_values(as_bytes(row["label"]), "")
+                yield decode_label_values(label, "")
             except DataError:
                 continue        # reported when it is used
 

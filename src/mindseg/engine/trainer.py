@@ -198,8 +198,11 @@ class Trainer:
         parts, size = self.job.accumulation, len(batch["image"]) // self.job.accumulation
         stop = Tensor(bool(self.signals.received), ms.float32)
         for i in range(parts):
-            part = slice(i * size, (i + 1) * size)
-            result = self.step(_tensor(batch["image"][part]), _tensor(batch["label"][part]), stop, i + 1 == parts)
+            image, label = batch["image"], batch["label"]
+            if parts > 1:       # a slice of all would be a copy on the device
+                part = slice(i * size, (i + 1) * size)
+                image, label = image[part], label[part]
+            result = self.step(_tensor(image), _tensor(label), stop, i + 1 == parts)
         # Fetching the result waits for the device; otherwise all times in the log would be wrong.
         loss, stops, overflow = result.asnumpy()
         step = self.progress.step + 1

@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 
 BLOCK = 32             # rows of the result that a small matrix makes
-_TAPS = 16             # widths of the matrices are multiples of this, so that few graphs are compiled
+# Results are a multiple of so many blocks long and matrices a power of 2 wide, so that few graphs are compiled.
+_BLOCKS, _TAPS = 4, 16
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,15 @@ def sampling(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         int32 (B * K,): K rows for each of B blocks, by their numbers in the logits of all windows, one behind the
-        other; and float32 (B, 32, K): their factors in each of 32 * B rows of the result, 0 behind ``target``.
+        other; and float32 (B, 32, K): their factors in each of 32 * B rows of the result, 0 behind ``target``. B is a
+        multiple of 4.
     """
     index, weight = _taps(axis)
     blocks = [np.unique(index[start:start + BLOCK], return_inverse=True) for start in range(0, len(index), BLOCK)]
-    taps = max(len(rows) for rows, _ in blocks)
-    taps += -taps % _TAPS
-    rows = np.zeros((len(blocks), taps), np.int32)
-    matrices = np.zeros((len(blocks), BLOCK, taps))
+    taps = max(_TAPS, 1 << (max(len(rows) for rows, _ in blocks) - 1).bit_length())
+    count = len(blocks) + -len(blocks) % _BLOCKS
+    rows = np.zeros((count, taps), np.int32)
+    matrices = np.zeros((count, BLOCK, taps))
     for i, (found, places) in enumerate(blocks):
         rows[i, :len(found)] = found
         part = weight[i * BLOCK:(i + 1) * BLOCK]
