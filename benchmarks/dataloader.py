@@ -7,6 +7,7 @@ Ratios and figures are printed, nothing is asserted: absolute numbers belong to 
 """
 import argparse
 import contextlib
+import gc
 import itertools
 import os
 import subprocess
@@ -128,10 +129,8 @@ def speed(codec: str, source: Source, args: argparse.Namespace) -> None:
 
 
 def lock_and_stages(codec: str, source: Source, args: argparse.Namespace) -> None:
-    """Prints what each stage of a sample costs and how long it holds Python's lock, then the whole loader's share.
-
-    The upper bounds hold on two idle cores.
-    """
+    """Prints what each stage of a sample costs and how long it holds Python's lock, then the whole loader's share."""
+    gc.collect()        # ends the threads of the loader before
     loader, batches = make_loader(source, args, 1), max(1, args.stage_samples // args.batch_size)
     count, epochs = batches * args.batch_size, itertools.count()
 
@@ -140,16 +139,18 @@ def lock_and_stages(codec: str, source: Source, args: argparse.Namespace) -> Non
         while done < batches:
             done += sum(1 for _ in itertools.islice(loader.epoch(next(epochs)), batches - done))
 
-    calls = stages.record(run)
+    calls, most = stages.record(run), 0.0
     for name, _, _ in stages.STAGES:
         if calls[name]:
-            used, held, most = stages.cost(calls[name], count)
-            print(f"{codec:<7} {name:<13} {used:7.2f} ms   lock {held:6.3f} to {most:6.3f} ms", flush=True)
+            used, held, outside = stages.cost(calls[name], count)
+            most += outside if name in ("read", stages.SAMPLE, "batch") else 0
+            print(f"{codec:<7} {name:<13} {used:7.2f} ms   lock {held:6.3f} to {outside:6.3f} ms", flush=True)
     calls.clear()
     use = lock.measure(run)
-    print(f"{codec:<7} whole loader  {1000 * use.cpu / count:7.2f} ms   lock {1000 * use.held / count:6.3f} to "
-          f"{1000 * use.most / count:6.3f} ms, {100 * use.held / use.cpu:.1f} to {100 * use.most / use.cpu:.1f} %: "
-          f"a process can make {count / use.most:.0f} images/s", flush=True)
+    held = 1000 * use.held / count
+    print(f"{codec:<7} whole loader  {1000 * use.cpu / count:7.2f} ms   lock {held:6.3f} ms, "
+          f"{100 * use.held / use.cpu:.1f} %; with the upper bounds of read, sample and batch a process can make "
+          f"{1000 / (held + most):.0f} images/s", flush=True)
 
 
 def ranks(codec: str, folder: Path, args: argparse.Namespace) -> None:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 @dataclass
 class Use:
-    """What a piece of work used, in seconds.
+    """Time that a piece of work used, in seconds.
 
     Attributes:
-        held: Lock held, at least: parts of less than the 50 us or so that a thread needs to wake up may be missing.
-        most: Lock held, at most: with every wait for a processor. Right only if a second core is idle.
+        held: Lock held, but for parts of less than the 50 us or so that a thread needs to wake up; on a busy machine,
+            for parts of less than its wait for a processor.
         cpu: Processor time of all threads of the process, without the one that measures.
     """
     held: float
-    most: float
     cpu: float
 
 
@@ -27,15 +26,15 @@ class _Waiter(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.running, self.stop = threading.Event(), False
-        self.slept = self.queued = self.cpu = 0.0
+        self.slept = self.cpu = 0.0
 
     def run(self) -> None:
         before = _clocks()
         self.running.set()
         while not self.stop:
             pass
-        wall, self.cpu, self.queued = (end - begin for begin, end in zip(before, _clocks(), strict=True))
-        self.slept = max(0.0, wall - self.cpu - self.queued)
+        wall, self.cpu, queued = (end - begin for begin, end in zip(before, _clocks(), strict=True))
+        self.slept = max(0.0, wall - self.cpu - queued)
 
 
 def _clocks() -> tuple[float, float, float]:
@@ -45,7 +44,7 @@ def _clocks() -> tuple[float, float, float]:
 
 
 def measure(work: Callable[[], object], interval: float = 0.005) -> Use:
-    """Runs ``work`` beside a thread that wants the lock all the time. Linux only; needs a second core for that thread.
+    """Runs ``work`` beside a thread that wants the lock all the time. Linux only.
 
     That thread never sleeps but for the lock. Its sleep is its time less its processor time and the time in which it
     could have run but had no processor.
@@ -69,4 +68,4 @@ def measure(work: Callable[[], object], interval: float = 0.005) -> Use:
     finally:
         waiter.stop = True
         sys.setswitchinterval(before)
-    return Use(waiter.slept, waiter.slept + waiter.queued, cpu - waiter.cpu)
+    return Use(waiter.slept, cpu - waiter.cpu)

@@ -1,10 +1,13 @@
 """The stages of a sample, recorded while the loader runs and measured one by one afterwards."""
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial, wraps
+from types import BuiltinFunctionType
 from unittest import mock
 
+import cv2
 from support import lock
 
 from mindseg.data import loader, sources, transforms
@@ -36,14 +39,39 @@ def record(run: Callable[[], object]) -> dict[str, list[Callable]]:
 
 
 def cost(calls: list[Callable], samples: int) -> tuple[float, float, float]:
-    """Milliseconds of a sample: processor time of these calls, alone, and Python's lock held, at least and at most."""
+    """Measures a stage.
+
+    Returns:
+        Milliseconds of a sample: processor time of these calls, alone; Python's lock held, at least; and at most, which
+        is the processor time outside OpenCV's functions: these release the lock. So do NumPy's on large arrays.
+    """
     def repeat() -> None:
         for call in calls:
             call()
 
     repeat()
-    began = time.process_time()
+    began = time.thread_time()
     repeat()
-    used = time.process_time() - began
-    use = lock.measure(repeat)
-    return tuple(1000 * seconds / samples for seconds in (used, use.held, use.most))
+    used = time.thread_time() - began
+    return tuple(1000 * seconds / samples
+                 for seconds in (used, lock.measure(repeat).held, max(0.0, used - in_opencv(repeat))))
+
+
+def in_opencv(work: Callable[[], None]) -> float:
+    """Processor seconds that this thread spends in OpenCV's functions."""
+    functions = {value for value in vars(cv2).values() if isinstance(value, BuiltinFunctionType)}
+    total = began = 0.0
+
+    def note(frame: object, event: str, function: object) -> None:
+        nonlocal total, began
+        if event == "c_call":
+            began = time.thread_time()
+        elif event in ("c_return", "c_exception") and function in functions:
+            total += time.thread_time() - began
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return total
