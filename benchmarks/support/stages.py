@@ -53,25 +53,25 @@ def cost(calls: list[Callable], samples: int) -> tuple[float, float, float]:
     began = time.thread_time()
     repeat()
     used = time.thread_time() - began
-    return tuple(1000 * seconds / samples
-                 for seconds in (used, lock.measure(repeat).held, max(0.0, used - in_opencv(repeat))))
+    return tuple(1000 * seconds / samples for seconds in (used, lock.measure(repeat).held, outside_opencv(repeat)))
 
 
-def in_opencv(work: Callable[[], None]) -> float:
-    """Processor seconds that this thread spends in OpenCV's functions."""
+def outside_opencv(work: Callable[[], None]) -> float:
+    """Processor seconds that this thread spends outside OpenCV's functions, with those of counting them."""
     functions = {value for value in vars(cv2).values() if isinstance(value, BuiltinFunctionType)}
-    total = began = 0.0
+    inside = began = 0.0
 
     def note(frame: object, event: str, function: object) -> None:
-        nonlocal total, began
+        nonlocal inside, began
         if event == "c_call":
             began = time.thread_time()
         elif event in ("c_return", "c_exception") and function in functions:
-            total += time.thread_time() - began
+            inside += time.thread_time() - began
 
+    started = time.thread_time()
     sys.setprofile(note)
     try:
         work()
     finally:
         sys.setprofile(None)
-    return total
+    return time.thread_time() - started - inside
