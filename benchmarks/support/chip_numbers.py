@@ -140,7 +140,7 @@ def emulated(kind: str) -> Iterator[None]:
 
 
 class SplitSyncBatchNorm(nn.Cell):
-    """What Ascend makes of the SyncBatchNorm kernel: sums of a device, an all-reduce, and an update.
+    """The SyncBatchNorm kernel as Ascend splits it: sums of a device, an all-reduce, and an update.
 
     The update corrects the stored variance by the number of values on one device (MindSpore, bn_split.cc, SyncBnSplit;
     CANN's bn_training_update takes it from the shape of its input, and the factor of one value is 0). Arguments are

@@ -46,12 +46,6 @@ class PixelCrossEntropy(nn.Cell):
         return (softmax - one_hot(label, logits.shape[1])) * dout, ops.zeros_like(label)
 
 
-@constexpr
-def _numbers(count: int) -> Tensor:
-    """0, 1, ... as int32 (count,)."""
-    return Tensor(np.arange(count, dtype=np.int32))
-
-
 class PixelBinaryCrossEntropy(nn.Cell):
     """Binary cross entropies of each pixel, summed over the classes: log(1 + exp(x)) - x * [class is true]."""
 
@@ -287,6 +281,12 @@ class DiceLoss(PixelLoss):
         if self.class_weights is None:
             return 1.0 - scores.mean()
         return 1.0 - (scores * self.class_weights).sum() / self.class_weights.sum()
+
+
+@constexpr
+def _numbers(count: int) -> Tensor:
+    """0, 1, ... as int32 (count,)."""
+    return Tensor(np.arange(count, dtype=np.int32))
 
 
 @constexpr

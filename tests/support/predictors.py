@@ -14,6 +14,7 @@ def info_of(count: int) -> DatasetInfo:
 
 class FunctionPredictor:
     """A predictor whose answer is ``function(images, size)``."""
+    size_step = None
 
     def __init__(self, function: Callable[[np.ndarray, tuple[int, int]], np.ndarray], info: DatasetInfo,
                  resize: EvalResize | None = None, color_order: str = "RGB") -> None:

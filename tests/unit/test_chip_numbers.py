@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 def isfinite(values):
-    """What a program sees that looks at the values."""
+    """An overflow check that looks at the values alone."""
     return ops.stack([ops.isfinite(value).all() for value in values]).all()
 
 

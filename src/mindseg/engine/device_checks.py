@@ -1,4 +1,4 @@
-"""What a device computes, measured with small operators; on any device, in graph mode and in PyNative."""
+"""Checks of what a device computes, measured with small operators; on any device, in graph mode and in PyNative."""
 import math
 
 import numpy as np

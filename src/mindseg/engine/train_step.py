@@ -161,7 +161,7 @@ class Update(nn.Cell):
         factor = Tensor(1.0, mstype.float32)
         if self.options.split:
             factor = 1.0 / ops.maximum(cut(buffer, (self.tail + 3,), (1,)), EPSILON)
-            result = result * factor        # signs of a stop and of an overflow stay above 0
+            result = ops.concat((cut(result, (0,), (1,)) * factor, cut(result, (1,), (2,))))
         if self.scaled:
             factor = factor / self.loss_scale
         if self.options.split or self.scaled:

@@ -260,42 +260,13 @@ def _matrix(out_size: int, in_size: int, rule: bool | str, transpose: bool) -> T
     return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
 
 
-class _MixColumns(nn.Cell):
-    """Product ``x @ matrix``. The gradient takes the transposed matrix, a constant that needs no operator."""
-
-    def construct(self, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
-        """Maps (N, C, H, W) to (N, C, H, W')."""
-        return ops.matmul(x, matrix)
-
-    def bprop(self, x: Tensor, matrix: Tensor, transposed: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        """Computes the gradient with respect to ``x``; the matrices are constants."""
-        return ops.matmul(dout, transposed), ops.zeros_like(matrix), ops.zeros_like(transposed)
-
-
-class _MixRows(nn.Cell):
-    """Product ``matrix @ x``, likewise."""
-
-    def construct(self, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
-        """Maps (N, C, H, W) to (N, C, H', W)."""
-        return ops.matmul(matrix, x)
-
-    def bprop(self, x: Tensor, matrix: Tensor, transposed: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        """Computes the gradient with respect to ``x``; the matrices are constants."""
-        return ops.matmul(transposed, dout), ops.zeros_like(matrix), ops.zeros_like(transposed)
-
-
-_MIX_COLUMNS, _MIX_ROWS = _MixColumns(), _MixRows()
-
-
 def _resample(x: Tensor, size: tuple[int, int], rule: bool | str) -> Tensor:
     """Multiplies the axes of (N, C, H, W) whose length changes by the matrices of a rule."""
-    height, width, dtype = x.shape[2], x.shape[3], x.dtype
+    height, width = x.shape[2], x.shape[3]
     if width != size[1]:
-        x = _MIX_COLUMNS(x, cast(_matrix(size[1], width, rule, True), dtype),
-                         cast(_matrix(size[1], width, rule, False), dtype))
+        x = ops.matmul(x, cast(_matrix(size[1], width, rule, True), x.dtype))
     if height != size[0]:
-        x = _MIX_ROWS(x, cast(_matrix(size[0], height, rule, False), dtype),
-                      cast(_matrix(size[0], height, rule, True), dtype))
+        x = ops.matmul(cast(_matrix(size[0], height, rule, False), x.dtype), x)
     return x
 
 
