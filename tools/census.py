@@ -29,13 +29,13 @@ SILENT = {"Load", "UpdateState", "MakeTuple", "TupleGetItem", "Depend", "Return"
 # Names of primitives that differ in the inventory. MindSpore's back end puts them there.
 ACLNN_NAMES = {"BatchMatMul": "BMM", "ReLU": "ReLU"}
 ENGINE_NAMES = {
-    "Adam": "ApplyAdam", "AddScalar": "Add", "Argmax": "ArgMaxV2", "BatchMatMul": "BatchMatMulV2", "Concat":
-    "ConcatD", "Conv2DTranspose": "Conv2DTransposeD", "Divs": "RealDiv", "Gather": "GatherV2", "GatherD":
-    "GatherElements", "LogSoftmax": "LogSoftmaxV2", "MatMul": "MatMulV2", "MatMulExt": "BatchMatMulV2", "Muls":
-    "Mul", "PReLU": "PRelu", "PReLUGrad": "PReluGrad", "ReLU": "Relu", "ReLU6": "Relu6", "ReLU6Grad": "Relu6Grad", "ResizeNearestNeighbor": "ResizeNearestNeighborV2",
-    "ResizeNearestNeighborGrad": "ResizeNearestNeighborV2Grad",
-    "Softmax": "SoftmaxV2", "SplitWithSize": "SplitV", "Stack": "Pack", "SumExt": "ReduceSum",
-    "TensorScatterElements": "ScatterElements"}
+    "Adam": "ApplyAdam", "AddScalar": "Add", "Argmax": "ArgMaxV2", "BatchMatMul": "BatchMatMulV2",
+    "Concat": "ConcatD", "Conv2DTranspose": "Conv2DTransposeD", "Divs": "RealDiv", "Gather": "GatherV2",
+    "GatherD": "GatherElements", "LogSoftmax": "LogSoftmaxV2", "MatMul": "MatMulV2", "MatMulExt": "BatchMatMulV2",
+    "Muls": "Mul", "PReLU": "PRelu", "PReLUGrad": "PReluGrad", "ReLU": "Relu", "ReLU6": "Relu6",
+    "ReLU6Grad": "Relu6Grad", "ResizeNearestNeighbor": "ResizeNearestNeighborV2",
+    "ResizeNearestNeighborGrad": "ResizeNearestNeighborV2Grad", "Softmax": "SoftmaxV2", "SplitWithSize": "SplitV",
+    "Stack": "Pack", "SumExt": "ReduceSum", "TensorScatterElements": "ScatterElements"}
 MOVES = {"Transpose", "Tile", "Reshape"}
 RANKED = {"Sort", "SortExt", "TopK", "TopkExt", "ArgSort", "ArgSortWithIndex"}
 
