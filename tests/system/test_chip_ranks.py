@@ -13,7 +13,7 @@ RANKS = 2
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
-    """What each of two ranks found."""
+    """Findings of each of two ranks."""
     folder = tmp_path_factory.mktemp("chips")
     launch(folder, RANKS, str(ROOT / "tests" / "support" / "chip_worker.py"), str(folder / "found"))
     return [dict(np.load(folder / f"found.rank{rank}.npz")) for rank in range(RANKS)]
