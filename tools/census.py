@@ -26,16 +26,18 @@ LOSSES = ("cross_entropy", "bce", "ohem", "dice")
 # Nodes of a graph that launch nothing: they name, order or reinterpret values.
 SILENT = {"Load", "UpdateState", "MakeTuple", "TupleGetItem", "Depend", "Return", "Reshape", "ExpandDims", "Squeeze",
           "Flatten", "StopGradient", "Partial", "call", "Switch"}
-# Names of primitives that differ in the inventory. MindSpore's back end puts them there.
+# Names of primitives that differ in the inventory. MindSpore's back end puts them there; it splits SyncBatchNorm, counted
+# as one here, into sums, an all-reduce and an update.
 ACLNN_NAMES = {"BatchMatMul": "BMM", "ReLU": "ReLU"}
 ENGINE_NAMES = {
-    "Adam": "ApplyAdam", "AddScalar": "Add", "Argmax": "ArgMaxV2", "BatchMatMul": "BatchMatMulV2",
-    "Concat": "ConcatD", "Conv2DTranspose": "Conv2DTransposeD", "Divs": "RealDiv", "Gather": "GatherV2",
-    "GatherD": "GatherElements", "LogSoftmax": "LogSoftmaxV2", "MatMul": "MatMulV2", "MatMulExt": "BatchMatMulV2",
-    "Muls": "Mul", "PReLU": "PRelu", "PReLUGrad": "PReluGrad", "ReLU": "Relu", "ReLU6": "Relu6",
-    "ReLU6Grad": "Relu6Grad", "ResizeNearestNeighbor": "ResizeNearestNeighborV2",
+    "Adam": "ApplyAdam", "AddScalar": "Add", "AllReduce": "HcomAllReduce", "Argmax": "ArgMaxV2",
+    "BatchMatMul": "BatchMatMulV2", "Concat": "ConcatD", "Conv2DTranspose": "Conv2DTransposeD", "Divs": "RealDiv",
+    "Gather": "GatherV2", "GatherD": "GatherElements", "LogSoftmax": "LogSoftmaxV2", "MatMul": "MatMulV2",
+    "MatMulExt": "BatchMatMulV2", "Muls": "Mul", "PReLU": "PRelu", "PReLUGrad": "PReluGrad", "PowTensorScalar": "Pow",
+    "ReLU": "Relu", "ReLU6": "Relu6", "ReLU6Grad": "Relu6Grad", "ResizeNearestNeighbor": "ResizeNearestNeighborV2",
     "ResizeNearestNeighborGrad": "ResizeNearestNeighborV2Grad", "Softmax": "SoftmaxV2", "SplitWithSize": "SplitV",
-    "Stack": "Pack", "SumExt": "ReduceSum", "TensorScatterElements": "ScatterElements"}
+    "Stack": "Pack", "SumExt": "ReduceSum", "SyncBatchNorm": "BNTrainingReduce",
+    "SyncBatchNormGrad": "BNTrainingReduceGrad", "TensorScatterElements": "ScatterElements"}
 MOVES = {"Transpose", "Tile", "Reshape"}
 RANKED = {"Sort", "SortExt", "TopK", "TopkExt", "ArgSort", "ArgSortWithIndex"}
 
