@@ -26,8 +26,8 @@ LOSSES = ("cross_entropy", "bce", "ohem", "dice")
 # Nodes of a graph that launch nothing: they name, order or reinterpret values.
 SILENT = {"Load", "UpdateState", "MakeTuple", "TupleGetItem", "Depend", "Return", "Reshape", "ExpandDims", "Squeeze",
           "Flatten", "StopGradient", "Partial", "call", "Switch"}
-# Names of primitives that differ in the inventory. MindSpore's back end puts them there; it splits SyncBatchNorm, counted
-# as one here, into sums, an all-reduce and an update.
+# Names of primitives that differ in the inventory. MindSpore's back end puts them there; SyncBatchNorm, counted as one
+# here, becomes sums, an all-reduce and an update.
 ACLNN_NAMES = {"BatchMatMul": "BMM", "ReLU": "ReLU"}
 ENGINE_NAMES = {
     "Adam": "ApplyAdam", "AddScalar": "Add", "AllReduce": "HcomAllReduce", "Argmax": "ArgMaxV2",
