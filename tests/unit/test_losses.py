@@ -4,7 +4,8 @@ import pytest
 
 import mindspore as ms
 
-from mindseg.compat import set_mode
+from mindseg.chips import find_chip
+from mindseg.compat import as_if_on, set_mode
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.losses import BCELoss, CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, create_loss
@@ -233,3 +234,18 @@ def test_execution_modes_agree(mode):
         set_mode("graph")
     losses = pixel_cross_entropy(*flat(logits, label))
     assert value == pytest.approx(losses[losses > -np.log(0.6)].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["fraction", "min_kept"])
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
+def test_the_form_for_ascend_has_the_same_value_and_gradient(kind, scale, rule):
+    """Comparisons instead of look-ups, and for OHEM counting instead of a sort, on both branches of both rules."""
+    options = {"rule": rule, "min_kept": 30, "thresh": 0.3} if kind is OhemLoss else {}
+    logits, label = make_batch(21, scale=scale)
+    with as_if_on(find_chip("Ascend910B1")):
+        other = kind(IGNORE, **options)
+    own = kind(IGNORE, **options)
+    assert run(other, logits, label) == pytest.approx(run(own, logits, label), rel=2e-5)
+    gradients = [ms.grad(loss)(ms.Tensor(logits), ms.Tensor(label)).asnumpy() for loss in (own, other)]
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-3, atol=2e-5 * np.abs(gradients[0]).max())
