@@ -220,6 +220,7 @@ def failed_job(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "msrun").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin" / "msrun").chmod(0o755)
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)    # a bare Debian has python3 only
     done = subprocess.run(["bash", "scripts/run_distribute_train.sh", str(CAMVID), "2"], cwd=tmp_path, text=True,
                           capture_output=True, env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
     assert done.returncode == 1
