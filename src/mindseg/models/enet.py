@@ -176,7 +176,7 @@ class UpsamplingBottleneck(nn.Cell):
         """Maps (N, in, H, W) and the mask of a downsampling block to (N, out, 2H, 2W)."""
         main = self.main(x)
         if self.max_unpool:
-            main = unpool(main, mask)
+            main = unpool(main, mask, self.training)
         else:
             main = resize_bilinear(main, (2 * x.shape[2], 2 * x.shape[3]), self.corners)
         return ops.relu(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
