@@ -84,7 +84,7 @@ def test_unpooling_puts_values_at_the_first_maximum(rng, training):
     x = rng.integers(0, 3, (2, 3, 6, 8)).astype(np.float32)  # many ties
     y = rng.normal(0, 1, (2, 3, 3, 4)).astype(np.float32)
     pooled = x.reshape(2, 3, 3, 2, 4, 2).max((3, 5))
-    result = unpool(Tensor(y), max_pool_mask(Tensor(x), Tensor(pooled)), training).asnumpy()
+    result = unpool(Tensor(y), max_pool_mask(Tensor(x), Tensor(pooled), training), training).asnumpy()
     expected = np.zeros_like(x)
     for n, c, i, j in np.ndindex(y.shape):
         k = x[n, c, 2 * i:2 * i + 2, 2 * j:2 * j + 2].argmax()

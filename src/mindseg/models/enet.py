@@ -143,7 +143,7 @@ class DownsamplingBottleneck(nn.Cell):
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, in, H, W) to (N, out, H/2, W/2) and, for max-unpooling, the mask of the maxima."""
         main = self.pool(x)
-        mask = max_pool_mask(x, main) if self.mask else main
+        mask = max_pool_mask(x, main, self.training) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
         zeros = ops.zeros_like(ext[:, :self.extra])
         return self.act(ops.concat((main, zeros), 1) + ext), mask

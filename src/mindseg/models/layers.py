@@ -348,20 +348,42 @@ def _alternating(first: int, second: int, count: int, axis: int) -> Tensor:
     return Tensor(np.resize(np.array([first, second], np.float32), np.insert([1, 1, 1], axis, count)))
 
 
-def max_pool_mask(x: Tensor, pooled: Tensor) -> Tensor:
+def _with_windows(operator: ops.Primitive, x: Tensor, small: Tensor, training: bool) -> Tensor:
+    """Applies an operator to each pixel and the value of its 2x2 window.
+
+    Args:
+        operator: Operator of two inputs.
+        x: (N, C, 2h, 2w).
+        small: (N, C, h, w), the values of the windows.
+        training: Broadcast in five axes, which with its gradient takes half the time on the CPU. An exported graph
+            holds a resize instead.
+
+    Returns:
+        (N, C, 2h, 2w).
+    """
+    if not training:
+        return operator(x, resize_nearest(small, 2))
+    _, c, h, w = small.shape
+    result = operator(ops.reshape(x, (-1, h, 2, w, 2)), ops.reshape(small, (-1, h, 1, w, 1)))
+    return ops.reshape(result, (-1, c, 2 * h, 2 * w))
+
+
+def max_pool_mask(x: Tensor, pooled: Tensor, training: bool) -> Tensor:
     """Marks the maximum of each 2x2 window, the first one in reading order like the indices of PyTorch's max-pooling.
 
     Args:
         x: (N, C, 2h, 2w).
         pooled: (N, C, h, w), the maxima of the windows.
+        training: As in :func:`_with_windows`.
 
     Returns:
         (N, C, 2h, 2w) of x's type, 1 at the maxima and 0 elsewhere; no gradient flows through it.
     """
     # The places of a window have the ranks 4 3 over 2 1.
     order = _alternating(3, 1, x.shape[2], 2) + _alternating(1, 0, x.shape[3], 3)
-    rank = cast(x == resize_nearest(pooled, 2), x.dtype) * cast(order, x.dtype)
-    return ops.stop_gradient(cast(rank == resize_nearest(ops.MaxPool(2, 2)(rank), 2), x.dtype))
+    rank = cast(_with_windows(ops.Equal(), x, pooled, training), x.dtype) * cast(order, x.dtype)
+    first = _with_windows(ops.Equal(), rank, ops.MaxPool(2, 2)(rank), training)
+    return ops.stop_gradient(cast(first, x.dtype))
 
 
 def unpool(x: Tensor, mask: Tensor, training: bool) -> Tensor:
@@ -370,17 +392,12 @@ def unpool(x: Tensor, mask: Tensor, training: bool) -> Tensor:
     Args:
         x: (N, C, h, w).
         mask: (N, C, 2h, 2w), from :func:`max_pool_mask`.
-        training: Broadcast in five axes, which with its gradient takes half the time on the CPU. An exported graph
-            holds a resize instead.
+        training: As in :func:`_with_windows`.
 
     Returns:
         (N, C, 2h, 2w).
     """
-    if not training:
-        return resize_nearest(x, 2) * mask
-    _, c, h, w = x.shape
-    product = ops.reshape(x, (-1, h, 1, w, 1)) * ops.reshape(mask, (-1, h, 2, w, 2))
-    return ops.reshape(product, (-1, c, 2 * h, 2 * w))
+    return _with_windows(ops.Mul(), mask, x, training)
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
