@@ -141,6 +141,10 @@ def test_transposed_convolutions_add_up_scaled_kernels(rng, kernel, stride, offs
     np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, atol=1e-5)
 
 
-def test_nearest_resizing_repeats_pixels(rng):
+@pytest.mark.parametrize("training", [False, True])
+def test_nearest_resizing_repeats_pixels(rng, training):
     x = rng.normal(0, 1, (2, 3, 4, 5)).astype(np.float32)
-    np.testing.assert_array_equal(resize_nearest(Tensor(x), 4).asnumpy(), x.repeat(4, 2).repeat(4, 3))
+    factors = rng.normal(0, 1, (2, 3, 16, 20)).astype(np.float32)
+    np.testing.assert_array_equal(resize_nearest(Tensor(x), 4, training).asnumpy(), x.repeat(4, 2).repeat(4, 3))
+    gradient = ms.grad(lambda x: (resize_nearest(x, 4, training) * Tensor(factors)).sum())(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(gradient, factors.reshape(2, 3, 4, 4, 5, 4).sum((3, 5)), atol=1e-5)

@@ -190,8 +190,8 @@ class BGALayer(nn.Cell):
             left = left * ops.sigmoid(resize_bilinear(gate, size, True))
             right = resize_bilinear(right, size, True)
         else:
-            left = left * resize_nearest(ops.sigmoid(gate), 4)
-            right = resize_nearest(right, 4)
+            left = left * resize_nearest(ops.sigmoid(gate), 4, self.training)
+            right = resize_nearest(right, 4, self.training)
         return self.conv(left + right)
 
 
@@ -225,7 +225,7 @@ class SegmentHead(nn.Cell):
             if self.bilinear:
                 x = self.up(resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), True))
             else:
-                x = self.up(resize_nearest(x, 2))
+                x = self.up(resize_nearest(x, 2, self.training))
         return self.conv_out(x)
 
 

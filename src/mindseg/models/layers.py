@@ -303,14 +303,25 @@ def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
     return _resample(x, (x.shape[2] // 2, x.shape[3] // 2), "same" if one_sided else "padded")
 
 
-def resize_nearest(x: Tensor, factor: int) -> Tensor:
+@constexpr
+def _zeros(*shape: int) -> Tensor:
+    return Tensor(np.zeros(shape, np.float32))
+
+
+def resize_nearest(x: Tensor, factor: int, training: bool) -> Tensor:
     """Repeats every pixel in both directions.
 
     Args:
         x: (N, C, H, W).
         factor: Factor of height and width.
+        training: Add zeros with two more axes: on the CPU, with its gradient, less than half the time of a resize. An
+            exported graph holds the resize.
     """
-    return ops.ResizeNearestNeighbor((x.shape[2] * factor, x.shape[3] * factor))(x)
+    n, c, h, w = x.shape
+    if not training:
+        return ops.ResizeNearestNeighbor((h * factor, w * factor))(x)
+    blocks = ops.reshape(x, (n * c, h, 1, w, 1)) + cast(_zeros(1, 1, factor, 1, factor), x.dtype)
+    return ops.reshape(blocks, (n, c, h * factor, w * factor))
 
 
 def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
@@ -362,7 +373,7 @@ def _with_windows(operator: ops.Primitive, x: Tensor, small: Tensor, training: b
         (N, C, 2h, 2w).
     """
     if not training:
-        return operator(x, resize_nearest(small, 2))
+        return operator(x, resize_nearest(small, 2, False))
     _, c, h, w = small.shape
     result = operator(ops.reshape(x, (-1, h, 2, w, 2)), ops.reshape(small, (-1, h, 1, w, 1)))
     return ops.reshape(result, (-1, c, 2 * h, 2 * w))
