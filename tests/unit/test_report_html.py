@@ -13,7 +13,8 @@ from mindseg.errors import DataError, UserError
 from mindseg.evaluation.evaluator import Example
 from mindseg.metrics import ConfusionMatrix
 from mindseg.report.charts import column, line_chart, read_history, smooth, ticks
-from mindseg.report.pages import ReportData, difference, flatten, read_run, write_comparison, write_report
+from mindseg.report.comparison import average, flatten, read_run, write_comparison
+from mindseg.report.pages import ReportData, difference, write_report
 
 VOID_TAGS = {"meta", "link", "img", "br", "input"}
 
@@ -238,6 +239,42 @@ class TestComparison:
         assert re.findall(cells, table) == [("optim.lr", "0.1", "0.2")]
         assert text.count('class="matrix"') == 2
         assert len(set(page.ids)) == len(page.ids)
+
+    def test_metrics_of_a_training_are_enough(self, tmp_path):
+        folder = tmp_path / "b"
+        folder.mkdir()
+        (folder / "metrics.csv").write_text("phase,epoch,step,loss,miou,pixel_accuracy\ntrain,1,5,2.0,,\n"
+                                            "eval,1,5,,0.625,0.75\neval,2,10,,0.25,0.5\n")
+        runs = [read_run(make_run(tmp_path / "a", 0.5, 0.1), "a"), read_run(folder, "b")]
+        text, page = read(write_comparison(tmp_path / "c.html", runs))
+        words = " ".join(" ".join(page.text).split())
+        assert "+12.50" in words
+        assert "of step 5, the best of 2 evaluations" in words
+        sections = re.findall(r'<section id="(\w+)"', text)
+        assert sections[0] == "differences"
+        _, page = read(write_comparison(tmp_path / "d.html", [runs[1], runs[1]]))     # no classes at all
+        assert "62.50" in " ".join(page.text)
+
+    def test_repeats_are_averaged(self, tmp_path):
+        names = ("a", "b", "c", "other")
+        runs = []
+        for name, miou, seed, rate in zip(names, (0.5, 0.625, 0.75, 0.25), (1, 2, 3, 1), (0.1, 0.1, 0.1, 0.2),
+                                          strict=True):
+            folder = make_run(tmp_path / name, miou, rate)
+            with open(folder / "config.yaml", "a", encoding="utf-8") as stream:
+                stream.write(f"runtime: {{seed: {seed}}}\n")
+            runs.append(read_run(folder, name))
+        mean, other = average([runs[0], runs[3], *runs[1:3]])
+        assert other is runs[3]
+        assert mean.overall["mean IoU"] == pytest.approx(0.625)
+        assert mean.spread["mean IoU"] == pytest.approx(0.125)      # sqrt((0.125**2 + 0 + 0.125**2) / 2)
+        np.testing.assert_array_equal(mean.confusion, sum(run.confusion for run in runs[:3]))
+        text, page = read(write_comparison(tmp_path / "c.html", [mean, other]))
+        assert "± 12.50" in " ".join(" ".join(page.text).split())
+        assert "1, 2, 3" in text[text.index('<section id="differences"'):]
+        read(write_comparison(tmp_path / "d.html", [mean]))
+        with pytest.raises(DataError, match="--average"):
+            write_comparison(tmp_path / "e.html", runs * 2)
 
     def test_refusals(self, tmp_path):
         first = read_run(make_run(tmp_path / "a", 0.5, 0.1), "a")

@@ -14,7 +14,8 @@ from mindseg.data.datasets import CITYSCAPES
 from mindseg.evaluation.evaluator import Example
 from mindseg.metrics import ConfusionMatrix
 from mindseg.report.charts import read_history
-from mindseg.report.pages import ReportData, write_comparison, write_report
+from mindseg.report.comparison import write_comparison
+from mindseg.report.pages import ReportData, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")

@@ -1,24 +1,22 @@
-"""HTML pages about evaluated models: the report of one run, and the comparison of several.
+"""HTML pages about models: what a page shows of a run, and the report of one evaluation.
 
 Pages need no network: style, script and pictures are inside, and the content security policy forbids everything else.
 """
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mindseg.data.datasets import CITYSCAPES, VOC, voc_palette
 from mindseg.drawing import CORRECT, UNSCORED, WRONG, Palette, error_map, overlay
 from mindseg.errors import DataError
 from mindseg.files import write_text
-from mindseg.report.charts import NUM_STYLES, column, number, read_history, training_charts
-from mindseg.yaml_text import YamlError, parse
+from mindseg.report.charts import column, number, training_charts
 
 if TYPE_CHECKING:
     from mindseg.evaluation.evaluator import Example  # for its type alone: this import loads MindSpore
@@ -46,6 +44,7 @@ class ReportData:
         history: Rows of ``metrics.csv``, see ``charts.read_history``.
         config: The resolved configuration as YAML.
         environment: Content of ``env.json``.
+        spread: Standard deviation of each score, by class or by label of ``overall``, if scores are means over runs.
 
     Raises:
         DataError: Classes, colours and scores differ in number.
@@ -62,6 +61,7 @@ class ReportData:
     history: Sequence[Mapping[str, str]] = ()
     config: str = ""
     environment: Mapping = field(default_factory=dict)
+    spread: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = len(self.classes), len(self.palette), len(self.iou)
@@ -90,37 +90,6 @@ class ReportData:
         return {label: number(value) for label, value in scores.items()}
 
 
-def read_run(folder: Path, title: str) -> ReportData:
-    """Reads ``eval.json`` of a run folder, and ``metrics.csv``, ``config.yaml`` and ``env.json`` if present.
-
-    Args:
-        folder: The run folder, or any folder that ``eval.py --output`` wrote.
-        title: Name of the run.
-
-    Returns:
-        Everything but images.
-
-    Raises:
-        DataError: ``eval.json`` is missing, or a file is damaged.
-    """
-    scores = _read(folder / "eval.json", json.loads)
-    if not isinstance(scores, dict) or not all(isinstance(scores.get(name), list) for name in ("classes", "iou")):
-        raise DataError(f"{folder / 'eval.json'}: missing, or without classes and IoU; run eval.py for this run first")
-    classes = tuple(scores["classes"])
-    known = {info.classes: info.palette for info in (CITYSCAPES, VOC)}
-    return ReportData(title, classes, known.get(classes) or voc_palette(len(classes)), scores,
-                      history=read_history(folder / "metrics.csv"), config=_read(folder / "config.yaml", str) or "",
-                      environment=_read(folder / "env.json", json.loads) or {})
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
-    """Parsed content of a text file; None if there is none."""
-    try:
-        return parse(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); write it again with eval.py") from error
-
-
 def write_report(path: Path, data: ReportData) -> Path:
     """Writes the page about one run to ``path`` (``*.html``) and returns the path.
 
@@ -141,31 +110,12 @@ def write_report(path: Path, data: ReportData) -> Path:
                 for k, (name, miou) in enumerate(data.programs)]
     facts = [("images", f"{data.scores['images']:,}"), *data.facts] if data.scores.get("images") else data.facts
     speeds = column(data.history, "train", "images_per_s")[1]
-    return _write_page(path, "run.html", data=data, facts=facts, error=largest_error(data), programs=programs,
+    return write_page(path, "run.html", data=data, facts=facts, error=largest_error(data), programs=programs,
                        classes=classes, examples=examples, error_colours=(CORRECT, WRONG, UNSCORED), settings=settings,
                        charts=training_charts([data.history]), speed=float(np.median(speeds)) if speeds else None)
 
 
-def write_comparison(path: Path, runs: Sequence[ReportData]) -> Path:
-    """Writes a page with two to six runs side by side to ``path`` (``*.html``) and returns the path.
-
-    Raises:
-        DataError: Too few or too many runs, different classes, or a damaged configuration.
-        UserError: The file cannot be written.
-    """
-    if not 2 <= len(runs) <= NUM_STYLES:
-        raise DataError(f"{len(runs)} runs cannot be compared: 2 to {NUM_STYLES} can be told apart on one page")
-    first = runs[0]
-    for run in runs[1:]:
-        if tuple(run.classes) != tuple(first.classes):
-            raise DataError(f"{run.title} has other classes than {first.title}: they cannot be compared")
-    overall = [(label, None, [run.overall[label] for run in runs]) for label in first.overall]
-    by_class = zip(first.classes, first.palette, zip(*(run.iou for run in runs), strict=True), strict=True)
-    return _write_page(path, "comparison.html", runs=runs, overall=overall, classes=list(by_class),
-                       charts=training_charts([run.history for run in runs]), differences=differing_settings(runs))
-
-
-def _write_page(path: Path, template: str, **content: object) -> Path:
+def write_page(path: Path, template: str, **content: object) -> Path:
     """Fills in a template of this package; text is escaped."""
     engine = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                          trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
@@ -223,28 +173,3 @@ def data_url(picture: np.ndarray, budget: int, width: int = PICTURE_WIDTH) -> st
     if len(data) > budget and width > 16:
         return data_url(picture, budget, round(0.7 * size[0]))
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def differing_settings(runs: Sequence[ReportData]) -> list[list[str]]:
-    """Configuration keys and ``env.`` entries that are not the same in all runs: rows of key and each run's value.
-
-    Raises:
-        DataError: A configuration or environment is damaged.
-    """
-    trees = []
-    for run in runs:
-        try:
-            trees.append(flatten(parse(run.config) or {}) | flatten({"env": run.environment}))
-        except (YamlError, AttributeError) as error:       # the latter: a list or a single value
-            raise DataError(f"{run.title}: config.yaml is damaged: {' '.join(str(error).split())}") from error
-    names = sorted(set().union(*trees))
-    rows = [[name, *(plain(tree.get(name, "-")) for tree in trees)] for name in names]
-    return [row for row in rows if len(set(row[1:])) > 1]
-
-
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested mappings as ``{"a.b": value}``."""
-    out: dict[str, object] = {}
-    for name, value in tree.items():
-        out |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return out
