@@ -1,8 +1,10 @@
 """Checkpoint files: whole or not at all, refused by name when damaged, and weights taken out of them."""
 import errno
+import hashlib
 import os
 import sys
 import time
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from mindseg.commands import publish
 from mindseg.config import load_config
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.errors import UserError
+from mindseg.logs import log, setup_logging
 from mindseg.models import build_network
 from tests.support import ROOT
 
@@ -154,13 +157,62 @@ def test_wrong_weights_are_refused(cfg, network_file):
         load_weights(build_network(cfg), wider, "x.ckpt")
 
 
-def test_starting_weights_for_other_classes(cfg, network_file):
+# Parameters that know the number of classes.
+CLASSIFIERS = {"fast_scnn": ("classifier.conv.", "aux_head1.conv2."), "enet": ("decoder.fullconv.",),
+               "bisenetv2": tuple(f"{head}.conv_out." for head in ("head", "aux2", "aux3", "aux4", "aux5_4")),
+               "fcn8s": ("score", "upscore")}
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_starting_weights_for_other_classes(name, converted, tmp_path, caplog):
+    """Everything that knows no classes is loaded, from a checkpoint and from a file without classifiers."""
+    small = ["model.fc_channels=32"] if name == "fcn8s" else []
+    source, target = (load_config(ROOT / "configs" / name / f"{name}_synthetic.yaml",
+                                  [f"model.num_classes={classes}", "loss.class_weights=null", *small])
+                      for classes in (5, 7))
+    values = {p.name: p.asnumpy() + 0.5 for p in build_network(source).get_parameters() if not p.name.endswith(".step")}
+    kept = {key: value for key, value in values.items() if not key.startswith(CLASSIFIERS[name])}
+    assert 0 < len(kept) < len(values)
+    path, content = tmp_path / "other.ckpt", kept if converted else values
+    save_checkpoint(path, [Parameter(Tensor(value), name=key) for key, value in content.items()], Progress(), source)
+    net = build_network(target)
+    before = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+    setup_logging()
+    with caplog.at_level("INFO", logger="mindseg"), patch.object(log, "propagate", True):
+        load_pretrained(net, target, path)
+    for param in net.get_parameters():
+        np.testing.assert_array_equal(param.asnumpy(), kept.get(param.name, before[param.name]), param.name)
+    (line,) = [line for line in caplog.messages if line.startswith("new, with random weights: ")]
+    named = line.removeprefix("new, with random weights: ").split(", ")
+    assert set(named) == {key.rpartition(".")[0] for key in values if key not in kept}
+    assert target.train.pretrained == str(path)
+    assert target.train.pretrained_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["fast_scnn", "enet"])
+def test_shipped_weights_start_a_network_of_other_classes(name):
+    (path,) = (ROOT / "weights").glob(f"{name}_camvid-*.ckpt")
+    target = load_config(ROOT / "configs" / name / f"{name}_camvid.yaml",
+                         ["model.num_classes=3", "loss.class_weights=null"])
+    arrays, _ = read_checkpoint(path)
+    net = build_network(target)
+    load_pretrained(net, target, path)
+    for param in net.get_parameters():
+        if param.name in arrays and not param.name.startswith(CLASSIFIERS[name]):
+            np.testing.assert_array_equal(param.asnumpy(), arrays[param.name], param.name)
+
+
+def test_starting_weights_that_changed_since_they_were_recorded(cfg, network_file):
+    target = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml")
+    target.train.pretrained, target.train.pretrained_sha256 = str(network_file[0]), "0" * 64
+    with pytest.raises(UserError, match=r"best\.ckpt: its SHA-256 begins with \w{8}, not with 00000000"):
+        load_pretrained(build_network(target), target, network_file[0])
+
+
+def test_a_part_of_a_network_is_loaded(cfg, network_file):
     path, values, averaged = network_file
-    target = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml",
-                         ["model.ppm_kernel=1", "model.aux_heads=1"])
-    with pytest.raises(UserError, match=str(path)):
-        load_pretrained(build_network(target), target, path)
-    target.model.pretrained_part = "backbone"
+    target = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml", ["model.pretrained_part=backbone"])
     net = build_network(target)
     before = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
     load_pretrained(net, target, path)
@@ -179,7 +231,6 @@ def test_published_weights_are_small_named_by_content_and_work(cfg, network_file
                                           "CamVid", "--score", "50 %", "--output", str(tmp_path)])
         publish.main()
     (published,) = tmp_path.glob("*.ckpt")
-    import hashlib
     digest = hashlib.sha256(published.read_bytes()).hexdigest()
     assert published.name == f"fast_scnn_camvid-{digest[:8]}.ckpt"
     assert published.stat().st_size < path.stat().st_size * 0.6

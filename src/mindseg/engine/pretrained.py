@@ -1,4 +1,5 @@
 """Initial weights from a file, or a part of them."""
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,27 +8,35 @@ from mindspore import Tensor, nn
 
 from mindseg.config import Config
 from mindseg.errors import UserError
+from mindseg.files import file_sha256
 from mindseg.logs import log
 from mindseg.models.weights import convert, read_weights
 
 
 def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
-    """Loads the weights of a file into a network and logs what was loaded.
+    """Loads the weights of a file into a network, logs what was loaded, and notes the file in the configuration.
 
     Args:
         net: Network of ``cfg.model``.
-        cfg: Resolved configuration; ``model.pretrained_part`` is ``all``, ``backbone`` (everything whose shape does not
-            depend on the number of classes; FCN-8s also takes an ImageNet VGG16 with BatchNorm) or ``encoder``.
+        cfg: Resolved configuration; ``model.pretrained_part`` is ``all`` (but for classifiers if the file has another
+            number of classes, or none), ``backbone`` (FCN-8s also takes an ImageNet VGG16 with BatchNorm) or
+            ``encoder``.
         path: Checkpoint of this project, or any file that ``mindseg.models.weights`` reads.
 
     Raises:
-        UserError: The file is damaged, or does not hold that part of the network.
+        UserError: The file is damaged, does not hold that part of the network, or is not the one that
+            ``train.pretrained_sha256`` was recorded of.
     """
-    m = cfg.model
+    m, t = cfg.model, cfg.train
     options = {k: v for k, v in m.items() if v is not None and k not in ("name", "pretrained_part")}
     state = without_training_state(read_weights(path))
+    digest = file_sha256(path)
+    if t.pretrained == str(path) and t.pretrained_sha256 not in (None, digest):
+        raise UserError(f"{path}: its SHA-256 begins with {digest[:8]}, not with {t.pretrained_sha256[:8]}: it has "
+                        "changed since it was recorded; give the old file, or set train.pretrained_sha256=null")
+    t.pretrained, t.pretrained_sha256 = str(path), digest
     try:
-        found = convert(m.name, state, part=m.pretrained_part, **options)
+        found = convert(m.name, state, part=m.pretrained_part, drop_classifier=None, **options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     own = {p.name: p for p in net.get_parameters()}
@@ -35,9 +44,15 @@ def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
         if not name.endswith(".step"):      # dropout counters start at 0
             own[name].set_data(Tensor(value, own[name].dtype))
     log.info("%d of %d parameters loaded from %s (%s)", len(found.params), len(own), path, found.source)
-    new = dict.fromkeys(name.split(".")[0] for name in found.missing)
-    if new:
-        log.info("new, with random weights: %s", ", ".join(new))
+    if found.missing:
+        log.info("new, with random weights: %s", ", ".join(_layers(found.missing, found.params)))
+
+
+def _layers(missing: Iterable[str], loaded: Iterable[str]) -> list[str]:
+    """Names of the layers of ``missing`` parameters; one name for a part of the network of which nothing is loaded."""
+    parts = {name.split(".")[0] for name in loaded}
+    return list(dict.fromkeys(name.rpartition(".")[0] if name.split(".")[0] in parts else name.split(".")[0]
+                              for name in missing))
 
 
 def without_training_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def convert_state_dict(name: str, state: Mapping[str, np.ndarray], **model_kwarg
     return convert(name, state, **model_kwargs).params
 
 
-def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_classifier: bool = False,
+def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_classifier: bool | None = False,
             **model_kwargs: object) -> Conversion:
     """Converts weights as ``convert_state_dict`` and reports what was not used and what is missing.
 
@@ -85,7 +85,8 @@ def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_
         name: Network, see ``create_model``.
         state: Parameter names and arrays of a PyTorch state dict or an older MindSpore checkpoint.
         part: ``all``, or the only part of the network that is filled: ``backbone``, ``encoder`` (``PARTS``).
-        drop_classifier: Leaves out the layers whose shape depends on the classes, for another number of them.
+        drop_classifier: Leaves out the layers whose shape depends on the classes, for another number of them; None: if
+            the file has another number of classes than ``num_classes``, or none of these layers.
         **model_kwargs: Options of our network; ``num_classes`` is read from the weights unless it is given.
 
     Raises:
@@ -102,6 +103,9 @@ def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_
     renamed = _rename(source, state)
     found = [renamed[key][1].shape[axis] for key, axis in CLASS_AXIS.items() if key in renamed]
     classes = model_kwargs.pop("num_classes", found[0] if found else 2)
+    classifier = re.compile(CLASSIFIERS.get(name, "(?!)"))
+    if drop_classifier is None:
+        drop_classifier = not any(map(classifier.search, renamed)) or found[:1] not in ([], [classes])
     with no_init_parameters():
         network = create_model(name, int(classes), **model_kwargs)
     shapes = {p.name: tuple(p.shape) for p in network.get_parameters()}
@@ -110,7 +114,7 @@ def convert(name: str, state: Mapping[str, np.ndarray], part: str = "all", drop_
         raise UserError(f"model.pretrained_part {part!r} of {name} is unknown; choose one of {', '.join(parts)}")
     prefixes = parts[part]
     targets = {key for key in shapes if key.startswith(prefixes) and key.startswith(source.part)
-               and not (drop_classifier and re.search(CLASSIFIERS.get(name, "(?!)"), key))}
+               and not (drop_classifier and classifier.search(key))}
     params, unplaced = _place(renamed, shapes, targets)
     _check_shapes(name, source, params, shapes)
     filled = {key.split(".")[0] for key in params}
