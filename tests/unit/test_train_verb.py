@@ -1,5 +1,6 @@
 """The command line of ``train.py``, with the training itself recorded."""
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,15 +23,18 @@ STAGED = ROOT / "configs" / "enet" / "enet_cityscapes_staged.yaml"
 
 @pytest.fixture
 def call(monkeypatch, tmp_path):
-    """Runs the verb; gives (network's stage, folder, start, command) of every training."""
-    def run(config, *words, ends=True):
+    """Runs the verb; gives (network's stage, folder, start, command) of every training.
+
+    ``trained`` replaces the function that is called for a training.
+    """
+    def run(config, *words, ends=True, trained=None):
         calls = []
 
         def record(cfg, folder, runtime, start, command):
             calls.append((cfg, folder, start, command))
             return ends
 
-        monkeypatch.setattr(train, "train", record)
+        monkeypatch.setattr(train, "train", trained or record)
         monkeypatch.setattr(train, "setup_runtime", lambda cfg, training: Runtime("CPU", 0))
         monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), "--set",
                                           f"runtime.output_dir={tmp_path / 'out'}", *map(str, words)])
@@ -169,6 +173,33 @@ def test_what_is_no_run_is_refused(call, tmp_path, what):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=f"--resume .*{what}: not a run folder"):
         call(PLAIN, "--resume", tmp_path / what)
+
+
+def test_a_name_is_part_of_the_folder(call, tmp_path):
+    ((_, folder, _, _),) = call(PLAIN, "--set", "runtime.name=wide-crop_2")
+    assert re.fullmatch(r"\d{8}-\d{6}-wide-crop_2", folder.name)
+    for name in ("a/b", "../x", "x" * 65, "a b", "''"):
+        with pytest.raises(UserError, match=r"runtime\.name = .*letters, digits"):
+            call(PLAIN, "--set", f"runtime.name={name}")
+    assert len(list((tmp_path / "out" / PLAIN.stem).iterdir())) == 1
+
+
+@pytest.mark.parametrize(("left", "stays"), [
+    ({}, False), ({"metrics.csv": "phase,step\n"}, False), ({"metrics.csv": "phase,step\ntrain,20\n"}, True),
+    ({"ckpt/step2.ckpt": ""}, True), ({"notes.txt": "mine"}, True), ({"ckpt/rank0.log": ""}, False)])
+def test_a_start_that_fails_removes_its_folder(call, tmp_path, left, stays):
+    """Unless it has trained, or holds somebody else's files."""
+    def fail(cfg, folder, *rest):
+        for name, text in {"config.yaml": "", "env.json": "", "train.log": "", "rank0.log": "", **left}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        raise UserError("data.root = x: there is no such folder")
+
+    with pytest.raises(UserError, match="no such folder"):
+        call(PLAIN, trained=fail)
+    folder = tmp_path / "out" / PLAIN.stem
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == (4 + len(left) if stays else 0)
+    assert any(folder.iterdir()) == stays
 
 
 def test_stages_follow_each_other(call):

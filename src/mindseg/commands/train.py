@@ -21,7 +21,7 @@ from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.device_checks import check_dropout
 from mindseg.engine.pretrained import load_pretrained
-from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder
+from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder, removed_if_refused
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
 from mindseg.errors import UserError
@@ -43,7 +43,8 @@ EXAMPLES = """examples:
 """
 # Keys whose values may differ between the hosts of a job.
 OF_A_HOST = ("data.root", "data.train_list", "data.eval_list", "data.mindrecord", "data.eval_mindrecord",
-             "data.num_workers", "data.prefetch", "runtime.output_dir", "runtime.device_id", "runtime.threads")
+             "data.num_workers", "data.prefetch", "train.pretrained", "train.pretrained_sha256",
+             "runtime.output_dir", "runtime.device_id", "runtime.threads")
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,12 +64,14 @@ def main() -> None:
     if args.run_eval:
         args.set.append("train.run_eval=true")
     cfg = read_config(args.config, args.set)
+    cfg.train.pretrained = args.pretrained or cfg.train.pretrained
     runtime = setup_runtime(cfg.runtime, training=True)
     check_equal(settings(cfg) | {"--resume": args.resume is not None}, runtime.rank, runtime.size)
     resumed = find_resumed(cfg, args, runtime)
     run_dir = run_folder(cfg, resumed) if resumed else create_run_dir(cfg, args.config, runtime)
-    start = Start(Path(args.pretrained)) if args.pretrained else Start()
-    with modelarts(cfg, run_dir, runtime) as checkpoint:
+    start = Start(Path(cfg.train.pretrained)) if cfg.train.pretrained else Start()
+    with (nullcontext() if resumed else removed_if_refused(run_dir, runtime),
+          modelarts(cfg, run_dir, runtime) as checkpoint):
         start = Start(checkpoint) if checkpoint else start
         for stage_cfg, folder in stages(cfg, args, run_dir, runtime):
             if cfg.runtime.modelarts:
@@ -217,8 +220,6 @@ def train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: s
 def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: str) -> bool:
     last = start.checkpoint if start.resumed else find_checkpoint(run_dir) if runtime.is_main else None
     continued = broadcast_object(last is not None, runtime.size)      # rank 0 decides, with or without a common disk
-    if not continued:
-        describe_run(cfg, run_dir, runtime)
     batches = divide_batch(cfg, runtime.size)
     train_set = create_loader(cfg, "train", runtime.rank, runtime.size, batches.device)
     per_epoch = train_set.steps_per_epoch
@@ -232,6 +233,8 @@ def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: 
     net = build_network(cfg)
     if start.checkpoint and not continued and runtime.is_main:      # the others get rank 0's weights
         load_pretrained(net, cfg, start.checkpoint)
+    if not continued:
+        describe_run(cfg, run_dir, runtime)
     step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
     job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command,
               train_set.num_samples)

@@ -132,6 +132,8 @@ class Trainer:
             param.set_data(Tensor(arrays[param.name], param.dtype))
         self.progress = Progress(**{key: extras[key] for key in ("epoch", "step", "best_miou", "eval_step")
                                     if key in extras})
+        for key in ("pretrained", "pretrained_sha256"):     # the weights that the run started from
+            self.cfg.train[key] = saved.get("train", {}).get(key)
         for line in _changed_values(saved, self.cfg):
             log.info("resumed with another value: %s", line)
         if extras.get("samples") and self.job.samples not in (0, extras["samples"]):
