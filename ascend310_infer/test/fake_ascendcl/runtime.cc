@@ -131,7 +131,8 @@ const PinnedBlock* FindPinned(const void* address, size_t size) {
   if (block == state.pinned.begin()) return nullptr;
   --block;
   const auto offset = static_cast<size_t>(requested - block->first);
-  return offset + size <= block->second.size ? &block->second : nullptr;
+  if (offset > block->second.size || size > block->second.size - offset) return nullptr;
+  return &block->second;
 }
 
 bool TakeMemory(size_t size) {
