@@ -157,7 +157,7 @@ def count(case: Case) -> list[Operator]:
         done = subprocess.run([sys.executable, str(ROOT / "tools" / "census_worker.py"), *words], cwd=ROOT,
                               capture_output=True, text=True, check=False, env=os.environ | {
                                   "MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": folder,
-                                  "MS_DEV_PRECOMPILE_ONLY": "1"})
+                                  "MS_DEV_DUMP_IR_PASSES": "validate", "MS_DEV_PRECOMPILE_ONLY": "1"})
         graphs = sorted(Path(folder).rglob("*_validate_*.ir"))
         if done.returncode or not graphs:
             raise RuntimeError(f"{case}: {done.stderr[-2000:]}")

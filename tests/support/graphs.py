@@ -44,7 +44,8 @@ def compile_graph(folder: Path, kind: str, network: str, forgotten: str = "", ev
     """
     words = [kind, network, forgotten, "evaluation" if evaluation else ""]
     done = subprocess.run([sys.executable, str(WORKER), *words], capture_output=True, text=True, check=False,
-                          env=os.environ | {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(folder)})
+                          env=os.environ | {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(folder),
+                                            "MS_DEV_DUMP_IR_PASSES": "validate"})
     assert done.returncode == 0, done.stderr[-3000:]
     return sorted(folder.rglob("*_validate_*.ir"))
 
