@@ -1,4 +1,4 @@
-"""Runner, unit tests and simulation under the address and undefined-behaviour sanitizers: what fits into every run.
+"""Runner, unit tests and simulation under the address and undefined-behaviour sanitizers.
 
 tests/system/test_runner_slow.py runs all the other runner tests on this build.
 """
@@ -20,6 +20,8 @@ from tests.support.runner import (
     read_summary,
     run_program,
 )
+
+pytestmark = pytest.mark.slow       # the build alone takes a minute and a half
 
 
 @pytest.fixture(scope="module")
