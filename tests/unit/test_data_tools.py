@@ -1,5 +1,6 @@
 """check_dataset, class_weights and build_trainaug, run as a user runs them, against counts made by hand."""
 import math
+import re
 import shutil
 import sys
 
@@ -54,6 +55,43 @@ def test_crops_beyond_the_images_are_noted(tmp_path, rng, capsys, crop, other, n
     printed = capsys.readouterr().out
     assert ("3 images are smaller than a training crop of" in printed) == noted
     assert (f"of {crop[1]}x{crop[0]};" in printed) == noted
+
+
+def test_pictures_are_recognised_after_compression(tmp_path, rng, run_cli):
+    """The same picture as JPEG, smaller and brighter, in another split; other pictures are not the same."""
+    make_camvid(tmp_path, rng, 4, "train", (120, 160))
+    make_camvid(tmp_path, rng, 2, "val", (120, 160))
+    smooth = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+    changed = cv2.resize(np.clip(smooth * 1.1 + 5, 0, 255).astype(np.uint8), (120, 90))
+    changed = cv2.imdecode(cv2.imencode(".jpg", changed, [cv2.IMWRITE_JPEG_QUALITY, 75])[1], cv2.IMREAD_COLOR)
+    for split, image in (("train", smooth), ("val", changed)):
+        write_image(tmp_path / split / "twin.png", image)
+        write_image(tmp_path / f"{split}annot" / "twin.png", np.zeros(image.shape[:2], np.uint8))
+    done = check(run_cli, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "nearly the same" in line]
+    assert line.startswith("  warning: 1 images are nearly the same as one of another split: twin = twin (train)")
+
+
+def test_labels_that_disagree_with_a_network_come_on_a_page(tmp_path, rng, run_cli):
+    make_camvid(tmp_path / "data", rng, 4, "val", (64, 96))
+    config = BASE.parent / "fast_scnn" / "fast_scnn_camvid.yaml"
+    (network,) = (BASE.parents[1] / "weights").glob("fast_scnn_camvid-*.ckpt")
+    words = ["check-dataset", "--config", config, "--set", f"data.root={tmp_path / 'data'}", "--split", "val",
+             "--ckpt_path", network, "--output", tmp_path]
+    done = run_cli(*words, "--shown", "2")
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"^    (\w+): ([\d.]+) % of the image are predicted as (\w+) and labelled otherwise",
+                        done.stdout, re.MULTILINE)
+    assert len({name for name, _, _ in listed}) == 2
+    page = (tmp_path / "suspects_val.html").read_text(encoding="utf-8")
+    assert page.count('<figure class="example">') == 4
+    assert page.index(f"<span>{listed[0][0]}</span>") < page.index(f"<span>{listed[1][0]}</span>")
+    refused = run_cli(*words)
+    assert refused.returncode == 1
+    assert "suspects_val.html" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert run_cli(*words[:-4], "--ckpt_path", tmp_path / "no.ckpt").stderr.startswith("error: --ckpt_path")
 
 
 def test_every_kind_of_error_is_reported_in_one_run(tmp_path, rng, run_cli):

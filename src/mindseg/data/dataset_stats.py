@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ class SampleStats:
         size: Width and height, or ``None``.
         sums: Pixels, sum and sum of squares of R, G and B, float64 (3, 3), or ``None``.
         digest: SHA-1 of the image file.
+        fingerprint: See :func:`fingerprint`, or ``None``.
     """
     name: str
     error: str | None = None
@@ -33,6 +35,7 @@ class SampleStats:
     size: tuple[int, int] | None = None
     sums: np.ndarray | None = None
     digest: bytes = b""
+    fingerprint: np.ndarray | None = None
 
 
 def _measure(source: Source, lut: np.ndarray, images: bool, name: str, sample_index: np.ndarray, data: np.ndarray,
@@ -48,11 +51,46 @@ def _measure(source: Source, lut: np.ndarray, images: bool, name: str, sample_in
             pixels = decode_image(data, image_name)
             check_sizes(pixels.shape, values.shape, image_name)
             stats.sums, stats.digest = _sums(pixels), hashlib.sha1(data, usedforsecurity=False).digest()
+            stats.fingerprint = fingerprint(pixels)
         if has_unmapped(values, lut):
             raise DataError(f"{label_name}: {describe_unmapped(stats.values, lut)}")
     except DataError as error:
         stats.error = str(error)
     return stats
+
+
+def fingerprint(pixels: np.ndarray) -> np.ndarray:
+    """Bits by which pictures are recognised after compression or resizing: does each of 16x16 cells outshine the next?
+
+    Args:
+        pixels: uint8 (H, W, 3).
+
+    Returns:
+        uint8 (32,), 256 bits.
+    """
+    small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), (17, 16), interpolation=cv2.INTER_AREA)
+    return np.packbits(small[:, 1:] > small[:, :-1])
+
+
+def near_twins(prints: np.ndarray, others: np.ndarray, most: int = 16) -> list[tuple[int, int]]:
+    """Pairs of pictures that are nearly the same.
+
+    Args:
+        prints: Fingerprints, uint8 (N, 32).
+        others: Fingerprints, uint8 (M, 32).
+        most: Bits in which a pair may differ. JPEG compression and resizing change up to 10 of CamVid's, and frames of
+            different videos differ in 79 at least.
+
+    Returns:
+        Numbers of each picture of ``prints`` and of its nearest one in ``others``.
+    """
+    bits = np.array([bin(value).count("1") for value in range(256)], np.uint16)
+    pairs = []
+    for i, own in enumerate(prints):
+        distances = bits[others ^ own].sum(1)
+        if distances.size and distances.min() <= most:
+            pairs.append((i, int(distances.argmin())))
+    return pairs
 
 
 def _sums(pixels: np.ndarray) -> np.ndarray:
@@ -110,6 +148,7 @@ class DatasetStats:
         sizes: Samples of each (width, height).
         void: (share of ignored pixels, name) of every readable sample.
         digests: Names of the samples with each image.
+        fingerprints: Fingerprint of each readable image by the name of its sample.
         mean_std: Mean and standard deviation of R, G, B over all pixels, 0..255.
     """
 
@@ -119,6 +158,7 @@ class DatasetStats:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.void: list[tuple[float, str]] = []
         self.digests: dict[bytes, list[str]] = {}
+        self.fingerprints: dict[str, np.ndarray] = {}
         sums = np.zeros((3, 3))
         pipeline = Pipeline(source, np.arange(len(source)), partial(_measure, source, lut, images),
                             LoaderOptions(num_workers=os.cpu_count() or 1))
@@ -138,6 +178,7 @@ class DatasetStats:
             if stats.sums is not None:
                 sums += stats.sums
                 self.digests.setdefault(stats.digest, []).append(stats.name)
+                self.fingerprints[stats.name] = stats.fingerprint
         count, total, squares = np.maximum(sums[:, 0], 1), sums[:, 1], sums[:, 2]
         mean = total / count
         self.mean_std = mean, np.sqrt(np.maximum(squares / count - mean ** 2, 0))
