@@ -47,7 +47,8 @@ _JITTER = {"brightness": "float >= 0, <= 255", "contrast": "float >= 0, <= 1", "
 _DEEPEST_BASE = 10      # files behind each other in `_base_`
 _LOG = logging.getLogger("mindseg.config")
 # Types of the values of other mappings, whose keys are texts.
-_MAPPINGS = {("optim", "lr_factors"): "float >= 0, <= 1000000", ("runtime", "modelarts"): "str?"}
+_MAPPINGS = {("loss", "also"): "float >= 0, <= 1000000", ("optim", "lr_factors"): "float >= 0, <= 1000000",
+             ("runtime", "modelarts"): "str?"}
 # Values that had another name before: section, key, old value, present one.
 _RENAMED_VALUES = (("model", "variant", "seed", "modelzoo"),)
 

@@ -14,7 +14,7 @@ from mindspore.ops import constexpr
 
 from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, kernels, take, take_along, transpose
 from mindseg.config import Config
-from mindseg.errors import ConfigError
+from mindseg.errors import ConfigError, shorten
 
 EPSILON = 1e-6
 
@@ -283,6 +283,74 @@ class DiceLoss(PixelLoss):
         return 1.0 - (scores * self.class_weights).sum() / self.class_weights.sum()
 
 
+class LovaszLoss(PixelLoss):
+    """Lovász-softmax loss (Berman, Triki and Blaschko 2018), the mean over the classes that the labels hold.
+
+    It is a convex surrogate of 1 - IoU: the errors of a class, in descending order, are weighted by what each adds to
+    the Jaccard loss. Selected within one micro-batch. It sorts all pixels once a class, which is slow on Ascend.
+    """
+
+    def construct(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Computes the scalar loss, as :class:`CrossEntropyLoss` does; 0 if no pixel is labelled."""
+        n, classes, h, w = logits.shape
+        label = ops.reshape(label, (n, 1, h * w))
+        valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
+        truth = one_hot(label, classes) * valid
+        errors = ops.abs(truth - ops.softmax(self.by_pixel(logits), 1) * valid)     # 0, so last, if ignored
+        errors = ops.reshape(transpose(errors, (1, 0, 2)), (classes, -1))
+        truth = ops.reshape(transpose(truth, (1, 0, 2)), (classes, -1))
+        losses = (errors * ops.stop_gradient(self._weights(ops.stop_gradient(errors), truth))).sum(1)
+        present = cast(truth.sum(1) > 0, mstype.float32)
+        if self.class_weights is not None:
+            present = present * self.class_weights
+        return (losses * present).sum() / ops.maximum(present.sum(), EPSILON)
+
+    @staticmethod
+    def _weights(errors: Tensor, truth: Tensor) -> Tensor:
+        """Derivatives of the Lovász extension.
+
+        Args:
+            errors: (C, P), 0..1.
+            truth: (C, P), 1 for pixels of the class.
+
+        Returns:
+            (C, P). With I pixels of the class behind this one in the order of errors, and U pixels that are of the
+            class or not behind this one: 1 / U for pixels of the class, I / (U (U - 1)) for others.
+        """
+        order = ops.sort(errors, 1, True)[1]
+        own = take_along(truth, 1, order)
+        total = own.sum(1, keepdims=True)
+        union = total + ops.CumSum()(1.0 - own, 1)
+        left = total - ops.CumSum()(own, 1)
+        steps = (own + (1.0 - own) * left / ops.maximum(union - 1.0, 1.0)) / ops.maximum(union, 1.0)
+        return add_along(ops.zeros_like(errors), 1, order, steps)
+
+
+class SumLoss(PixelLoss):
+    """Weighted sum of losses; micro-batches and devices are weighed by the pixels of the first one.
+
+    Args:
+        losses: Losses of one output.
+        weights: Weight of each.
+    """
+
+    def __init__(self, losses: list[PixelLoss], weights: list[float]) -> None:
+        super().__init__(losses[0].ignore_id)
+        self.losses = nn.CellList(losses)
+        self.weights = tuple(weights)
+
+    def weight_sum(self, label: Tensor) -> Tensor:
+        """Sums the weights of all pixels, see :meth:`PixelLoss.weight_sum`."""
+        return self.losses[0].weight_sum(label)
+
+    def construct(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
+        total = self.weights[0] * self.losses[0](logits, label)
+        for i in range(1, len(self.weights)):
+            total = total + self.weights[i] * self.losses[i](logits, label)
+        return total
+
+
 @constexpr
 def _numbers(count: int) -> Tensor:
     """0, 1, ... as int32 (count,)."""
@@ -354,12 +422,22 @@ def create_loss(cfg_loss: Config, ignore_id: int) -> MultiHeadLoss:
     c = cfg_loss
     if c.class_weights is not None and (min(c.class_weights) < 0 or max(c.class_weights) == 0):
         raise ConfigError(f"loss.class_weights = {c.class_weights} must be at least 0, and one of them greater than 0")
-    if c.name == "ohem":
-        if not 0 < c.ohem_thresh < 1 or c.ohem_min_kept < 1:
-            raise ConfigError(f"loss.ohem_thresh = {c.ohem_thresh} must lie between 0 and 1, and "
-                              f"loss.ohem_min_kept = {c.ohem_min_kept} must be at least 1")
-        loss = OhemLoss(ignore_id, c.class_weights, c.ohem_thresh, c.ohem_rule, c.ohem_min_kept)
-    else:
-        kinds = {"cross_entropy": CrossEntropyLoss, "bce": BCELoss, "dice": DiceLoss}
-        loss = kinds[c.name](ignore_id, c.class_weights)
+    if "ohem" in (c.name, *(c.also or ())) and (not 0 < c.ohem_thresh < 1 or c.ohem_min_kept < 1):
+        raise ConfigError(f"loss.ohem_thresh = {c.ohem_thresh} must lie between 0 and 1, and "
+                          f"loss.ohem_min_kept = {c.ohem_min_kept} must be at least 1")
+    loss = _create_loss(c.name, c, ignore_id)
+    if c.also:
+        others = [_create_loss(name, c, ignore_id) for name in c.also]
+        loss = SumLoss([loss, *others], [1.0, *map(float, c.also.values())])
     return MultiHeadLoss(loss, c.weights, c.label_stride)
+
+
+def _create_loss(name: str, cfg_loss: Config, ignore_id: int) -> PixelLoss:
+    """Builds the loss of one output by its name."""
+    c = cfg_loss
+    if name == "ohem":
+        return OhemLoss(ignore_id, c.class_weights, c.ohem_thresh, c.ohem_rule, c.ohem_min_kept)
+    kinds = {"cross_entropy": CrossEntropyLoss, "bce": BCELoss, "dice": DiceLoss, "lovasz": LovaszLoss}
+    if name not in kinds:
+        raise ConfigError(f"loss.also: {shorten(name)} is no loss; use {', '.join([*kinds, 'ohem'])}")
+    return kinds[name](ignore_id, c.class_weights)

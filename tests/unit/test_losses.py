@@ -8,7 +8,16 @@ from mindseg.chips import find_chip
 from mindseg.compat import as_if_on, set_mode
 from mindseg.config import Config
 from mindseg.errors import ConfigError
-from mindseg.losses import BCELoss, CrossEntropyLoss, DiceLoss, MultiHeadLoss, OhemLoss, create_loss
+from mindseg.losses import (
+    BCELoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    LovaszLoss,
+    MultiHeadLoss,
+    OhemLoss,
+    SumLoss,
+    create_loss,
+)
 
 IGNORE = 255
 CLASSES = 5
@@ -146,7 +155,64 @@ def test_dice_loss(weights):
     assert run(DiceLoss(IGNORE, weights), logits, label) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
+def lovasz(rows, ids, weights=None):
+    """Lovász extension of the Jaccard loss by its definition: sums over the sets of the k largest errors."""
+    p = np.exp(rows) / np.exp(rows).sum(1, keepdims=True)
+    losses, counted = [], []
+    for k in range(CLASSES):
+        truth = ids == k
+        if not truth.any():
+            continue
+        errors = np.abs(truth - p[:, k])
+        value, before = 0.0, 0.0
+        wrong = np.zeros(len(ids), bool)
+        for i in np.argsort(-errors, kind="stable"):
+            wrong[i] = True
+            jaccard = 1 - (truth & ~wrong).sum() / (truth | wrong).sum()
+            value, before = value + errors[i] * (jaccard - before), jaccard
+        losses.append(value)
+        counted.append(1.0 if weights is None else weights[k])
+    return np.average(losses, weights=counted)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0, 0.0, 1.0]])
+@pytest.mark.parametrize("absent", [False, True])
+def test_lovasz_softmax(weights, absent):
+    logits, label = make_batch(17)
+    if absent:
+        label[label == 2] = 1
+    expected = lovasz(*flat(logits, label), weights)
+    assert run(LovaszLoss(IGNORE, weights), logits, label) == pytest.approx(expected, rel=1e-5)
+
+
+def test_lovasz_softmax_of_certain_answers_is_one_minus_iou():
+    """With probabilities of 0 and 1 the surrogate equals the Jaccard loss."""
+    _, label = make_batch(18)
+    answer = np.random.default_rng(1).integers(0, CLASSES, label.shape)
+    logits = 60.0 * np.eye(CLASSES, dtype=np.float32)[answer].transpose(0, 3, 1, 2)
+    valid = label != IGNORE
+    iou = [((label == k) & (answer == k) & valid).sum() / (((label == k) | (answer == k)) & valid).sum()
+           for k in range(CLASSES)]
+    assert run(LovaszLoss(IGNORE), logits, label) == pytest.approx(1 - np.mean(iou), rel=1e-5)
+
+
+def test_further_losses_are_added_with_their_weights():
+    logits, label = make_batch(19)
+    loss = create_loss(config(also={"lovasz": 0.5, "dice": 2.0}, class_weights=[1.0, 2.0, 1.0, 0.5, 1.0]), IGNORE)
+    assert type(loss.loss) is SumLoss
+    parts = [run(kind(IGNORE, [1.0, 2.0, 1.0, 0.5, 1.0]), logits, label)
+             for kind in (CrossEntropyLoss, LovaszLoss, DiceLoss)]
+    value = float(loss((ms.Tensor(logits),), ms.Tensor(label)).asnumpy())
+    assert value == pytest.approx(parts[0] + 0.5 * parts[1] + 2.0 * parts[2], rel=1e-5)
+    alone = create_loss(config(class_weights=[1.0, 2.0, 1.0, 0.5, 1.0]), IGNORE)
+    assert float(loss.weight_sum(ms.Tensor(label)).asnumpy()) == float(alone.weight_sum(ms.Tensor(label)).asnumpy())
+    with pytest.raises(ConfigError, match=r"loss\.also: 'focal' is no loss; use cross_entropy, .*lovasz"):
+        create_loss(config(also={"focal": 1.0}), IGNORE)
+    with pytest.raises(ConfigError, match=r"loss\.ohem_thresh"):
+        create_loss(config(also={"ohem": 1.0}, ohem_thresh=1.0), IGNORE)
+
+
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss, LovaszLoss])
 def test_a_crop_without_valid_pixels_gives_zero_and_zero_gradients(kind):
     logits, label = make_batch(8)
     label[:] = IGNORE
@@ -157,7 +223,7 @@ def test_a_crop_without_valid_pixels_gives_zero_and_zero_gradients(kind):
     assert float(loss.weight_sum(ms.Tensor(label)).asnumpy()) == 0.0
 
 
-@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss, LovaszLoss])
 def test_gradient_is_the_slope(kind):
     logits, label = make_batch(9)
     loss = kind(IGNORE)
@@ -179,7 +245,7 @@ def test_weighted_means_of_parts_are_the_mean_of_the_whole(kind):
 
 
 def config(**changes):
-    return Config({"name": "cross_entropy", "weights": None, "class_weights": None, "ohem_thresh": 0.7,
+    return Config({"name": "cross_entropy", "also": None, "weights": None, "class_weights": None, "ohem_thresh": 0.7,
                    "ohem_rule": "fraction", "ohem_min_kept": 100, "label_stride": 1, **changes})
 
 
@@ -210,7 +276,7 @@ def test_label_stride_compares_the_centres_of_the_cells():
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cross_entropy", CrossEntropyLoss), ("ohem", OhemLoss),
-                                            ("bce", BCELoss), ("dice", DiceLoss)])
+                                            ("bce", BCELoss), ("dice", DiceLoss), ("lovasz", LovaszLoss)])
 def test_names(name, kind):
     loss = create_loss(config(name=name), IGNORE)
     assert isinstance(loss, MultiHeadLoss)

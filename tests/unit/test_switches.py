@@ -18,7 +18,8 @@ from tests.support.steps import optim_config
 
 CLASSES, IGNORE, RATE, DECAY = 4, 255, 0.5, 0.1
 CLASS_WEIGHTS = [0.5, 2.0, 1.0, 3.0]
-LOSS = {"name": "cross_entropy", "weights": None, "class_weights": None, "ohem_thresh": 0.7, "ohem_rule": "fraction",
+LOSS = {"name": "cross_entropy", "also": None, "weights": None, "class_weights": None, "ohem_thresh": 0.7,
+        "ohem_rule": "fraction",
         "ohem_min_kept": 10, "label_stride": 1}
 
 
