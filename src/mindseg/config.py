@@ -433,15 +433,23 @@ def _check_training(cfg: Config, origin: str) -> None:
 
 
 def _check_augmentation(cfg: Config, origin: str) -> None:
-    """Checks scale_range, crop_ratio and color_jitter of section data."""
+    """Checks scale_range, crop_ratio and colour distortions of section data."""
     d = cfg.data
     if not 0 < d.scale_range[0] <= d.scale_range[1]:
         raise ConfigError(f"{origin}: data.scale_range = {d.scale_range} must be [low, high] with 0 < low <= high")
     if d.crop_ratio and not 1 <= d.crop_ratio[0] <= d.crop_ratio[1]:
         raise ConfigError(f"{origin}: data.crop_ratio = {d.crop_ratio} must be [low, high] with 1 <= low <= high: the "
                           "crop is 1/low to 1/high of the image")
-    for key, value in (d.color_jitter or {}).items():
-        name = f"data.color_jitter.{_shown(str(key))}"
+    _check_jitter(d.color_jitter or {}, "data.color_jitter", origin)
+    for entry in d.augment or ():
+        if isinstance(entry, dict) and isinstance(entry.get("color_jitter"), dict):
+            _check_jitter(entry["color_jitter"], "data.augment: color_jitter", origin)
+
+
+def _check_jitter(values: dict, section: str, origin: str) -> None:
+    """Checks a colour distortion; ``section`` is its name in messages."""
+    for key, value in values.items():
+        name = f"{section}.{_shown(str(key))}"
         if key not in _JITTER:
             hint = _nearest(str(key), _JITTER) or f"; use {', '.join(_JITTER)}"
             raise ConfigError(f"{origin}: unknown key '{name}'{hint}")

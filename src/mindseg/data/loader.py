@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from mindseg.comm import cores_of_rank
+from mindseg.data.augment import create_augmentation
 from mindseg.data.datasets import DatasetInfo, check_classes, dataset_info
 from mindseg.data.decode import check_sizes, decode_checked_label, decode_image, decode_image_rows
 from mindseg.data.pipeline import LoaderOptions, Pipeline
@@ -219,8 +220,9 @@ def train_transform(data: Mapping, lut: np.ndarray) -> TrainTransform:
         jitters.append(color_jitter(data["color_jitter"]))
     rgb = data["color_order"] == "RGB"
     mean = [min(255, max(0, round(m * 255 / data["value_range"]))) for m in data["mean"]]
-    return TrainTransform(geometry, lut, tuple(mean[::-1] if rgb else mean), data["flip_prob"], data["blur_prob"],
-                          tuple(jitters), rgb)
+    fill = tuple(mean[::-1] if rgb else mean)
+    augment = None if data["augment"] is None else create_augmentation(data["augment"], fill)
+    return TrainTransform(geometry, lut, fill, data["flip_prob"], data["blur_prob"], tuple(jitters), rgb, augment)
 
 
 def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:

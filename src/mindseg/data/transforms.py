@@ -211,6 +211,7 @@ class TrainTransform:
         blur_prob: Probability of a Gaussian blur with a sigma of U(0, 1) pixels.
         jitters: Colour distortions, applied in this order.
         rgb: Return RGB instead of BGR.
+        augment: What is done to a resized crop, image and label, in place of flip, blur and colour distortion.
     """
     geometry: ScaleCrop | CropResize
     lut: np.ndarray
@@ -219,6 +220,7 @@ class TrainTransform:
     blur_prob: float = 0.0
     jitters: tuple[ColorJitter, ...] = ()
     rgb: bool = True
+    augment: Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __call__(self, image: np.ndarray | Callable[[Window], np.ndarray], label: np.ndarray,
                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +236,10 @@ class TrainTransform:
             contiguous, h, w = ``geometry.size``.
         """
         window = self.geometry.draw(label, self.lut, rng)
+        if self.augment is not None:
+            image, label = image(window) if callable(image) else window.crop(image), window.crop(label)
+            image, label = resize(image, cv2.LUT(label, self.lut), window.size)
+            return self._finished(*self.augment(image, label, rng))
         flip, blur, sigma = rng.random() < self.flip_prob, rng.random() < self.blur_prob, float(rng.random())
         image, label = image(window) if callable(image) else window.crop(image), window.crop(label)
         # Colours are changed where there are fewer pixels: before enlarging, or after reducing.
@@ -247,6 +253,9 @@ class TrainTransform:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if blur:
             image = gaussian_blur(image, sigma)
+        return self._finished(image, label)
+
+    def _finished(self, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Padding comes last: a distorted mean colour would no longer be 0 after normalisation.
         image, label = pad(image, label, self.geometry.size, self.fill)
         if self.rgb:
