@@ -1,11 +1,17 @@
 """Optimizers against NumPy in float64."""
+import re
+
 import numpy as np
 import pytest
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
+from mindseg.compat import no_init_parameters
+from mindseg.config import load_config
 from mindseg.errors import ConfigError
+from mindseg.models import build_network
 from mindseg.optim import create_optimizer, parameter_settings
+from tests.support import ROOT
 from tests.support.steps import optim_config, pack
 
 STEPS = 6
@@ -100,6 +106,41 @@ def test_a_negative_factor_is_an_error():
 def test_the_first_fitting_pattern_wins():
     settings = parameter_settings(config(lr_factors={"head.bias": 3.0, "head": 10.0}), Net())
     assert {s.param.name: s.lr_factor for s in settings} == {"head.weight": 10.0, "head.bias": 3.0, "body.weight": 1.0}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_factor_0_freezes(name, rng):
+    net = Net()
+    optimizer = create_optimizer(config(name=name, weight_decay=0.5, lr_factors={"^head": 0.0}), net, STEPS, 3)
+    before = {p.name: p.asnumpy().copy() for p in optimizer.parameters}
+    for _ in range(STEPS):
+        optimizer(pack(optimizer, [rng.normal(size=p.shape).astype(np.float32) for p in optimizer.parameters]))
+    for param in optimizer.parameters:
+        assert np.array_equal(param.asnumpy(), before[param.name]) == param.name.startswith("head"), param.name
+
+
+def test_patterns_of_the_documentation_fit_their_networks():
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    names = {"Fast-SCNN": "fast_scnn", "FCN-8s": "fcn8s", "ENet": "enet", "BiSeNet V2": "bisenetv2"}
+    rows = re.findall(r"^\| ([\w -]+) \| `(\^.*?)` \| .* \| `(\^.*?)` \|$", page, re.MULTILINE)
+    assert [title for title, *_ in rows] == list(names)
+    for title, *patterns in rows:
+        with no_init_parameters():
+            net = build_network(load_config(f"{names[title]}_camvid"))
+        own = [p.name for p in net.trainable_params()]
+        encoder, classifiers = ({name for name in own if re.search(pattern.replace("\\|", "|"), name)}
+                                for pattern in patterns)
+        assert encoder, title
+        assert not encoder & classifiers, title
+        other = build_shapes(names[title])
+        assert classifiers == {p.name for p in net.trainable_params() if tuple(p.shape) != other[p.name]}, title
+
+
+def build_shapes(name):
+    """Shapes of the parameters of a network with two classes."""
+    with no_init_parameters():
+        net = build_network(load_config(f"{name}_camvid", ["model.num_classes=2", "loss.class_weights=null"]))
+    return {p.name: tuple(p.shape) for p in net.get_parameters()}
 
 
 class ManyWeights(nn.Cell):
