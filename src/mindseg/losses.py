@@ -409,6 +409,36 @@ class MultiHeadLoss(nn.Cell):
         return label if stride == 1 else label[:, stride // 2::stride, stride // 2::stride]
 
 
+class SoftTargetLoss(nn.Cell):
+    """Mix of a loss with the divergence from a teacher's probabilities (Hinton, Vinyals and Dean 2015).
+
+    Args:
+        weight: Share of the teacher, 0..1.
+        temperature: Divisor of both logits; above 1 the teacher's small probabilities count more.
+    """
+
+    def __init__(self, weight: float, temperature: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.temperature = temperature
+
+    def construct(self, loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mixes the losses.
+
+        Args:
+            loss: Scalar loss against the labels.
+            logits: (N, C, H, W) of the student's main output.
+            targets: The same of the teacher.
+
+        Returns:
+            (1 - weight) * loss + weight * temperature**2 * KL(teacher, student), the mean over all pixels.
+        """
+        own = ops.log_softmax(cast(logits, mstype.float32) / self.temperature, 1)
+        wanted = ops.log_softmax(targets / self.temperature, 1)
+        divergence = (ops.exp(wanted) * (wanted - own)).sum(1).mean()
+        return (1.0 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+
+
 def create_loss(cfg_loss: Config, ignore_id: int) -> MultiHeadLoss:
     """Builds the loss of section ``loss``.
 

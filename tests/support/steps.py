@@ -46,7 +46,8 @@ class Net(nn.Cell):
         return (self.conv2(ops.relu(x)),)
 
 
-def make_step(net: nn.Cell, loss: nn.Cell | None = None, amp: str = "O0", optim: str = "sgd", **options) -> TrainStep:
+def make_step(net: nn.Cell, loss: nn.Cell | None = None, amp: str = "O0", optim: str = "sgd",
+              teacher: tuple | None = None, **options) -> TrainStep:
     """Return the compiled step of a network.
 
     Args:
@@ -54,9 +55,11 @@ def make_step(net: nn.Cell, loss: nn.Cell | None = None, amp: str = "O0", optim:
         loss: Loss of its one head; cross entropy if None.
         amp: Level of mixed precision, O0 to O3.
         optim: Name of the optimizer.
+        teacher: As in ``TrainStep``.
         **options: Fields of ``StepOptions``.
     """
     apply_amp(net, amp)
     optimizer = create_optimizer(optim_config(name=optim, warmup_steps=2, warmup_factor=0.5), net, 60, 3)
     normalize = Normalize([100.0, 110.0, 120.0], [50.0, 55.0, 60.0])
-    return TrainStep(net, MultiHeadLoss(loss or CrossEntropyLoss()), optimizer, normalize, StepOptions(**options))
+    return TrainStep(net, MultiHeadLoss(loss or CrossEntropyLoss()), optimizer, normalize, StepOptions(**options),
+                     teacher)

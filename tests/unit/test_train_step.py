@@ -9,7 +9,7 @@ from mindspore.communication import GlobalComm
 from mindseg.compat import BatchNorm2d, set_mode
 from mindseg.engine.batch_norm import SyncBatchNorm, freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.train_step import StepOptions, TrainStep
-from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss
+from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss, SoftTargetLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
 from tests.support.steps import CLASSES, Net, make_step, optim_config
@@ -54,6 +54,57 @@ def test_options_that_must_not_change_the_training(options, batch, plain):
     np.testing.assert_allclose(run(step, batch), plain[0], rtol=2e-6)
     for param, expected in zip(step.weights, plain[1], strict=True):
         np.testing.assert_allclose(param.asnumpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+class Teacher(nn.Cell):
+    """The small network with other weights, from uint8 images to logits."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.net, self.normalize = Net(), Normalize([100.0, 110.0, 120.0], [50.0, 55.0, 60.0])
+        rng = np.random.default_rng(7)
+        for param in self.net.get_parameters():
+            param.set_data(Tensor(rng.normal(0, 0.3, param.shape).astype(np.float32)))
+
+    def construct(self, image):
+        return self.net(self.normalize(image))[0]
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulation": 2}], ids=str)
+def test_soft_targets_mix_with_the_labels(options, batch, plain):
+    """The first loss by hand; accumulation weighs the parts by valid pixels, so those without labels drop out."""
+    image, label = batch[0], np.minimum(batch[1], CLASSES - 1)      # all pixels are valid, as many in each part
+    teacher, net = Teacher(), Net()
+    wanted = softmax(teacher(Tensor(image)).asnumpy().astype(np.float64) / 2)
+    own = softmax(net(teacher.normalize(Tensor(image)))[0].asnumpy().astype(np.float64) / 2)
+    divergence = (wanted * np.log(wanted / own)).sum(1).mean()
+    hard = run(make_step(Net()), (image, label), 1)[0]
+    mixed = run(make_step(net, teacher=(teacher, SoftTargetLoss(0.25, 2.0)), **options), (image, label), 1)[0]
+    assert mixed == pytest.approx(0.75 * hard + 0.25 * 4 * divergence, rel=1e-5)
+
+
+def test_a_student_of_a_teacher_alone_approaches_it(batch):
+    teacher, net = Teacher(), Net()
+    step = make_step(net, teacher=(teacher, SoftTargetLoss(1.0, 1.0)))
+    before = {p.name: p.asnumpy().copy() for p in teacher.get_parameters()}
+
+    def distance():
+        given = softmax(teacher(Tensor(batch[0])).asnumpy())
+        return np.abs(softmax(net(teacher.normalize(Tensor(batch[0])))[0].asnumpy()) - given).mean()
+
+    start = distance()
+    losses = run(step, (batch[0], np.full_like(batch[1], 2)), 60)     # the labels, all of one class, do not matter
+    assert losses[-1] < 0.1 * losses[0]
+    assert distance() < 0.4 * start     # a tenth of the divergence is a third of the distance
+    for param in teacher.get_parameters():
+        np.testing.assert_array_equal(param.asnumpy(), before[param.name])
+    # No checkpoint holds the teacher.
+    assert len(step.state_parameters()) == len(make_step(Net()).state_parameters())
 
 
 def test_micro_batches_that_are_all_ignored_count_nothing(batch):

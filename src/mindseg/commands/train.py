@@ -22,6 +22,7 @@ from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.device_checks import check_dropout
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder, removed_if_refused
+from mindseg.engine.teacher import create_teacher
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.engine.trainer import Job, Trainer, checkpoint_folder
 from mindseg.errors import UserError
@@ -280,7 +281,7 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
                           average_statistics=not synchronised and not t.frozen_bn)
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
     optimizer = create_optimizer(o, net, steps, steps_per_epoch)
-    return TrainStep(net, create_loss(cfg.loss, ignore_id), optimizer, normalize, options)
+    return TrainStep(net, create_loss(cfg.loss, ignore_id), optimizer, normalize, options, create_teacher(cfg))
 
 
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:

@@ -11,7 +11,7 @@ from mindspore.communication import GlobalComm
 from mindseg.buffers import Join, Split
 from mindseg.comm import broadcast_parameters
 from mindseg.compat import assign, assign_add, cast, compiled, cut
-from mindseg.losses import EPSILON, MultiHeadLoss
+from mindseg.losses import EPSILON, MultiHeadLoss, SoftTargetLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import Optimizer
 
@@ -67,12 +67,14 @@ class Gradients(nn.Cell):
         optimizer: Cell with the parameters that get gradients.
         options: Options of the step.
         loss_scale: Factor of the loss in the backward pass; None: 1.
+        soft: Loss against the logits of a teacher, which are one more input then; None: no teacher.
     """
 
     def __init__(self, net: nn.Cell, loss: MultiHeadLoss, normalize: Normalize, optimizer: Optimizer,
-                 options: StepOptions, loss_scale: Parameter | None) -> None:
+                 options: StepOptions, loss_scale: Parameter | None, soft: SoftTargetLoss | None = None) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
+        self.soft = soft
         self.loss = loss
         self.normalize = normalize
         self.small = optimizer.small
@@ -84,14 +86,15 @@ class Gradients(nn.Cell):
         self.join, self.map = Join(), ops.HyperMap()
         self.loss_and_gradients = ms.value_and_grad(self._forward, None, optimizer.parameters)
 
-    def construct(self, image: Tensor, label: Tensor, stop: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+    def construct(self, image: Tensor, label: Tensor, stop: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Computes the gradients of a micro-batch, and adds them to those before.
 
         Args:
             image: uint8 (N, H, W, 3).
             label: uint8 (N, H, W) train ids.
             stop: Scalar float32, 1 if this device was asked to stop, else 0.
-            sums: Result of the micro-batch before, or zeros; nothing without accumulation.
+            others: The teacher's logits (N, C, H, W), if there is a teacher; then the result of the micro-batch before,
+                or zeros, unless there is no accumulation.
 
         Returns:
             (P + 4,) float32: the P small gradients, of loss * weight * loss scale, then loss * weight, stop, 1 for an
@@ -101,7 +104,8 @@ class Gradients(nn.Cell):
         # Weight of this micro-batch among all, per pixel so that float16 does not overflow. It multiplies the loss
         # before the backward pass, where synchronised BatchNorm mixes the gradients of all devices.
         weight = self.loss.weight_sum(label) / label.size if self.split else Tensor(1.0, mstype.float32)
-        loss, grads = self.loss_and_gradients(self.normalize(image), label, weight)
+        targets, sums = (others[0], others[1:]) if self.soft is not None else (weight, others)
+        loss, grads = self.loss_and_gradients(self.normalize(image), label, weight, targets)
         loss = loss / self.loss_scale if self.scaled else loss
         overflow = Tensor(0.0, mstype.float32)
         if self.checks:
@@ -112,8 +116,11 @@ class Gradients(nn.Cell):
         result = (buffer, *grads[self.small:])
         return self.map(ops.add, sums, result) if self.adds else result
 
-    def _forward(self, image: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-        loss = self.loss(self.net(image), label)
+    def _forward(self, image: Tensor, label: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        outputs = self.net(image)
+        loss = self.loss(outputs, label)
+        if self.soft is not None:
+            loss = self.soft(loss, outputs[0], targets)
         if self.split:
             loss = loss * weight
         return loss * self.loss_scale if self.scaled else loss
@@ -229,10 +236,11 @@ class TrainStep:
         optimizer: Cell that updates its attribute ``parameters``, see :func:`mindseg.optim.create_optimizer`.
         normalize: Cell from uint8 images to the network's input.
         options: Options of the step.
+        teacher: Cell from uint8 images to logits, with its loss, for soft targets; None: no teacher.
     """
 
     def __init__(self, net: nn.Cell, loss: MultiHeadLoss, optimizer: Optimizer, normalize: Normalize,
-                 options: StepOptions = StepOptions()) -> None:
+                 options: StepOptions = StepOptions(), teacher: tuple[nn.Cell, SoftTargetLoss] | None = None) -> None:
         broadcast_parameters(net.get_parameters(), options.size)
         self.net, self.optimizer, self.options = net, optimizer, options
         self.weights = optimizer.parameters
@@ -244,7 +252,8 @@ class TrainStep:
             self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM, GlobalComm.WORLD_COMM_GROUP)
             if options.average_statistics:
                 statistics = tuple(p for p in net.get_parameters() if ".moving_" in p.name)
-        self.gradients = Gradients(net, loss, normalize, optimizer, options, self.loss_scale).set_train()
+        self.teach, soft = (compiled(teacher[0].set_train(False)), teacher[1]) if teacher else (None, None)
+        self.gradients = Gradients(net, loss, normalize, optimizer, options, self.loss_scale, soft).set_train()
         self.update = Update(net, optimizer, options, self.loss_scale, statistics).set_train()
         self.compute, self.finish = compiled(self.gradients), compiled(self.update)
         self.read_statistics = compiled(Statistics(statistics)) if statistics else None
@@ -269,7 +278,8 @@ class TrainStep:
             was asked to stop; one above 0 if any had an overflow, as far as the options look for it. None if ``last``
             is False.
         """
-        sums = self.compute(image, label, stop, *self.sums)
+        targets = () if self.teach is None else (self.teach(image),)
+        sums = self.compute(image, label, stop, *targets, *self.sums)
         if not last:
             self.sums = sums
             return None
