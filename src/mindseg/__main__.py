@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "write a page that compares training runs", "convert-weights": "read PyTorch or older MindSpore weights",
     "publish": "write a small checkpoint of parameters and configuration",
     "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",
+    "doctor": "check what a device computes, and how fast; write one file to send back",
 }
 MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
 EXTRAS = {"mindspore": "train", "scipy": "train", "onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}

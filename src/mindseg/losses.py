@@ -199,7 +199,7 @@ class OhemLoss(PixelLoss):
         losses = self.cross_entropy(logits, label) * valid
         count = valid.sum()
         kept = ops.floor(count / 16.0) if self.rule == "fraction" else ops.minimum(count, self.min_kept * images)
-        lower, upper = self._hardest(ops.stop_gradient(losses), ops.maximum(kept, 1.0))
+        lower, upper = self.hardest(ops.stop_gradient(losses), ops.maximum(kept, 1.0))
         # At least ``kept`` pixels count, even if they are easier than the threshold. Pixels that are as hard as the
         # last of them get equal weights that add up to the places left.
         above = cast(losses > upper, mstype.float32)
@@ -216,7 +216,7 @@ class OhemLoss(PixelLoss):
         rows = cast(transpose(logits, (0, 2, 3, 1)).reshape(-1, logits.shape[1]), mstype.float32)
         return self.softmax_loss(rows, self.clip_label(label, logits.shape[1]))
 
-    def _hardest(self, losses: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def hardest(self, losses: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Finds the smallest of the ``kept`` largest losses, or the threshold if that is smaller.
 
         Args:

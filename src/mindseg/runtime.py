@@ -59,7 +59,7 @@ def setup_runtime(cfg_runtime: dict, training: bool = False) -> Runtime:
     """
     r = cfg_runtime
     device_id = _device_id(r.device_id)
-    target = choose_device(os.environ.get("DEVICE_TARGET", r.device_target), training)
+    target = configured_device(r, training)
     launched = _adopt_launcher(target)
     if launched and "MS_ROLE" in os.environ:
         device_id = None        # every process finds its own card: msrun sets the visible devices' order
@@ -148,6 +148,11 @@ def ensure_device(target: str = "auto") -> None:
     except UserError:
         if device_target() != choose_device(target):
             raise
+
+
+def configured_device(cfg_runtime: dict, training: bool = False) -> str:
+    """The device that section ``runtime``, or the variable ``DEVICE_TARGET``, asks for; see :func:`choose_device`."""
+    return choose_device(os.environ.get("DEVICE_TARGET", cfg_runtime.device_target), training)
 
 
 def choose_device(target: str, training: bool = False) -> str:

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from mindspore import nn
+from mindspore import Tensor, nn
+from mindspore.ops import constexpr
 
 from mindseg import chips
 from mindseg.checkpoint import read_checkpoint
@@ -16,6 +17,7 @@ from mindseg.config import load_config
 from mindseg.engine.trainer import Job, Trainer
 from mindseg.errors import UserError
 from mindseg.logs import setup_logging
+from mindseg.models import layers
 from mindseg.runtime import Runtime
 from tests.support import ROOT
 from tests.support.data import make_camvid
@@ -200,6 +202,26 @@ def test_a_refused_checkpoint_leaves_the_run_as_it_is(tmp_path, rng):
     with pytest.raises(UserError, match=r"last\.ckpt: cannot be resumed"):
         training.train(cfg, run_dir, Runtime("CPU", 0), Start())
     assert {(run_dir / name).read_text() for name in ("config.yaml", "env.json")} == {"as it was"}
+
+
+@constexpr
+def saturated(seed, name, number, count, low, high):
+    """Random numbers that are all the largest."""
+    return Tensor(np.full(count, high - 1, np.int32))
+
+
+@pytest.mark.parametrize(("target", "message"), [
+    ("Ascend", "dropout of rate 0.1 keeps .* on this device"), ("CPU", "the trainer was made")])
+def test_a_training_on_ascend_starts_with_the_check_of_dropout(target, message, tmp_path, rng, monkeypatch):
+    def trainer(*_):
+        raise UserError("the trainer was made")
+
+    make_camvid(tmp_path / "data", rng, 10)
+    cfg = load_config(CONFIG, [f"data.root={tmp_path / 'data'}", "data.crop_size=[64, 64]", "train.run_eval=false"])
+    monkeypatch.setattr(layers, "_random", saturated)
+    monkeypatch.setattr(training, "Trainer", trainer)
+    with pytest.raises(UserError, match=message):
+        training.train(cfg, tmp_path / "run", Runtime(target, 0), Start())
 
 
 @pytest.fixture
