@@ -1,7 +1,7 @@
 """Checks of a device and its host, each with the question that it answers and its verdict.
 
-What is computed must be right. Times and rates fail only if they are so far from what is usual that something must be
-broken.
+What is computed must be right. Times and rates fail only if they are so far from what is assumed that something must
+be broken.
 """
 import math
 import tempfile
@@ -23,7 +23,7 @@ from mindseg.engine.batch_norm import SyncBatchNorm
 from mindseg.errors import first_line
 
 PASS, FAIL, MEASURED, IMPOSSIBLE = "pass", "fail", "measured", "not possible here"
-# About ten times slower than usual, which is 10 to 20 us, 10 to 25 GB/s over PCIe, and 15 images a second and thread.
+# About ten times slower than assumed: 10 to 15 us a launch, 10 GB/s over PCIe; 15 images a thread were measured.
 LAUNCH_US = 150.0           # at most
 COPY_GB = 1.0               # GB/s at least
 THREAD_IMAGES = 1.5         # PNG images of 1024x2048 a second and thread at least
