@@ -33,7 +33,7 @@ DOCS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.
 CONFIG = "configs/fast_scnn/fast_scnn_cityscapes.yaml"
 PLACEHOLDERS = {"C": CONFIG, "D": "data/cityscapes", "…": None}
 # Programs of vendors and of other hosts; a block that calls one says that it needs something.
-FOREIGN = ("ais_bench", "amct_onnx", "atc", "converter_lite", "mpirun", "npu-smi")
+FOREIGN = ("ais_bench", "amct_onnx", "atc", "converter_lite", "mpirun", "msrun", "npu-smi")
 HARMLESS = ("cat", "cd", "cp", "git", "grep", "head", "ls", "mkdir", "pip", "source", "tail")
 SMALL = {
     "train.py": "--set train.steps=2 --set train.global_batch=2 --set train.log_interval=1 --set optim.warmup_steps=0 "
