@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a network", "eval": "score a checkpoint or an exported model",
     "predict": "segment images, folders and videos", "export": "write MINDIR, ONNX and AIR models with deploy.yaml",
     "preprocess": "turn a data set into input files for the runner", "postprocess": "score the runner's results",
+    "import-labels": "turn the labels of annotation tools into a data set with its configuration",
     "check-dataset": "report what a data set holds and what is wrong with it",
     "class-weights": "compute class weights from the labels", "pack": "write a data set as MindRecord files",
     "build-trainaug": "merge PASCAL VOC and SBD into the list of 10,582 training images",
@@ -18,7 +19,8 @@ COMMANDS = {
     "doctor": "check what a device computes, and how fast; write one file to send back",
 }
 MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
-EXTRAS = {"mindspore": "train", "scipy": "train", "onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
+EXTRAS = {"mindspore": "train", "scipy": "train", "pycocotools": "train",
+          "onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
 USAGE = "usage: mindseg COMMAND [options]\n\n{}\n\nmindseg COMMAND --help shows the options of a command."
 
 

@@ -115,6 +115,23 @@ def decode_label_values(data: np.ndarray, name: str) -> np.ndarray:
     return values >> (8 - header.bits) if header.bits < 8 else values
 
 
+def decode_colors(data: np.ndarray, name: str) -> np.ndarray:
+    """Decodes a colour mask as it is stored, to uint8 (H, W, 3) in BGR order; alpha is left out.
+
+    Args:
+        data: Bytes of a PNG of 8-bit colours or with a palette, uint8 (N,).
+        name: File, for error messages.
+
+    Raises:
+        DataError: Empty, damaged, or of another kind.
+    """
+    header = _read_header(data, name, "mask", ("PNG",))
+    pixels = _imdecode(data, name, "mask", (header.height, header.width))
+    if pixels.ndim != 3 or pixels.dtype != np.uint8:
+        raise DataError(f"{name}: mask is {header.kind}, {header.bits}-bit; it must hold 8-bit colours: convert it")
+    return pixels[..., :3]
+
+
 def decode_instances(data: np.ndarray, name: str) -> np.ndarray:
     """Decodes a map of instance ids, a grey PNG of 8 or 16 bits, to uint8 or uint16 (H, W).
 
