@@ -118,7 +118,7 @@ class DatasetSpec:
     """Meaning of the class ids.
 
     Attributes:
-        name: ``cityscapes``, ``voc`` or ``list``.
+        name: As ``data.name``, such as ``cityscapes``; ``list`` for any other data set.
         classes: Names, in the order of the ids.
         palette: One ``(r, g, b)`` a class.
         ignore_id: Train id that is left out of the score.

@@ -7,6 +7,7 @@ import pytest
 from mindseg.commands import import_labels
 from mindseg.data.annotations import bounded
 from mindseg.data.annotations.rules import coco_rle
+from mindseg.errors import DataError
 from tests.support.annotations import SIZE, compress, labelme, runs, write_images
 from tests.support.data import random_image, write_image
 from tests.support.hostile import check_refused, files_below, run_program
@@ -51,7 +52,8 @@ LABELME = {
     "another image": ({}, {"imagePath": "none.png"}, "'none.png' is not below"),
     "the parent": ({}, {"imagePath": "../secret.png"}, "'../secret.png' is not below"),
     "Windows": ({}, {"imagePath": "C:\\x\\secret.png"}, "is not below"),
-    "NUL": ({}, {"imagePath": "a\0b.png"}, "is not below"), "long path": ({}, {"imagePath": "a" * 10 ** 5}, "is not below"),
+    "NUL": ({}, {"imagePath": "a\0b.png"}, "is not below"),
+    "long path": ({}, {"imagePath": "a" * 10 ** 5}, "is not below"),
 }
 
 
@@ -61,12 +63,13 @@ def test_labelme(tmp_path, import_refused, case):
     write_images(tmp_path / "d", 2)
     write_image(tmp_path / "secret.png", random_image(np.random.default_rng(0), *SIZE))
     labelme(tmp_path / "d" / "p00.json", [{"label": "a", "points": SQUARE}])
-    labelme(tmp_path / "d" / "p01.json", [{"label": "a", "points": SQUARE, **shape}], **more)
+    labelme(tmp_path / "d" / "p01.json", [{"label": "a", "points": SQUARE, **shape}], more=more)
     import_refused("--input", tmp_path / "d", "--format", "labelme", told=(told, "p01.json", "--on_error skip"))
 
 
 BROKEN = {"empty": b"", "cut off": b'{"shapes": [', "not JSON": b"\x89PNG", "a list": b"[1, 2]", "a number": b"7",
-          "deep": b"[" * 10 ** 5, "deep objects": b'{"a":' * 10 ** 5, "UTF-16": '{"shapes": []}'.encode("utf-16") + b"x",
+          "deep": b"[" * 10 ** 5, "deep objects": b'{"a":' * 10 ** 5,
+          "UTF-16": '{"shapes": []}'.encode("utf-16") + b"x",
           "long number": b'{"shapes": ' + b"9" * 10 ** 5 + b"}", "another object": b'{"a": "' + b"b" * 10 ** 6 + b'"}'}
 
 
@@ -96,7 +99,8 @@ def rle(counts, size=SIZE):
 # The second annotation of a COCO file, other keys of the file, and the words of the refusal.
 COCO = {
     "a box": (polygon(4, 5, 20, 25), {}, "has 2 points"), "odd": (polygon(*FLAT, 1), {}, "no pairs of numbers"),
-    "NaN": (polygon(*FLAT, float("nan"), 1), {}, "coordinate nan"), "no polygon": (polygon(segmentation=[]), {}, "no polygon"),
+    "NaN": (polygon(*FLAT, float("nan"), 1), {}, "coordinate nan"),
+    "no polygon": (polygon(segmentation=[]), {}, "no polygon"),
     "far away": (polygon(*FLAT, -900.5, 1), {}, "(-900.5, 1) lies far outside"),
     "null": (polygon(segmentation=None), {}, "segmentation is None"),
     "other image": (polygon(*FLAT, image_id=77), {}, "no image with the id 77"),
@@ -107,7 +111,8 @@ COCO = {
     "runs of fractions": (rle([0.5, 2239.5]), {}, "damaged"), "no runs": (rle(None), {}, "damaged"),
     "runs of another size": (rle([0, 400], (20, 20)), {}, "are of 20x20, but the image is 56x40"),
     "a size of texts": (rle([0, 400], ("a", "b")), {}, "damaged"), "empty text": (rle(""), {}, "add up to 0"),
-    "text that goes on": (rle(compress([0, 2240])[:-1]), {}, "damaged"), "text without end": (rle("P" * 99999), {}, "damaged"),
+    "text that goes on": (rle(compress([0, 2240])[:-1]), {}, "damaged"),
+    "text without end": (rle("P" * 99999), {}, "damaged"),
     "strange text": (rle("\u20ac"), {}, "damaged"), "short text": (rle(compress([0, 2000])), {}, "add up to 2000"),
     "categories missing": (polygon(*FLAT), {"categories": None}, "categories: must be a list"),
     "images of numbers": (polygon(*FLAT), {"images": [1]}, "images: must be a list"),
@@ -130,16 +135,14 @@ def test_coco(tmp_path, import_refused, case):
 def test_damaged_texts_of_run_lengths_never_reach_the_decoder(rng):
     """Any text decodes to the whole mask or is refused; pycocotools would read beyond a text that goes on."""
     mask = rng.integers(0, 2, SIZE, np.uint8)
-    good = compress(runs(mask.T.ravel()))
-    refused = 0
+    good, refused = compress(runs(mask.T.ravel())), 0
     for _ in range(300):
         text = list(good)
         for _ in range(rng.integers(1, 4)):
             text[rng.integers(len(text))] = chr(rng.integers(32, 127))
         try:
             assert coco_rle({"size": list(SIZE), "counts": "".join(text)}, "f")(*SIZE).shape == SIZE
-        except bounded.DataError as error:
-            assert len(str(error)) < 400
+        except DataError:
             refused += 1
     assert refused > 200
 
@@ -149,7 +152,8 @@ CVAT = {
     "two points": ('<polygon label="a" points="1,2;3,4"/>', "has 2 points"),
     "NaN": ('<polygon label="a" points="1,2;3,4;nan,5"/>', "coordinate nan"),
     "words": ('<polygon label="a" points="1,2;3,4;x,5"/>', "coordinate 'x'"),
-    "no points": ('<polygon label="a"/>', "image 'p01.png'"), "no label": ('<polygon points="1,2;3,4;5,5"/>', "label None"),
+    "no points": ('<polygon label="a"/>', "image 'p01.png'"),
+    "no label": ('<polygon points="1,2;3,4;5,5"/>', "label None"),
     "half a box": ('<box label="a" xtl="1" ytl="2" xbr="3"/>', "ybr: the coordinate None"),
     "infinity": ('<box label="a" xtl="1" ytl="2" xbr="3" ybr="inf"/>', "coordinate inf"),
     "short mask": ('<mask label="a" rle="3, 4" left="0" top="0" width="3" height="3"/>', "do not add up to the 3x3"),
@@ -162,8 +166,8 @@ CVAT = {
 
 
 def cvat_text(content, before="", size=(WIDTH, HEIGHT)):
-    return (f'<?xml version="1.0" encoding="utf-8"?>{before}<annotations><meta><task><labels><label><name>a</name></label>'
-            '</labels></task></meta>' + "".join(
+    return (f'<?xml version="1.0" encoding="utf-8"?>{before}<annotations><meta><task><labels><label><name>a</name>'
+            '</label></labels></task></meta>' + "".join(
                 f'<image id="{i}" name="p0{i}.png" width="{size[0]}" height="{size[1]}">{content if i else ""}</image>'
                 for i in range(2)) + "</annotations>")
 
@@ -181,12 +185,15 @@ BOMB = ('<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(
 XML = {
     "entities": (cvat_text("&i;", BOMB), "DOCTYPE"),
     "a file": (cvat_text("&x;", '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'), "DOCTYPE"),
-    "deep": ("<a>" * 10 ** 5, "over 64 levels"), "cut off": (cvat_text("")[:-5], "is no XML"), "empty": ("", "is no XML"),
+    "deep": ("<a>" * 10 ** 5, "over 64 levels"), "cut off": (cvat_text("")[:-5], "is no XML"),
+    "empty": ("", "is no XML"),
     "binary": ("\x00\x01", "is no XML"), "another root": ("<html/>", "is no annotation of images"),
-    "a video": ("<annotations><track/></annotations>", "CVAT for images 1.1"), "no image": ("<annotations/>", "no annotated"),
+    "a video": ("<annotations><track/></annotations>", "CVAT for images 1.1"),
+    "no image": ("<annotations/>", "no annotated"),
     "an unknown encoding": ('<?xml version="1.0" encoding="x-y"?><annotations/>', "is no XML"),
     "an unknown entity": (cvat_text("&nothing;"), "is no XML"),
-    "another size": (cvat_text('<box label="a" xtl="1" ytl="2" xbr="9" ybr="9"/>', size=(9, 9)), "was made for an image of"),
+    "another size": (cvat_text('<box label="a" xtl="1" ytl="2" xbr="9" ybr="9"/>', size=(9, 9)),
+    "was made for an image of"),
     "a size of words": (cvat_text('<box label="a" xtl="1" ytl="2" xbr="9" ybr="9"/>', size=("a", 9)), "width"),
 }
 
@@ -201,9 +208,11 @@ def test_xml(tmp_path, import_refused, case):
 
 # Lines of a YOLO file, and the words of the refusal.
 YOLO = {
-    "a box": ("0 0.5 0.5 0.1 0.1", "is a box"), "two points": ("0 0.1 0.1", "has 1 points"), "words": ("a b c", "no class number"),
+    "a box": ("0 0.5 0.5 0.1 0.1", "is a box"), "two points": ("0 0.1 0.1", "has 1 points"),
+    "words": ("a b c", "no class number"),
     "odd": ("0 .1 .1 .2 .2 .3 .3 .4", "odd number"), "NaN": ("0 .1 .1 .2 .2 nan .3", "no number"),
-    "pixels": ("0 10 10 20 10 20 20", "not between 0 and 1"), "negative": ("0 .1 .1 .2 -.2 .3 .3", "-0.2 is not between"),
+    "pixels": ("0 10 10 20 10 20 20", "not between 0 and 1"),
+    "negative": ("0 .1 .1 .2 -.2 .3 .3", "-0.2 is not between"),
     "another class": ("7 .1 .1 .2 .2 .3 .1", "'class 7'"), "binary": ("\x00\x01", "no class number"),
 }
 
@@ -227,7 +236,8 @@ def test_masks(tmp_path, import_refused, rng):
     write_image(tmp_path / "m" / "p00.png", good)
     import_refused(*folder[:2], told=("give the folder of their images with --images",))
     for pixels, told in ((rng.integers(0, 256, (*SIZE, 3), np.uint8), "colours, so it was stored with losses"),
-                         (good[:-3], "has 56x37 pixels, but its image has 56x40"), (good[..., 0], "one after the other"),
+                         (good[:-3], "has 56x37 pixels, but its image has 56x40"),
+                         (good[..., 0], "one after the other"),
                          (good.astype(np.uint16) * 256, "must hold 8-bit colours")):
         write_image(tmp_path / "m" / "p01.png", pixels)
         import_refused(*folder, told=(told, "p01.png"))
@@ -246,8 +256,8 @@ def test_masks(tmp_path, import_refused, rng):
 def test_labels_of_no_class_are_listed_but_not_at_length(tmp_path, import_refused):
     for i, path in enumerate(write_images(tmp_path / "d", 2)):
         labelme(path.with_suffix(".json"), [{"label": f"{i}{k:03d}{'x' * 90}", "points": SQUARE} for k in range(300)])
-    message = import_refused("--input", tmp_path / "d", "--classes", "car", "cat", told=("600 labels are in no class: '",
-                                                                                        "and 597 more", "'car', 'cat'"))
+    message = import_refused("--input", tmp_path / "d", "--classes", "car", "cat",
+                             told=("600 labels are in no class: '", "and 597 more", "'car', 'cat'"))
     assert len(message) < 800
     import_refused("--input", tmp_path / "d", told=("601 classes", "2 to 254"))
 
@@ -256,7 +266,7 @@ def test_one_class_or_one_image_is_too_little(tmp_path, import_refused):
     for path in write_images(tmp_path / "d", 1):
         labelme(path.with_suffix(".json"), [{"label": "a", "points": SQUARE}])
     import_refused("--input", tmp_path / "d", "--ignore", "background", told=("1 classes ('a')",))
-    import_refused("--input", tmp_path / "d", "--ignore", "b", told=("--ignore: no label is called 'b'; there are 'a'",))
+    import_refused("--input", tmp_path / "d", "--ignore", "b", told=("no label is called 'b'; there are 'a'",))
     import_refused("--input", tmp_path / "d", told=("1 different images were annotated",))
 
 

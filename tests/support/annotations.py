@@ -29,14 +29,14 @@ def write_images(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: i
     return [write_image(folder / f"p{i:02d}.png", random_image(rng, *size)) for i in range(count)]
 
 
-def labelme(path: Path, shapes: Sequence[dict], size: tuple[int, int] | None = SIZE, **more: object) -> Path:
+def labelme(path: Path, shapes: Sequence[dict], size: tuple[int, int] | None = SIZE, more: dict | None = None) -> Path:
     """Write a file as LabelMe 5 does; the image has the same stem.
 
     Args:
         path: JSON file.
         shapes: Shapes, with ``label`` and ``points``.
         size: Height and width of the image, or None to leave them out.
-        **more: Other keys.
+        more: Other keys.
     """
     tree = {"version": "5.4.1", "flags": {}, "imagePath": f"{path.stem}.png", "imageData": None,
             "shapes": [{"group_id": None, "description": "", "shape_type": "polygon", "flags": {}, **shape}
@@ -44,7 +44,7 @@ def labelme(path: Path, shapes: Sequence[dict], size: tuple[int, int] | None = S
     if size:
         tree |= {"imageHeight": size[0], "imageWidth": size[1]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree | more))
+    path.write_text(json.dumps(tree | (more or {})))
     return path
 
 
@@ -66,9 +66,9 @@ def line(start: Sequence[int], end: Sequence[int]) -> np.ndarray:
 
 
 def rows(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pillow's polygon, for a convex one of whole corners: in each row the pixels between its two sides.
+    """A polygon of whole corners that each row crosses once: the pixels between its two sides; uint8 (H, W).
 
-    The sides are rounded to pixels, half a pixel to the inside; uint8 (H, W).
+    The sides are rounded to pixels, half a pixel to the inside. That is Pillow's rule, and OpenCV's without outline.
     """
     mask = np.zeros((height, width), np.uint8)
     sides = list(zip(points.tolist(), np.roll(points, -1, 0).tolist(), strict=True))
@@ -77,14 +77,6 @@ def rows(points: np.ndarray, height: int, width: int) -> np.ndarray:
                    for x in ([x0, x1] if y0 == y1 else [Fraction((y - y0) * (x1 - x0), y1 - y0) + x0])]
         mask[y, floor(min(crossed) + Fraction(1, 2)):ceil(max(crossed) - Fraction(1, 2)) + 1] = 1
     return mask
-
-
-def convex(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Whole pixels in a closed convex polygon of whole corners, by the signs of cross products; uint8 (H, W)."""
-    y, x = np.mgrid[:height, :width]
-    sides = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
-             for a, b in zip(points, np.roll(points, -1, 0), strict=True)]
-    return (np.all([side >= 0 for side in sides], 0) | np.all([side <= 0 for side in sides], 0)).astype(np.uint8)
 
 
 def fifths(points: np.ndarray, height: int, width: int) -> np.ndarray:

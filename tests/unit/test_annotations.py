@@ -12,7 +12,6 @@ from mindseg.data.annotations import rules
 from tests.support.annotations import (
     SIZE,
     compress,
-    convex,
     fifths,
     labelme,
     line,
@@ -47,7 +46,7 @@ def convex_points(rng, decimals=3):
 def outlined(points):
     """OpenCV's polygon: that of the corners cut to whole pixels, with its outline."""
     corners = points.astype(int)
-    mask = convex(corners, HEIGHT, WIDTH)
+    mask = rows(corners, HEIGHT, WIDTH)
     for a, b in zip(corners.tolist(), np.roll(corners, -1, 0).tolist(), strict=True):
         for x, y in line(a, b):
             mask[y, x] = 1
@@ -158,7 +157,7 @@ def test_labelme_files(tmp_path, run, capsys):
     labelme(tmp_path / "d" / "p01.json", [
         {"label": "car", "points": [[2, 3], [7, 6]], "shape_type": "mask", "mask": base64.b64encode(patch).decode()},
         {"label": "__ignore__", "points": [[20, 20], [30, 30]], "shape_type": "rectangle", "group_id": 3}])
-    labelme(tmp_path / "d" / "p02.json", [], imageData="A" * 10000, imagePath="..\\photos\\p02.png")
+    labelme(tmp_path / "d" / "p02.json", [], more={"imageData": "A" * 10000, "imagePath": "..\\photos\\p02.png"})
     found = run("--input", tmp_path / "d")
     expected = np.zeros((3, *SIZE), np.uint8)       # background, car, road
     expected[0, 5:26, 4:21] = 2
@@ -425,7 +424,7 @@ def test_the_split_depends_on_the_seed_alone(tmp_path, run):
 def test_sizes_of_the_configuration(tmp_path, rng, run, size, crop, scale, evaluated):
     for i in range(2):
         write_image(tmp_path / "d" / f"p{i}.jpg", random_image(rng, *size))
-        labelme(tmp_path / "d" / f"p{i}.json", [{"label": "a", "points": SQUARE}], size, imagePath=f"p{i}.jpg")
+        labelme(tmp_path / "d" / f"p{i}.json", [{"label": "a", "points": SQUARE}], size, {"imagePath": f"p{i}.jpg"})
     run("--input", tmp_path / "d")
     cfg = load_config(tmp_path / "out" / "out.yaml")
     assert (cfg.data.crop_size, cfg.data.scale_base) == (crop, scale)

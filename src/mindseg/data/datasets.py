@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mindseg.data.label_tables import ADE20K as ADE20K_TABLE
+from mindseg.data.label_tables import MAPILLARY as MAPILLARY_TABLE
 from mindseg.data.labels import IGNORE, UNMAPPED, label_lut, train_id_lut
 from mindseg.data.samples import IMAGE_SUFFIXES, Sample, image_stem, pair_files, read_list, unique_names
 from mindseg.errors import ConfigError, DataError
@@ -147,6 +149,31 @@ class _Voc(DatasetInfo):
         return self.read_list(_voc_folder(root) / "ImageSets" / "Segmentation" / f"{split}.txt", root, problems)
 
 
+@dataclass(frozen=True)
+class _Folders(DatasetInfo):
+    """A data set with folders of images and of labels for each split, whose files have the same stems.
+
+    Attributes:
+        folders: Folder of the images, and possible folders of their labels, with ``{}`` for the split.
+        splits: Names of splits in these folders.
+    """
+    folders: tuple[str, ...] = ()
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+    label_map = None
+
+    def find_samples(self, root: Path, split: str, label_file: str, problems: list[str]) -> list[Sample]:
+        images, *labels = (root / folder.format(self.splits.get(split, split)) for folder in self.folders)
+        found = {p.stem: p for p in sorted(images.glob("*.jpg"))}
+        if not found:
+            raise DataError(f"split '{split}' is empty: searched {images}/*.jpg; check data.root and the split")
+        folder = next((folder for folder in labels if folder.is_dir()), labels[0])
+        if split == "test" and not folder.is_dir():
+            return [Sample(image_stem(p), p, None) for p in found.values()]
+        known = {p.stem: p for p in folder.glob("*.png")}
+        return pair_files(found, known, lambda stem: f"{folder / stem}.png", problems)
+
+
 def _voc_folder(root: Path) -> Path:
     """VOC archives unpack to ``VOCdevkit/VOC2012``; any of the three levels is accepted."""
     return next((p for p in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
@@ -195,7 +222,20 @@ VOC = _Voc(
     voc_palette(21),
     # The folder is the development kit's for results of a network with training data of its own.
     submission=Submission(".png", True, "submission.tgz", "results/VOC2012/Segmentation/comp6_test_cls/"))
-DATASETS = {info.name: info for info in (CITYSCAPES, VOC, DatasetInfo("list"))}
+ADE20K = _Folders(
+    "ade20k", *zip(*ADE20K_TABLE, strict=True),
+    id_to_train=label_lut({0: IGNORE} | {i + 1: i for i in range(len(ADE20K_TABLE))}),
+    train_to_id=tuple(range(1, len(ADE20K_TABLE) + 1)), submission=Submission(".png"),
+    folders=("images/{}", "annotations/{}"), splits={"train": "training", "val": "validation"})
+# The classes of Cityscapes; label files hold train ids.
+BDD100K = _Folders("bdd100k", CITYSCAPES.classes, CITYSCAPES.palette, categories=CITYSCAPES.categories,
+                   submission=Submission(".png"), folders=("images/10k/{}", "labels/sem_seg/masks/{}"))
+MAPILLARY = _Folders(
+    "mapillary", *zip(*MAPILLARY_TABLE, strict=True),
+    id_to_train=label_lut({i: i for i in range(len(MAPILLARY_TABLE))} | {len(MAPILLARY_TABLE): IGNORE}),
+    submission=Submission(".png"), folders=("{}/images", "{}/labels", "{}/v1.2/labels"),
+    splits={"train": "training", "val": "validation", "test": "testing"})
+DATASETS = {info.name: info for info in (CITYSCAPES, VOC, ADE20K, BDD100K, MAPILLARY, DatasetInfo("list"))}
 
 
 def dataset_info(data: Mapping) -> DatasetInfo:

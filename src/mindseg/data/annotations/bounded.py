@@ -84,7 +84,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(read_content(path), True)
-    except (expat.ExpatError, ValueError) as error:     # ValueError: an unknown encoding
+    except (expat.ExpatError, ValueError, LookupError) as error:        # such as an unknown encoding
         raise DataError(f"{path}: is no XML ({shorten(first_line(error))}); export the file again") from None
     return builder.close()
 

@@ -1,5 +1,6 @@
 """The formats, and which one a file or folder has."""
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mindseg.data.annotations.bounded import Problems, read_json
@@ -36,12 +37,15 @@ def detect_format(source: Path) -> tuple[str, Path]:
     for name, kind in (("data.yaml", "yolo"), ("annotations.xml", "cvat")):
         if (source / name).is_file():
             return kind, source / name
-    found = next(iter(sorted(source.rglob("*.json"))), None)
-    if found is not None:
-        if _detect_file(found) == "coco":
-            raise DataError(f"{source}: holds files of COCO, such as {found}; give one of them as --input, and the one "
-                            "to evaluate on as --val_input")
-        return "labelme", source
+    found = sorted(source.rglob("*.json"))
+    if found:
+        kind = "labelme"        # whose reader reports the mistakes of single files
+        with suppress(DataError):
+            kind = _detect_file(found[0])
+        if kind == "coco" and len(found) > 1:
+            raise DataError(f"{source}: holds {len(found)} files, such as {found[0]} of COCO; give one of them as "
+                            "--input, and the one to evaluate on as --val_input")
+        return kind, found[0] if kind == "coco" else source
     for pattern, kind in (("*.xml", "cvat"), ("*.txt", "yolo"), ("*.png", "masks")):
         files = sorted(source.rglob(pattern))
         if files:

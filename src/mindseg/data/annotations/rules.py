@@ -57,7 +57,7 @@ def pillow(kind: str, points: np.ndarray, source: str) -> Draw:
     """
     counts = {"polygon": (3,), "rectangle": (2, 2), "oriented_rectangle": (4, 4), "circle": (2, 2), "line": (2, 2),
               "linestrip": (2,), "point": (1, 1)}
-    if kind not in counts:
+    if not isinstance(kind, str) or kind not in counts:
         raise DataError(f"{source}: the shape_type {shorten(kind)} is unknown; draw it as a polygon")
     check_points(points, source, *counts[kind])
 
