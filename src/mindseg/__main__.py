@@ -19,8 +19,7 @@ COMMANDS = {
     "doctor": "check what a device computes, and how fast; write one file to send back",
 }
 MODULES = {"eval": "evaluate"}      # eval is a built-in function of Python
-EXTRAS = {"mindspore": "train", "scipy": "train", "pycocotools": "train",
-          "onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
+EXTRAS = {"mindspore": "train", "scipy": "train", "onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
 USAGE = "usage: mindseg COMMAND [options]\n\n{}\n\nmindseg COMMAND --help shows the options of a command."
 
 

@@ -274,6 +274,7 @@ def test_folders_that_cannot_be_read(tmp_path, import_refused):
     (tmp_path / "d").mkdir()
     import_refused("--input", tmp_path / "d", told=("holds no annotations",))
     import_refused("--input", tmp_path / "none", told=("none",))
+    import_refused("--input", tmp_path / "task.zip", told=("task.zip: is an archive; unpack it",))
     write_images(tmp_path / "d", 1)
     labelme(tmp_path / "d" / "p00.json", [])
     import_refused("--input", tmp_path / "d", told=("not one shape",))

@@ -1,6 +1,7 @@
 """Shapes to label maps: each tool's drawing rule against a drawing by hand, orders, classes, splits, configuration."""
 import base64
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from mindseg.commands import import_labels
 from mindseg.config import load_config
 from mindseg.data.annotations import rules
+from mindseg.errors import UserError
 from tests.support.annotations import (
     SIZE,
     compress,
@@ -79,6 +81,12 @@ def test_coco_takes_pixels_by_their_centres():
     expected = np.zeros(SIZE, np.uint8)
     expected[3:9, 2:7] = 1
     assert np.array_equal(drawn, expected)
+
+
+def test_without_pycocotools_its_formats_name_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(UserError, match=r"need the package pycocotools; pip install 'mindseg\[train\]'"):
+        rules.coco_polygons([np.array([[2.0, 3], [7, 3], [7, 9]])], "f")(HEIGHT, WIDTH)
 
 
 def test_yolo_polygons_by_hand(rng):

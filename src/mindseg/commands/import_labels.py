@@ -118,6 +118,8 @@ def read_inputs(args: argparse.Namespace, classes: list[str],
         if read and kind != read[0][0].format:
             raise DataError(f"--val_input {source}: has the format {kind}, but --input has {read[0][0].format}; import "
                             "them one after the other")
+        if args.colors and kind != "masks":
+            raise DataError(f"--colors: is for masks, but {source} has the format {kind}; leave it out")
         check_apart(source, args.output)
         folder = image_folder(kind, source, images, args.output)
         check_apart(folder.folder, args.output)

@@ -54,6 +54,8 @@ def detect_format(source: Path) -> tuple[str, Path]:
 
 
 def _detect_file(source: Path) -> str:
+    if source.suffix.lower() in (".zip", ".tgz", ".gz", ".tar"):
+        raise DataError(f"{source}: is an archive; unpack it and give its folder")
     kinds = {".xml": "cvat", ".yaml": "yolo", ".yml": "yolo"}
     if source.suffix.lower() in kinds:
         return kinds[source.suffix.lower()]

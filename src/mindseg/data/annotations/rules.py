@@ -4,6 +4,7 @@ Points are float64 (N, 2) of (x, y) in pixels; a mask is uint8 (H, W) of 0 and 1
 """
 import math
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mindseg.data.annotations.shapes import Draw
-from mindseg.errors import DataError, shorten
+from mindseg.errors import DataError, UserError, shorten
 
 _LINE_WIDTH, _POINT_RADIUS = 10, 5      # LabelMe's own
 
@@ -78,6 +79,16 @@ def pillow(kind: str, points: np.ndarray, source: str) -> Draw:
     return _inside(draw, points, source)
 
 
+def _pycocotools() -> ModuleType:
+    """COCO's functions for masks; only the formats that draw with them need the package."""
+    try:
+        from pycocotools import mask
+    except ModuleNotFoundError:
+        raise UserError("polygons and run lengths of COCO and CVAT need the package pycocotools; pip install "
+                        "'mindseg[train]'") from None
+    return mask
+
+
 def coco_polygons(polygons: Sequence[np.ndarray], source: str) -> Draw:
     """COCO's rule, CVAT's too: pycocotools, which takes the pixels whose centre is inside, on a grid of fifths.
 
@@ -91,7 +102,7 @@ def coco_polygons(polygons: Sequence[np.ndarray], source: str) -> Draw:
         check_points(points, source)
 
     def draw(height: int, width: int) -> np.ndarray:
-        from pycocotools import mask
+        mask = _pycocotools()
         parts = mask.frPyObjects([points.ravel().tolist() for points in polygons], height, width)
         return mask.decode(mask.merge(parts))
     return _inside(draw, np.concatenate(polygons), source)
@@ -114,7 +125,7 @@ def coco_rle(segmentation: dict, source: str) -> Draw:
                         f"{size[1]}x{size[0]}; export the file again")
 
     def draw(height: int, width: int) -> np.ndarray:
-        from pycocotools import mask
+        mask = _pycocotools()
         if size != [height, width]:
             raise DataError(f"{source}: the run lengths are of {size[1]}x{size[0]}, but the image is {width}x{height}; "
                             "the annotation belongs to another image or size")

@@ -153,7 +153,7 @@ def split_samples(samples: Sequence[Labelled], share: float, seed: int) -> list[
 
 
 def list_text(samples: Sequence[Labelled], root: Path) -> str:
-    """Lines ``image,label`` of a list, relative to a folder; at least ``./`` stands before the image.
+    """Lines ``image,label`` of a list, relative to a folder.
 
     Args:
         samples: Samples of one split.

@@ -22,7 +22,7 @@ def read_yolo(source: Path, problems: Problems, classes: Sequence[str] = (), ima
     Args:
         source: ``data.yaml``, or a folder with one, or a folder of images and labels.
         problems: Receives the mistakes.
-        classes: Names of the classes, in order, instead of those in ``data.yaml``.
+        classes: Names of the classes in the order of their numbers, if ``data.yaml`` has none.
         images: Folder of the images; ``None``: that of ``source``.
         without: Folders inside that hold no photographs.
 
@@ -32,7 +32,7 @@ def read_yolo(source: Path, problems: Problems, classes: Sequence[str] = (), ima
     folder = source if source.is_dir() else source.parent
     file = source if source.is_file() else folder / _DESCRIPTION
     tree = _read_description(file) if file.is_file() else {}
-    names = list(classes) or _names(tree.get("names"), file)
+    names = _names(tree["names"] if "names" in tree else list(classes), file)
     splits = {split: _parts(tree.get(split)) for split in ("train", "val", "test")}
     annotations = []
     for image in ImageFolder(images or folder, without).files:
