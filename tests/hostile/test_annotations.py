@@ -304,7 +304,8 @@ def test_broken_images_are_left_out_on_request(tmp_path):
     done = run_program("import-labels", *words, "--on_error", "skip")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("left out: ")]
-    assert [f"p0{i}" in line for i, line in enumerate(lines)] == [True] * 4, lines
+    assert len(lines) == 4
+    assert all(any(f"p0{i}." in line for line in lines) for i in range(4)), lines
     assert f"{tmp_path / 'out'}: 3 images" in done.stdout
     done = run_program("import-labels", *words, "--overwrite")
     assert (done.returncode, done.stdout) == (1, "")

@@ -56,7 +56,7 @@ def outlined(points):
 
 
 def leans(corners):
-    """Whether both sides at the top or bottom go the same way; Pillow adds pixels to such a tip."""
+    """Tests for a tip at the top or bottom whose two sides go the same way: Pillow adds pixels to it."""
     for order in (corners, corners * [1, -1]):
         top = np.argmin(order[:, 1])
         ways = [order[(top + step) % len(order)][0] - order[top][0] for step in (-1, 1)]
@@ -397,6 +397,18 @@ def test_classes_in_the_given_order(tmp_path, run):
     found = run("--input", tmp_path / "d", "--classes", tmp_path / "labels.txt", "--ignore", "cat")
     assert [found[f"p{i:02d}"][10, 10] for i in range(3)] == [1, 2, 255]
     assert load_config(tmp_path / "out" / "out.yaml").data.class_names == ["_background_", "road", "car"]
+
+
+def test_holes_that_labelme_calls_background(tmp_path, run):
+    make_labelme(tmp_path / "d")
+    labelme(tmp_path / "d" / "p00.json", [{"label": "road", "points": SQUARE}, {"label": "_background_", "points": [
+        [8, 8], [12, 12]], "shape_type": "rectangle"}], None)
+    found = run("--input", tmp_path / "d")
+    assert load_config(tmp_path / "out" / "out.yaml").data.class_names == ["_background_", "car", "road"]
+    expected = np.zeros(SIZE, np.uint8)
+    expected[5:26, 4:21] = 2
+    expected[8:13, 8:13] = 0
+    assert np.array_equal(found["p00"], expected)
 
 
 def test_pixels_without_a_shape_may_be_ignored_or_join_a_class(tmp_path, run):

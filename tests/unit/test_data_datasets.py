@@ -53,7 +53,7 @@ def test_list_info_from_configuration():
 
 
 @pytest.mark.parametrize(("data", "words"), [
-    ({"name": "ade"}, "must be one of cityscapes, voc, list"),
+    ({"name": "ade"}, "must be one of cityscapes, voc, ade20k, bdd100k, mapillary, list"),
     ({"name": "list", "class_names": []}, "class_names"),
     ({"name": "list", "class_names": ["a", "b"], "palette": [[0, 0, 0]]}, "palette"),
     ({"name": "list", "class_names": ["a", "b"], "palette": [[0, 0, 0], [0, 0, 256]]}, "palette"),

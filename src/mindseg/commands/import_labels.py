@@ -147,7 +147,8 @@ def convert(args: argparse.Namespace, problems: Problems) -> tuple[list[Labelled
     given = read_classes(args.classes)
     read = read_inputs(args, given, problems)
     whole = replace(read[0][0], annotations=[item for found, _ in read for item in found.annotations])
-    background = "_background_" if "_background_" in given else args.background
+    named = {*given}.union(*(item.labels() for item in whole.annotations))
+    background = "_background_" if "_background_" in named else args.background     # LabelMe's name for it
     classes, ids = choose_ids(whole, given, args.ignore, background, str(args.input))
     with OutputFolder(root, args.overwrite, own=True) as folder:
         lists = {split: root / f"{split}.txt" for split in ("train", "val")}

@@ -26,7 +26,8 @@ def read_cvat(source: Path, problems: Problems) -> Collection:
     if root.tag != "annotations" or root.find("track") is not None:
         raise DataError(f"{source}: is no annotation of images; export the task as 'CVAT for images 1.1'")
     colors = {to_name(label.findtext("name"), f"{source}: a label"): _color(label.findtext("color"))
-              for labels in root.iter("labels") for label in labels.findall("label") if not label.findtext("parent")}
+              for labels in root.iter("labels") for label in labels.findall("label")
+              if not label.findtext("parent") and label.findtext("type") not in _WITHOUT_AREA}
     left_out = {kind: sum(1 for _ in root.iter(kind)) for kind in _WITHOUT_AREA}
     notes = [f"{count} x {kind}: left out, it has no area" for kind, count in left_out.items() if count]
     annotations = []

@@ -180,7 +180,7 @@ def _read_splits(source: Path) -> dict[str, str]:
 
 
 def _count_values(path: Path, table: bool) -> tuple[bool, dict[int, int]]:
-    """Whether a mask holds colours, and its values with their pixels."""
+    """Kind of a mask, true for colours, and the number of pixels of each of its values."""
     data = read_bytes(path)
     header = read_header(data, "PNG") if file_format(data) == "PNG" else None
     colored = header is not None and (header.kind.startswith("colour") or (header.kind == "palette" and table))
