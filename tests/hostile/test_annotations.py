@@ -1,13 +1,18 @@
 """Annotation files that are damaged, hostile or about other images: one line that names the file, and no harm."""
 import json
+import re
 
 import numpy as np
 import pytest
 
 from mindseg.commands import import_labels
 from mindseg.data.annotations import bounded
+from mindseg.data.annotations.bounded import Problems
+from mindseg.data.annotations.formats import read_collection
+from mindseg.data.annotations.images import ImageFolder, read_size
 from mindseg.data.annotations.rules import coco_rle
-from mindseg.errors import DataError
+from mindseg.data.annotations.shapes import choose_ids
+from mindseg.errors import DataError, UserError
 from tests.support.annotations import SIZE, compress, labelme, runs, write_images
 from tests.support.data import random_image, write_image
 from tests.support.hostile import check_refused, files_below, run_program
@@ -310,3 +315,73 @@ def test_broken_images_are_left_out_on_request(tmp_path):
     done = run_program("import-labels", *words, "--overwrite")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+ODD = [None, True, -1, 0, 3, 10 ** 30, 0.5, -1e308, float("nan"), "", "x", "\0", "..", "p01.png", [], [1], [[]], {},
+       {"a": 1}, [None] * 9]
+
+
+def places(tree, path=()):
+    """Paths to all values of a JSON tree."""
+    yield path
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from places(value, (*path, key))
+
+
+def read_and_paint(kind, source, images):
+    """Does what an import does before it writes; only a UserError of one line may come of it, which is returned."""
+    try:
+        collection = read_collection(kind, source, Problems())
+        _, ids = choose_ids(collection, [], [], "background", str(source))
+        for annotation in collection.annotations:
+            size = read_size(images.find(annotation.image, annotation.source, annotation.near), annotation.size, "f")
+            label, _ = annotation.paint(*size, ids, 0)
+            assert (label.shape, label.dtype) == (size, np.uint8)
+    except UserError as error:
+        message = str(error)
+    else:
+        return ""
+    assert message
+    assert "\n" not in message
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize("kind", ["labelme", "coco"])
+def test_every_value_of_a_json_file_may_be_anything(tmp_path, kind):
+    write_images(tmp_path, 2)
+    images, source = ImageFolder(tmp_path), tmp_path / "p00.json"
+    if kind == "labelme":
+        labelme(source, [{"label": "a", "points": SQUARE},
+                         {"label": "b", "points": SQUARE[:2], "shape_type": "circle"}])
+    else:
+        source.write_text(json.dumps({
+            "images": [{"id": 1, "file_name": "p00.png", "height": HEIGHT, "width": WIDTH}],
+            "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+            "annotations": [polygon(*FLAT), rle([40, 2200]), rle(compress([40, 2200]))]}))
+    assert read_and_paint(kind, source, images) == ""
+    good, refused = source.read_text(), 0
+    for path in [path for path in places(json.loads(good)) if path]:
+        for value in ODD:
+            tree = parent = json.loads(good)
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = value
+            source.write_text(json.dumps(tree))
+            refused += read_and_paint(kind, source, images) != ""
+    assert refused > 300
+
+
+def test_every_attribute_of_an_xml_file_may_be_anything(tmp_path):
+    write_images(tmp_path, 2)
+    images, source = ImageFolder(tmp_path), tmp_path / "a.xml"
+    good = cvat_text('<box label="a" xtl="1" ytl="2" xbr="9" ybr="9" rotation="10" z_order="1"/>'
+                     '<mask label="a" rle="3, 6" left="0" top="0" width="3" height="3"/>'
+                     '<polygon label="a" points="1,2;3,4;5,9"/>'
+                     '<ellipse label="a" cx="9" cy="9" rx="3" ry="2"/>')
+    parts, refused = re.split('(="[^"]*")', good), 0
+    for i in range(3, len(parts), 2):       # the first is the version of XML
+        for value in ("", "x", "-1", "nan", "1e308", "9" * 400, "1,2", "1;2,3", "0", "../p01.png", "&amp;", "²"):
+            source.write_text("".join([*parts[:i], f'="{value}"', *parts[i + 1:]]))
+            refused += read_and_paint("cvat", source, images) != ""
+    assert refused > 150

@@ -86,10 +86,11 @@ class ShapeAnnotation:
         """See :class:`Annotation`."""
         label = np.full((height, width), background, np.uint8)
         covered, mixed = np.zeros((height, width), bool), np.zeros((height, width), bool)
-        pieces = [(shape, *_crop(shape.draw(height, width))) for shape in self.shapes]
-        if self.small_on_top:
-            pieces.sort(key=lambda piece: (not piece[0].bottom, -np.count_nonzero(piece[1])))
-        for shape, mask, window in pieces:
+        shapes = self.shapes
+        if self.small_on_top:       # drawn twice, so that only one mask is kept at a time
+            shapes = sorted(shapes, key=lambda s: (not s.bottom, -np.count_nonzero(s.draw(height, width))))
+        for shape in shapes:
+            mask, window = _crop(shape.draw(height, width))
             value = ids[shape.label]
             mixed[window] |= mask & covered[window] & (label[window] != value)
             covered[window] |= mask
