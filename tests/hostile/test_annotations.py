@@ -361,15 +361,15 @@ def test_every_value_of_a_json_file_may_be_anything(tmp_path, kind):
             "annotations": [polygon(*FLAT), rle([40, 2200]), rle(compress([40, 2200]))]}))
     assert read_and_paint(kind, source, images) == ""
     good, refused = source.read_text(), 0
-    for path in [path for path in places(json.loads(good)) if path]:
-        for value in ODD:
+    for number, path in enumerate(path for path in places(json.loads(good)) if path):
+        for value in ODD[number % 3::3]:        # a third for each place, so that the test stays short
             tree = parent = json.loads(good)
             for key in path[:-1]:
                 parent = parent[key]
             parent[path[-1]] = value
             source.write_text(json.dumps(tree))
             refused += read_and_paint(kind, source, images) != ""
-    assert refused > 300
+    assert refused > 100
 
 
 def test_every_attribute_of_an_xml_file_may_be_anything(tmp_path):

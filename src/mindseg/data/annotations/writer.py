@@ -1,4 +1,4 @@
-"""What an import writes: label maps, lists, and a configuration."""
+"""Output of an import: label maps, lists, and a configuration."""
 import os
 import re
 from collections import Counter
