@@ -25,8 +25,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    // As stored, without turning it by its EXIF orientation: segment run does the same.
-    const cv::Mat image = cv::imread(argv[2], cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+    // 8-bit colour, turned by its EXIF orientation, as segment run does for more formats.
+    const cv::Mat image = cv::imread(argv[2], cv::IMREAD_COLOR);
     if (image.empty()) {
       std::cerr << "error: " << argv[2] << ": not an image\n";
       return 1;

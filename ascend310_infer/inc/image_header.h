@@ -7,17 +7,23 @@
 #include <string>
 #include <vector>
 
+#include "inc/tiff.h"
+
 namespace mindseg {
 
 struct ImageHeader {
-  int64_t height = 0;  // as the file claims it
+  int64_t height = 0;  // as the file claims it, before the image is turned
   int64_t width = 0;
-  std::string kind;    // colour, palette, grey, ...; empty: only decoding tells
-  int64_t bits = 0;    // of a channel or a palette index; 0: only decoding tells
-  bool whole = false;  // nothing is missing at the end; anything may follow
+  std::string kind;                        // colour, palette, grey, ...; empty: only decoding tells
+  int64_t bits = 0;                        // of a channel or a palette index; 0: only decoding tells
+  bool whole = false;                      // nothing is missing at the end; anything may follow
+  bool alpha = false;                      // there is an alpha channel, or colours that are transparent
+  int orientation = 1;                     // of EXIF: 1 (upright) to 8
+  std::optional<TiffDirectory> directory;  // of a TIFF
 };
 
-// The header of a PNG, JPEG, WebP or BMP, told by its first bytes; nothing for another file or one that ends in it.
+// The header of a PNG, JPEG, WebP, BMP or TIFF, told by its first bytes; nothing for another file or one that ends in
+// it. `bytes` must outlive it.
 std::optional<ImageHeader> ReadImageHeader(const std::vector<uint8_t>& bytes);
 
 }  // namespace mindseg

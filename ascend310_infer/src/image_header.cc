@@ -3,25 +3,22 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <tuple>
+
+#include "inc/bytes.h"
 
 namespace mindseg {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-enum class Order { kBig, kLittle };
-
-bool Holds(const Bytes& bytes, size_t at, const char* word) {
-  const size_t size = std::strlen(word);
-  return at + size <= bytes.size() && std::memcmp(bytes.data() + at, word, size) == 0;
-}
-
-// The number in `count` bytes at `at`; 0 behind the end.
-int64_t Number(const Bytes& bytes, size_t at, size_t count, Order order) {
-  if (at + count > bytes.size()) return 0;
-  int64_t number = 0;
-  for (size_t i = 0; i < count; ++i) number = number << 8 | bytes[at + (order == Order::kBig ? i : count - 1 - i)];
-  return number;
+// Reads the orientation from the EXIF data in bytes `begin` to `end` of a file.
+int ReadOrientation(const Bytes& bytes, uint64_t begin, uint64_t end) {
+  constexpr char kStart[] = "Exif";  // and two zeros; only some files have it
+  ByteView exif = ByteView(bytes).Part(begin, end);
+  if (Holds(exif, 0, kStart) && Number(exif, 4, 2, Order::kBig) == 0) exif = exif.Part(6, exif.size());
+  const std::optional<TiffDirectory> directory = TiffDirectory::Read(exif);
+  return directory ? directory->Orientation() : 1;
 }
 
 std::optional<ImageHeader> ReadPng(const Bytes& bytes) {
@@ -44,13 +41,27 @@ std::optional<ImageHeader> ReadPng(const Bytes& bytes) {
     case 3:
       header.kind = "palette";
       break;
+    case 4:
+      header.kind = "grey with alpha";
+      break;
+    case 6:
+      header.kind = "colour with alpha";
+      break;
     default:
-      header.kind = "with alpha";
+      header.kind = "unknown";
   }
+  header.alpha = bytes[25] == 4 || bytes[25] == 6;
+  bool exif = false;
   for (size_t at = kFirstChunk; !header.whole && at + kAroundContent <= bytes.size();) {
-    const bool last = Holds(bytes, at + 4, "IEND");
-    at += kAroundContent + static_cast<size_t>(Number(bytes, at, 4, Order::kBig));
-    header.whole = last && at <= bytes.size();
+    const size_t end = at + kAroundContent + static_cast<size_t>(Number(bytes, at, 4, Order::kBig));
+    if (end > bytes.size()) break;
+    header.whole = Holds(bytes, at + 4, "IEND");
+    header.alpha = header.alpha || Holds(bytes, at + 4, "tRNS");
+    if (!exif && Holds(bytes, at + 4, "eXIf")) {
+      exif = true;
+      header.orientation = ReadOrientation(bytes, at + 8, end - 4);
+    }
+    at = end;
   }
   return header;
 }
@@ -80,9 +91,17 @@ bool HasEndMark(const Bytes& bytes, size_t at) {
   return false;
 }
 
+std::string JpegKind(uint8_t channels) {
+  if (channels == 1) return "grey";
+  if (channels == 3) return "colour";
+  return channels == 4 ? "CMYK" : "of " + std::to_string(channels) + " channels";
+}
+
 // A thumbnail in the EXIF segment has a frame and an end mark of its own, so segments are skipped as a whole.
 std::optional<ImageHeader> ReadJpeg(const Bytes& bytes) {
   std::optional<ImageHeader> header;
+  bool exif = false;
+  int orientation = 1;
   for (size_t at = 2; at + 4 <= bytes.size();) {
     const uint8_t kind = bytes[at + 1];
     if (bytes[at] != 0xff || kind == 0x00 || kind == 0xff) {
@@ -94,19 +113,38 @@ std::optional<ImageHeader> ReadJpeg(const Bytes& bytes) {
     } else {
       const bool frame = kind >= 0xc0 && kind <= 0xcf && kind != 0xc4 && kind != 0xc8 && kind != 0xcc;
       if (frame && !header && at + 10 <= bytes.size()) {
-        const uint8_t channels = bytes[at + 9];
-        header = ImageHeader{Number(bytes, at + 5, 2, Order::kBig), Number(bytes, at + 7, 2, Order::kBig),
-                             channels == 3 ? "colour" : "of " + std::to_string(channels) + " channels",
-                             int64_t{bytes[at + 4]}, false};
+        header.emplace();
+        header->height = Number(bytes, at + 5, 2, Order::kBig);
+        header->width = Number(bytes, at + 7, 2, Order::kBig);
+        header->kind = JpegKind(bytes[at + 9]);
+        header->bits = bytes[at + 4];
       }
-      at += 2 + static_cast<size_t>(Number(bytes, at + 2, 2, Order::kBig));
+      const size_t end = at + 2 + static_cast<size_t>(Number(bytes, at + 2, 2, Order::kBig));
+      if (kind == 0xe1 && !exif && end <= bytes.size() && Holds(bytes, at + 4, "Exif") &&
+          Number(bytes, at + 8, 2, Order::kBig) == 0) {
+        exif = true;
+        orientation = ReadOrientation(bytes, at + 4, end);
+      }
+      at = end;
       if (kind == 0xda) {
         if (header) header->whole = HasEndMark(bytes, at);
+        if (header) header->orientation = orientation;
         return header;
       }
     }
   }
   return header;
+}
+
+int FindWebpOrientation(const Bytes& bytes) {
+  constexpr int kMostChunks = 1000;
+  uint64_t at = 12;
+  for (int i = 0; i < kMostChunks && ByteView(bytes).Has(at, 8); ++i) {
+    const uint64_t length = Unsigned(bytes, at + 4, 4, Order::kLittle);
+    if (Holds(bytes, at, "EXIF")) return ReadOrientation(bytes, at + 8, at + 8 + length);
+    at += 8 + length + length % 2;
+  }
+  return 1;
 }
 
 std::optional<ImageHeader> ReadWebp(const Bytes& bytes) {
@@ -120,9 +158,12 @@ std::optional<ImageHeader> ReadWebp(const Bytes& bytes) {
     const int64_t sides = Number(bytes, 21, 4, Order::kLittle);
     header.width = (sides & 0x3fff) + 1;
     header.height = (sides >> 14 & 0x3fff) + 1;
+    header.alpha = (sides >> 28 & 1) != 0;
   } else if (Holds(bytes, 12, "VP8X")) {
     header.width = Number(bytes, 24, 3, Order::kLittle) + 1;
     header.height = Number(bytes, 27, 3, Order::kLittle) + 1;
+    header.alpha = (bytes[20] & 16) != 0;
+    header.orientation = FindWebpOrientation(bytes);
     if (bytes[20] & 2) header.kind = "an animation";
   } else {
     return std::nullopt;
@@ -153,6 +194,27 @@ std::optional<ImageHeader> ReadBmp(const Bytes& bytes) {
   return header;
 }
 
+std::optional<ImageHeader> ReadTiff(const Bytes& bytes) {
+  ImageHeader header;
+  header.directory = TiffDirectory::Read(bytes);
+  const auto pixels = header.directory ? header.directory->PixelKind() : std::nullopt;
+  if (!pixels) return std::nullopt;
+  header.width = header.directory->Width();
+  header.height = header.directory->Height();
+  std::tie(header.kind, header.bits) = *pixels;
+  header.whole = header.directory->IsWhole();
+  header.alpha = header.kind.find("alpha") != std::string::npos;
+  header.orientation = header.directory->Orientation();
+  return header;
+}
+
+bool IsTiff(const Bytes& bytes) {
+  const auto version = [&bytes](Order order) {
+    return Number(bytes, 2, 2, order) == 42 || Number(bytes, 2, 2, order) == 43;
+  };
+  return (Holds(bytes, 0, "II") && version(Order::kLittle)) || (Holds(bytes, 0, "MM") && version(Order::kBig));
+}
+
 }  // namespace
 
 std::optional<ImageHeader> ReadImageHeader(const Bytes& bytes) {
@@ -160,6 +222,7 @@ std::optional<ImageHeader> ReadImageHeader(const Bytes& bytes) {
   if (Holds(bytes, 0, "\xff\xd8\xff")) return ReadJpeg(bytes);
   if (Holds(bytes, 0, "RIFF") && Holds(bytes, 8, "WEBP")) return ReadWebp(bytes);
   if (Holds(bytes, 0, "BM")) return ReadBmp(bytes);
+  if (IsTiff(bytes)) return ReadTiff(bytes);
   return std::nullopt;
 }
 

@@ -24,7 +24,7 @@ std::string LowerExtension(const fs::path& path) {
 }
 
 bool IsImage(const fs::path& path) {
-  static const std::set<std::string> kExtensions = {".png", ".jpg", ".jpeg", ".bmp", ".webp"};
+  static const std::set<std::string> kExtensions = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"};
   return kExtensions.count(LowerExtension(path)) > 0;
 }
 
@@ -157,7 +157,8 @@ ImageSource ListInputs(const fs::path& input, const fs::path& output) {
     throw UserError("--input " + input.string() + ": no such file or folder");
   }
   if (source.items.empty()) {
-    throw UserError("--input " + input.string() + ": no images (png, jpg, jpeg, webp, bmp) and no .bin files in it");
+    throw UserError("--input " + input.string() +
+                    ": no images (png, jpg, jpeg, webp, bmp, tif, tiff) and no .bin files in it");
   }
   CheckUnique(input, source.items);
   return source;

@@ -263,7 +263,7 @@ class Pipeline {
       stats_.Time(&PipelineResult::decode_ms, start);
       return;
     }
-    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path, max_pixels_);
+    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path, max_pixels_, &notes_);
     stats_.Time(&PipelineResult::decode_ms, start);
     start = Clock::now();
     preprocessor_.Run(bgr, item.path, tensor);
@@ -343,6 +343,7 @@ class Pipeline {
   OutputFolder* const output_;
   const int64_t max_pixels_;
   const Preprocessor preprocessor_;
+  ConversionNotes notes_;
   const size_t calls_;  // of the backend at once
   BoundedQueue<BatchPtr> to_infer_;
   BoundedQueue<BatchPtr> to_write_;

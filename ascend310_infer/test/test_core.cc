@@ -398,34 +398,66 @@ TEST(PreprocessPadsBottomAndRight) {
 TEST(DamagedImagesAreRefused) {
   cv::Mat image(64, 64, CV_8UC3);
   cv::randu(image, 0, 256);
-  for (const char* extension : {".png", ".jpg", ".bmp", ".webp"}) {
+  for (const char* extension : {".png", ".jpg", ".bmp", ".webp", ".tiff"}) {
     std::vector<uint8_t> bytes;
     CHECK(cv::imencode(extension, image, bytes));
     CHECK_EQ(DecodeImage(bytes, "x").rows, 64);
     bytes.resize(bytes.size() / 2);
     CHECK_THROWS(ItemError, DecodeImage(bytes, "dir/x.png"), "dir/x.png");
   }
-  for (const int type : {CV_8UC1, CV_8UC4, CV_16UC3}) {
-    std::vector<uint8_t> bytes;
-    CHECK(cv::imencode(".png", cv::Mat(4, 4, type, cv::Scalar::all(7)), bytes));
-    CHECK_THROWS(ItemError, DecodeImage(bytes, "x.png"), "x.png", "8-bit, without alpha");
-  }
   CHECK_THROWS(ItemError, DecodeImage({}, "x.png"), "0 bytes");
   CHECK_THROWS(ItemError, DecodeImage(std::vector<uint8_t>(100, 'a'), "x.png"), "100 bytes");
   CHECK_THROWS(ItemError, DecodeImage({0xff, 0xd8}, "x.jpg"), "x.jpg");
 }
 
+TEST(ImagesOfOtherKindsBecomeColour) {
+  for (const int type : {CV_8UC1, CV_8UC4, CV_16UC1, CV_16UC3, CV_16UC4}) {
+    for (const char* extension : {".png", ".tiff"}) {
+      const int scale = CV_MAT_DEPTH(type) == CV_16U ? 257 : 1;
+      std::vector<uint8_t> bytes;
+      CHECK(cv::imencode(extension, cv::Mat(4, 6, type, cv::Scalar(7, 8, 9, 10) * scale), bytes));
+      const cv::Mat image = DecodeImage(bytes, "x");
+      CHECK_EQ(image.type(), CV_8UC3);
+      const cv::Vec3b expected = CV_MAT_CN(type) == 1 ? cv::Vec3b(7, 7, 7) : cv::Vec3b(7, 8, 9);
+      CHECK(image.at<cv::Vec3b>(3, 5) == expected);
+    }
+  }
+  std::vector<uint8_t> bytes;
+  CHECK(cv::imencode(".tiff", cv::Mat(4, 4, CV_32FC1, cv::Scalar::all(7)), bytes));
+  CHECK_THROWS(ItemError, DecodeImage(bytes, "x.tif"), "x.tif", "no known range, 32-bit");
+}
+
+TEST(ImagesAreTurnedByTheirOrientation) {
+  std::vector<uint8_t> jpeg;
+  cv::Mat image(16, 32, CV_8UC3, cv::Scalar::all(0));
+  image.colRange(16, 32) = cv::Scalar::all(255);  // white on the right
+  CHECK(cv::imencode(".jpg", image, jpeg));
+  for (uint8_t orientation = 0; orientation <= 9; ++orientation) {
+    const std::vector<uint8_t> exif = {0xff, 0xe1, 0, 34, 'E', 'x',         'i', 'f', 0,    0,    'M', 'M',
+                                       0,    42,   0, 0,  0,   8,           0,   1,   0x01, 0x12, 0,   3,
+                                       0,    0,    0, 1,  0,   orientation, 0,   0,   0,    0,    0,   0};
+    std::vector<uint8_t> bytes = jpeg;
+    bytes.insert(bytes.begin() + 2, exif.begin(), exif.end());
+    const cv::Mat turned = DecodeImage(bytes, "x.jpg");
+    const bool exchanged = orientation >= 5 && orientation <= 8;
+    CHECK_EQ(turned.rows, exchanged ? 32 : 16);
+    const bool white_first =
+        orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;  // on the left or the top
+    CHECK_EQ(turned.at<cv::Vec3b>(0, 0)[0] > 127, white_first);
+  }
+}
+
 TEST(OtherFormatsAreRefused) {
-  for (const char* extension : {".tiff", ".ppm", ".jp2", ".ras"}) {
+  for (const char* extension : {".ppm", ".jp2", ".ras"}) {
     std::vector<uint8_t> bytes;
     CHECK(cv::imencode(extension, cv::Mat(64, 64, CV_8UC3, cv::Scalar::all(7)), bytes));
-    CHECK_THROWS(ItemError, DecodeImage(bytes, "x.png"), "x.png", "no PNG, JPEG, WebP or BMP");
+    CHECK_THROWS(ItemError, DecodeImage(bytes, "x.png"), "x.png", "no PNG, JPEG, WebP, BMP or TIFF");
   }
 }
 
 TEST(SizesAreCheckedBeforeDecoding) {
   const cv::Mat image(30, 50, CV_8UC3, cv::Scalar::all(7));
-  for (const char* extension : {".png", ".jpg", ".bmp", ".webp"}) {
+  for (const char* extension : {".png", ".jpg", ".bmp", ".webp", ".tiff"}) {
     for (const int quality : {90, 101}) {  // of WebP: over 100 is lossless, another header
       std::vector<uint8_t> bytes;
       CHECK(cv::imencode(extension, image, bytes,

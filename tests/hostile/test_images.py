@@ -12,15 +12,16 @@ from mindseg.data.decode import decode_image, decode_image_rows, limit_pixels
 from mindseg.files import read_bytes
 from tests.support.data import make_camvid, random_image
 from tests.support.hostile import check_program_refuses, check_refused, mutation_count, run_program
-from tests.support.images import bmp, chunk, encode, pillow, png, webp, with_jpeg_size
+from tests.support.images import bmp, chunk, encode, pillow, png, tiff, webp, with_jpeg_size
+from tests.support.photographs import bad_tiffs, odd_tiffs
 
 IMAGE = random_image(np.random.default_rng(0), 48, 64)
 NOISE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
 RGB = np.ascontiguousarray(IMAGE[..., ::-1])
 GREY = np.ascontiguousarray(IMAGE[..., 0])
-ALPHA = np.dstack([IMAGE, GREY])
 PNG, JPEG, BMP = encode(".png", IMAGE), encode(".jpg", IMAGE), encode(".bmp", IMAGE)
 WEBP = encode(".webp", IMAGE, cv2.IMWRITE_WEBP_QUALITY, 101)
+TIFF = tiff(RGB)
 PROGRESSIVE = encode(".jpg", NOISE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 RESTARTS = encode(".jpg", NOISE, cv2.IMWRITE_JPEG_RST_INTERVAL, 4)
 SCAN = JPEG.index(b"\xff\xda")
@@ -30,11 +31,12 @@ JP2 = b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40)
 # Whole files with anything behind them: bytes, and the file that has the same pixels.
 GOOD = {
     "png": (PNG, PNG), "jpeg": (JPEG, JPEG), "bmp": (BMP, PNG), "webp": (WEBP, PNG),
-    "progressive jpeg": (PROGRESSIVE, PROGRESSIVE), "jpeg with restarts": (RESTARTS, RESTARTS),
-    "palette png": (pillow(RGB, "P", "PNG"),) * 2,
+    "tiff": (TIFF, PNG), "progressive jpeg": (PROGRESSIVE, PROGRESSIVE),
+    "jpeg with restarts": (RESTARTS, RESTARTS), "palette png": (pillow(RGB, "P", "PNG"),) * 2,
     "bmp upside down": (bmp(64, -48, pixels=IMAGE.tobytes()), PNG),
     **{f"{kind}, {what} behind": (data + tail, data)
-       for kind, data in (("png", PNG), ("jpeg", JPEG), ("progressive", PROGRESSIVE), ("webp", WEBP), ("bmp", BMP))
+       for kind, data in (("png", PNG), ("jpeg", JPEG), ("progressive", PROGRESSIVE), ("webp", WEBP), ("bmp", BMP),
+                          ("tiff", TIFF))
        for what, tail in (("zeros", bytes(70_000)), ("text", b"<html>" * 2000), ("a jpeg", JPEG))},
     "jpeg, comment between": (JPEG[:2] + b"\xff\xfe\0\6\xff\xd9\xff\xd9" + JPEG[2:], JPEG),
 }
@@ -46,7 +48,8 @@ REFUSED = {
     "one byte": (b"\x89", "no image file"),
     "zeros": (bytes(1000), "no image file"),
     **{f"{kind} cut to {share}": (data[:int(len(data) * share)], "cut off")
-       for kind, data in (("png", PNG), ("jpeg", JPEG), ("progressive", PROGRESSIVE), ("webp", WEBP), ("bmp", BMP))
+       for kind, data in (("png", PNG), ("jpeg", JPEG), ("progressive", PROGRESSIVE), ("webp", WEBP), ("bmp", BMP),
+                          ("tiff", TIFF))
        for share in (0.1, 0.5, 0.99)},
     "png signature": (PNG[:8], "cut off"), "jpeg start": (JPEG[:4], "cut off"), "bmp start": (BMP[:6], "cut off"),
     "webp start": (WEBP[:16], "cut off"),
@@ -70,18 +73,13 @@ REFUSED = {
     "webp bomb": (webp(b"VP8X", bytes(4) + b"\xff" * 6), "above the limit"),
     "png 0 wide": (png(0, 5), "size of 0x5"), "png 0 high": (png(5, 0), "size of 5x0"),
     "jpeg 0 high": (with_jpeg_size(JPEG, 64, 0), "size of 64x0"), "bmp 0 wide": (bmp(0, 5), "size of 0x5"),
-    "png 16-bit": (encode(".png", IMAGE.astype(np.uint16) * 257), "colour, 16-bit"),
-    "png grey": (encode(".png", GREY), "grey, 8-bit"), "png 1-bit": (pillow(RGB, "1", "PNG"), "grey, 1-bit"),
-    "png grey with alpha": (pillow(RGB, "LA", "PNG"), "grey with alpha, 8-bit"),
-    "png with alpha": (encode(".png", ALPHA), "colour with alpha, 8-bit"),
     "png of unknown colours": (png(4, 4, 8, 7), "unknown, 8-bit"),
-    "jpeg grey": (encode(".jpg", GREY), "grey, 8-bit"), "jpeg CMYK": (pillow(RGB, "CMYK", "JPEG"), "CMYK, 8-bit"),
     "jpeg of 2 channels": (with_jpeg_size(JPEG, 64, 48, 2), "of 2 channels"),
     "webp animation": (ANIMATION, "an animation"),
     "bmp packed": (bmp(64, 48, 8, 1, bytes(9000)), "image is packed"),
-    "gif": (pillow(RGB, "P", "GIF"), "image is GIF"), "tiff": (encode(".tiff", IMAGE), "image is TIFF"),
-    "big-endian tiff": (b"MM\0*" + bytes(40), "image is TIFF"), "ppm": (encode(".ppm", IMAGE), "image is PNM"),
-    "pfm": (encode(".pfm", IMAGE.astype(np.float32)), "image is PNM"),
+    "gif": (pillow(RGB, "P", "GIF"), "image is GIF"),
+    **{f"tiff, {name}": (data, words) for name, (data, words) in bad_tiffs().items()},
+    "ppm": (encode(".ppm", IMAGE), "image is PNM"), "pfm": (encode(".pfm", IMAGE.astype(np.float32)), "image is PNM"),
     "jpeg 2000": (JP2, "image is JPEG 2000"), "jpeg 2000 stream": (b"\xff\x4f\xff\x51" + bytes(40), "JPEG 2000"),
     "sun raster": (b"\x59\xa6\x6a\x95" + bytes(40), "image is Sun raster"),
     "hdr": (b"#?RADIANCE\n" + bytes(40), "image is HDR"), "openexr": (b"\x76\x2f\x31\x01" + bytes(40), "OpenEXR"),
@@ -93,10 +91,9 @@ REFUSED = {
 DAMAGED = {
     "png without pixels": png(64, 48), "png of too few rows": png(64, 48, rows=bytes(193 * 20)),
     "png with a wrong checksum": PNG[:len(PNG) // 2] + bytes([PNG[len(PNG) // 2] ^ 1]) + PNG[len(PNG) // 2 + 1:],
-    "png with alpha for a colour": png(4, 4, rows=bytes(13 * 4), before=chunk(b"tRNS", bytes(6))),
     "palette without colours": png(4, 4, 8, 3, bytes(5 * 4)),
     "webp of zeros": webp(b"VP8L", b"\x2f" + struct.pack("<I", 63 | 47 << 14) + bytes(50)),
-    "webp with alpha": encode(".webp", ALPHA),
+    "tiff of noise": tiff(GREY.astype(np.uint16), tags={259: (3, [8])}),
     "jpeg of another size": with_jpeg_size(JPEG, 64, 48, 3).replace(b"\xff\xc0", b"\xff\xc3", 1),
 }
 
@@ -115,6 +112,11 @@ def test_whole_images(case):
     np.testing.assert_array_equal(rows, truth[17:31])
 
 
+def test_odd_tiffs():
+    for name, (data, truth) in odd_tiffs().items():
+        np.testing.assert_array_equal(decode_image(as_array(data), "x"), truth, name)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_images_refused_by_their_header(case, monkeypatch):
     """Nothing is decoded, so that a bomb costs no memory."""
@@ -129,7 +131,8 @@ def test_images_refused_by_the_decoder(case):
     check_refused(lambda: decode_image(as_array(DAMAGED[case]), "a/b.png"), "a/b.png", "image ")
 
 
-@pytest.mark.parametrize("data", [PNG, JPEG, PROGRESSIVE, WEBP, BMP], ids=["png", "jpeg", "progressive", "webp", "bmp"])
+@pytest.mark.parametrize("data", [PNG, JPEG, PROGRESSIVE, WEBP, BMP, TIFF],
+                         ids=["png", "jpeg", "progressive", "webp", "bmp", "tiff"])
 def test_flipped_bytes(data, rng):
     """Whatever comes out, it is an image of the header's size or one line."""
     for _ in range(mutation_count(200, 600000)):
@@ -143,7 +146,7 @@ def test_flipped_bytes(data, rng):
 
 def test_the_limit_of_pixels(monkeypatch):
     monkeypatch.setattr(decode, "_limits", dict(decode._limits))
-    for data in (PNG, JPEG, WEBP, BMP):
+    for data in (PNG, JPEG, WEBP, BMP, TIFF):
         limit_pixels(64 * 48)
         assert decode_image(as_array(data), "x").shape == (48, 64, 3)
         limit_pixels(64 * 48 - 1)

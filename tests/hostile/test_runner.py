@@ -17,6 +17,7 @@ from mindseg.files import read_bytes
 from mindseg.manifest import load_manifest
 from tests.support import ROOT
 from tests.support.hostile import TIMEOUT, check_program_refuses, files_below, mutation_count, run_program
+from tests.support.photographs import bad_tiffs, odd_tiffs, photographs
 from tests.support.runner import RUN_FILES, TinyModel, build_folder, make_images, read_summary
 
 PIXELS = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (31, 45, 3), dtype=np.uint8), (0, 0), 2)
@@ -82,7 +83,14 @@ def good_images():
              "restarts.jpg": encode(".jpg", PIXELS, cv2.IMWRITE_JPEG_RST_INTERVAL, 3),
              "lossy.webp": encode(".webp", PIXELS, cv2.IMWRITE_WEBP_QUALITY, 80),
              "lossless.webp": encode(".webp", PIXELS, cv2.IMWRITE_WEBP_QUALITY, 101), "plain.bmp": encode(".bmp"),
-             "photograph.with.another.suffix.bmp": encode(".png")}
+             "photograph.with.another.suffix.bmp": encode(".png"), "plain.tif": encode(".tiff"),
+             "grey.png": encode(".png", PIXELS[..., 0]), "grey.jpg": encode(".jpg", PIXELS[..., 0]),
+             "grey.bmp": pillow("BMP", Image.fromarray(PIXELS[..., 0])),
+             "alpha.png": encode(".png", np.dstack([PIXELS, PIXELS[..., :1]])),
+             "alpha.webp": pillow("WEBP", Image.fromarray(np.dstack([PIXELS, PIXELS[..., :1]]))),
+             "deep.png": encode(".png", PIXELS.astype(np.uint16)),
+             "cmyk.jpg": pillow("JPEG", Image.fromarray(PIXELS).convert("CMYK")),
+             **{name: data for name, (data, _) in odd_tiffs().items()}}
     rows = bytearray(table["plain.bmp"])
     rows[22:26] = struct.pack("<i", -31)
     table["downwards.bmp"] = bytes(rows)
@@ -108,14 +116,9 @@ def bad_images():
              "noise.png": png(31, 8, 2, b"noise"), "unknown_kind.png": png(31, 8, 7),
              "claims.jpg": bytes(jpeg), "claims.bmp": bytes(bmp), "claims.webp": bytes(webp),
              "no_pixels.bmp": bytes(empty_bmp), "packed.bmp": bytes(packed),
-             "grey.png": encode(".png", PIXELS[..., 0]), "grey.jpg": encode(".jpg", PIXELS[..., 0]),
-             "grey.bmp": pillow("BMP", Image.fromarray(PIXELS[..., 0])),
-             "alpha.png": encode(".png", np.dstack([PIXELS, PIXELS[..., :1]])),
-             "alpha.webp": pillow("WEBP", Image.fromarray(np.dstack([PIXELS, PIXELS[..., :1]]))),
-             "deep.png": encode(".png", PIXELS.astype(np.uint16)),
-             "cmyk.jpg": pillow("JPEG", Image.fromarray(PIXELS).convert("CMYK")),
+             **{f"{name}.tif": data for name, (data, _) in bad_tiffs().items()},
              "animation.webp": pillow("WEBP", frames[0], save_all=True, append_images=frames[1:]),
-             "gif.png": pillow("GIF"), "tiff.png": encode(".tiff"), "pnm.png": encode(".ppm"),
+             "gif.png": pillow("GIF"), "pnm.png": encode(".ppm"),
              "sun.png": encode(".ras"), "jpeg2000.png": encode(".jp2", np.tile(PIXELS, (3, 3, 1))),
              "hdr.png": encode(".hdr", PIXELS.astype(np.float32)),
              "scan_only.jpg": b"\xff\xd8\xff\xda\0\2\xff\xd9", "end_only.jpg": b"\xff\xd8\xff\xd9"}
@@ -208,7 +211,7 @@ def mutated(content, rng):
     return bytes(data)
 
 
-def check_python_agrees(kind, folder, corpus, read, rng):
+def check_python_agrees(kind, folder, corpus, read, rng, mutated=mutated):
     """Asserts that both languages give one verdict on each file of a corpus and on mutations of them."""
     count = mutation_count(300, 30000)
     folder.mkdir()
@@ -233,6 +236,23 @@ def check_python_agrees(kind, folder, corpus, read, rng):
 def test_python_agrees_on_images(tmp_path, rng):
     corpus = [*good_images().values(), *bad_images().values()]
     check_python_agrees("I", tmp_path / "images", corpus, lambda path: decode_image(read_bytes(path), str(path)), rng)
+
+
+def mutated_directory(content, rng):
+    """Changes numbers of a TIFF's header or of the directory at its end, or of EXIF data near the beginning."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.choice([rng.integers(0, 16), rng.integers(0, 90), len(data) - rng.integers(1, 300)]))
+        numbers = (int(rng.integers(0, 256)), 0, 255, data[at] ^ 1 << int(rng.integers(0, 8)), int(rng.integers(0, 9)))
+        data[at] = numbers[int(rng.integers(0, 5))]
+    return bytes(data)
+
+
+def test_python_agrees_on_directories(tmp_path, rng):
+    """TIFFs and images with EXIF data whose directories are damaged."""
+    corpus = [content for name, (content, _, _) in photographs().items() if "tif" in name or "turned6" in name]
+    check_python_agrees("I", tmp_path / "images", corpus, lambda path: decode_image(read_bytes(path), str(path)), rng,
+                        mutated_directory)
 
 
 def test_python_agrees_on_manifests(tmp_path, rng):

@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto
-from PIL import Image
 
 from tests.support.runner import (
     RUN_FILES,
@@ -119,21 +118,6 @@ def test_preprocessing_is_that_of_cv2_within_one_level(tmp_path, resize, size, c
         expected = model.tensor(image).reshape(3, -1)
         levels = np.abs(solved - expected) * np.array([[0.229], [0.224], [0.225]]) * 255
         assert levels.max() < 1.01
-
-
-def test_photographs_are_not_turned_by_their_exif_orientation(tmp_path):
-    """Python decodes with IMREAD_UNCHANGED, and labels are stored like the pixels."""
-    model = TinyModel(tmp_path / "model", seed=23)
-    pixels = cv2.GaussianBlur(make_images(tmp_path, 1, seed=24)["img_000"], (0, 0), 3)
-    (tmp_path / "images").mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    Image.fromarray(pixels[..., ::-1]).save(tmp_path / "images" / "a.jpg", exif=exif, quality=98)
-    run_ok(model, tmp_path / "images", tmp_path / "out")
-    stored = cv2.imread(str(tmp_path / "images" / "a.jpg"), cv2.IMREAD_UNCHANGED)
-    assert stored.shape == (24, 40, 3)
-    expected = model.logits(stored).argmax(axis=0)
-    assert (read_ids(tmp_path / "out" / "a.png") == expected).mean() > 0.99
 
 
 def test_bins_and_images_give_equal_masks(tmp_path):

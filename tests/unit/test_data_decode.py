@@ -12,6 +12,7 @@ from mindseg.data.decode import decode_image, decode_image_rows, decode_label, e
 from mindseg.data.labels import has_unmapped, label_lut, train_id_lut
 from mindseg.errors import DataError
 from tests.support.data import random_image, random_label, write_palette
+from tests.support.images import exif, turned, with_exif
 
 LUT = train_id_lut(3)
 
@@ -35,17 +36,10 @@ def test_good_images(rng, suffix, options, tolerance):
     assert np.abs(out.astype(int) - image).mean() <= tolerance
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda image: encode(".png", image.astype(np.uint16) * 257), "colour, 16-bit"),
-    (lambda image: encode(".png", image[..., 0]), "grey, 8-bit"),
-    (lambda image: encode(".jpg", image[..., 0]), "grey, 8-bit"),
-    (lambda image: encode(".png", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
-    (lambda image: encode(".webp", np.dstack([image, image[..., 0]])), "colour with alpha, 8-bit"),
-    (lambda image: pillow(image, "LA"), "grey with alpha, 8-bit"),
-])
-def test_images_of_the_wrong_kind(rng, make, words):
-    with pytest.raises(DataError, match=rf"a/b\.png: image is {words}; it must be colour, 8-bit"):
-        decode_image(make(random_image(rng, 16, 16)), "a/b.png")
+def test_images_without_a_known_range(rng):
+    image = random_image(rng, 16, 16)[..., 0].astype(np.float32)
+    with pytest.raises(DataError, match=r"a/b\.tif: image is of floating-point .* no known range, 32-bit"):
+        decode_image(encode(".tiff", image), "a/b.tif")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -126,8 +120,18 @@ def test_rows_of_bad_jpegs(rng):
     for keep in (0.0, 0.02, 0.2, 0.5, 0.999):
         with pytest.raises(DataError, match=r"^x: .*(empty|cut off)"):
             decode_image_rows(data[:int(len(data) * keep)], "x", 30, 60)
-    with pytest.raises(DataError, match="x: image is grey, 8-bit"):
-        decode_image_rows(packed_jpeg(random_image(rng, 32, 32)[..., 0]), "x", 0, 10)
+
+
+def test_rows_of_a_turned_jpeg(rng):
+    """A run of rows of the picture is none of the file, which is decoded whole."""
+    data = packed_jpeg(rng.integers(0, 256, (160, 47, 3), np.uint8))
+    whole = decode_image(data, "x")
+    for orientation in (1, 6):
+        tagged = np.frombuffer(with_exif(data.tobytes(), exif(orientation), 47, 160), np.uint8)
+        rows, size = decode_image_rows(tagged, "x", 7, 33)
+        picture = turned(whole, orientation)
+        assert size == picture.shape[:2]
+        assert np.array_equal(rows, picture[7:33])
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.6, 0.99])

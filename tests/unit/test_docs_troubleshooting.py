@@ -19,7 +19,7 @@ from mindseg.commands.arguments import read_config
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
 from mindseg.data.datasets import list_samples
-from mindseg.data.decode import decode_image, decode_label
+from mindseg.data.decode import check_sizes, decode_image, decode_label
 from mindseg.data.labels import train_id_lut
 from mindseg.data.sources import RecordSource
 from mindseg.engine.trainer import Trainer
@@ -54,8 +54,14 @@ def colour_label(tmp_path):
     decode_label(png(np.zeros((40, 40, 4), np.uint8)), "town_000000_000019_gtFine_color.png", train_id_lut(3))
 
 
-def tiff_image(tmp_path):
-    decode_image(cv2.imencode(".tiff", np.zeros((40, 40, 3), np.uint8))[1].ravel(), "0001.png")
+def pnm_image(tmp_path):
+    decode_image(cv2.imencode(".ppm", np.zeros((40, 40, 3), np.uint8))[1].ravel(), "0001.png")
+
+
+def turned_image(tmp_path):
+    data = images.with_exif(images.encode(".jpg", np.zeros((40, 24, 3), np.uint8)), images.exif(6), 24, 40)
+    data = np.frombuffer(data, np.uint8)
+    check_sizes(decode_image(data, "0001.jpg").shape, (40, 24), "0001.jpg", data)
 
 
 def large_image(tmp_path):
@@ -243,7 +249,7 @@ def logged(path: str):
     return texts
 
 
-PROVOKED = [bad_label_value, background_ignored, colour_label, tiff_image, large_image, list_without_names,
+PROVOKED = [bad_label_value, background_ignored, colour_label, pnm_image, turned_image, large_image, list_without_names,
             three_classes, empty_list, empty_split, two_class_weights, loss_is_nan,
             every_step_overflows, all_background,
             logged("src/mindseg/commands/train.py"), three_devices, odd_part, batch_of_one,

@@ -49,7 +49,7 @@ def _measure(source: Source, lut: np.ndarray, images: bool, name: str, sample_in
         stats.size = values.shape[1], values.shape[0]
         if images:
             pixels = decode_image(data, image_name)
-            check_sizes(pixels.shape, values.shape, image_name)
+            check_sizes(pixels.shape, values.shape, image_name, data)
             stats.sums, stats.digest = _sums(pixels), hashlib.sha1(data, usedforsecurity=False).digest()
             stats.fingerprint = fingerprint(pixels)
         if has_unmapped(values, lut):

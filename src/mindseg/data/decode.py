@@ -1,30 +1,42 @@
 """Decoding of image and label files; refuses everything that training could not use.
 
 A file is judged by its content, never by its suffix, and its header is read before anything is decoded, so that a
-small file that claims a huge size costs no memory. Photographs are PNG, JPEG, WebP or BMP, labels are PNG. Their sides
-are 1 to 1048576 and their pixels at most ``runtime.max_pixels``. Nothing may be missing at the end, anything may follow
-it:
+small file that claims a huge size costs no memory. Photographs are PNG, JPEG, WebP, BMP or TIFF, labels are PNG. Their
+sides are 1 to 1048576 and their pixels at most ``runtime.max_pixels``. Nothing may be missing at the end, anything may
+follow it:
 
 - PNG: the chunks lead from ``IHDR``, the first one, to ``IEND``.
-- JPEG: an end mark follows the pixels, see :func:`mindseg.data.jpeg.is_whole`; three channels.
+- JPEG: an end mark follows the pixels, see :func:`mindseg.data.jpeg.is_whole`.
 - WebP: the file is as long as its RIFF header says; no animation.
 - BMP: the file holds all rows; not run-length encoded.
+- TIFF: the file holds all strips or tiles, see :func:`mindseg.data.tiff.is_whole`; its first page counts.
+
+Photographs become 8-bit colour: grey is repeated, 16-bit values v become (v + 128) // 257, OpenCV converts CMYK, and
+alpha is left out. Then they are turned by their EXIF orientation, here, because OpenCV's versions differ in that.
+Labels stay as they are stored. The C++ runner has the same rules (``ascend310_infer/src/preprocess.cc``).
 """
+import logging
 import struct
 import zlib
 
 import cv2
 import numpy as np
 
-from mindseg.data import jpeg
+from mindseg.data import jpeg, tiff
 from mindseg.data.headers import PNG_SIGNATURE, Header, file_format, png_chunks, read_header
 from mindseg.data.labels import describe_unmapped, has_unmapped
-from mindseg.errors import DataError
+from mindseg.errors import DataError, printable
 
 MAX_PIXELS = 2 ** 28
 _MAX_SIDE = 2 ** 20         # OpenCV's
-_IMAGE_FORMATS = ("PNG", "JPEG", "WebP", "BMP")
+_IMAGE_FORMATS = ("PNG", "JPEG", "WebP", "BMP", "TIFF")
+_IMAGE_KINDS = ("", "colour", "palette", "grey", "grey with alpha", "colour with alpha", "CMYK")
+_DECODE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# Flips that follow the transposition of orientations 5 to 8: 1 exchanges left and right, 0 top and bottom, -1 both.
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+_LOG = logging.getLogger("mindseg.data")
 _limits = {"pixels": MAX_PIXELS}
+_named: set[str] = set()        # conversions that were logged
 
 
 def limit_pixels(count: int) -> None:
@@ -40,17 +52,17 @@ def decode_image(data: np.ndarray, name: str) -> np.ndarray:
     """Decodes a photograph.
 
     Args:
-        data: Bytes of a PNG, JPEG, WebP or BMP file, uint8 (N,).
-        name: File or sample, for error messages.
+        data: Bytes of a PNG, JPEG, WebP, BMP or TIFF file, uint8 (N,).
+        name: File or sample, for messages. What is converted is logged once for each kind of conversion.
 
     Returns:
-        uint8 (H, W, 3) in BGR order.
+        uint8 (H, W, 3) in BGR order, turned by its EXIF orientation.
 
     Raises:
-        DataError: Empty, damaged or cut off, too large, of another format, 16-bit, grey, or with alpha.
+        DataError: Empty, damaged or cut off, too large, of another format, or of pixels that cannot be decoded.
     """
     header = _read_image_header(data, name)
-    return _decode_image(data, name, header, header.height)
+    return _turn(_decode_image(data, name, header, header.height), header.orientation)
 
 
 def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -66,12 +78,12 @@ def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tup
         The rows, uint8 (bottom - top, W, 3) in BGR order, and the (height, width) of the whole image.
     """
     header = _read_image_header(data, name)
-    size = header.height, header.width
-    cut = jpeg.cut_rows(data, top, bottom)
+    cut = jpeg.cut_rows(data, top, bottom) if header.orientation == 1 else None
     if cut is None:
-        return _decode_image(data, name, header, header.height)[top:bottom], size
+        image = _decode_image(data, name, header, header.height)
+        return _turn(image, header.orientation)[top:bottom], header.size
     part, start, _ = cut
-    return _decode_image(part, name, header, jpeg.read_frame(part)[1])[top - start:bottom - start], size
+    return _decode_image(part, name, header, jpeg.read_frame(part)[1])[top - start:bottom - start], header.size
 
 
 def decode_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:
@@ -191,26 +203,51 @@ def _read_header(data: np.ndarray, name: str, what: str, formats: tuple[str, ...
 
 def _read_image_header(data: np.ndarray, name: str) -> Header:
     header = _read_header(data, name, "image", _IMAGE_FORMATS)
-    if header.kind not in ("", "colour", "palette") or header.bits > 8:
+    if header.kind not in _IMAGE_KINDS or header.bits > 16:
         bits = f", {header.bits}-bit" if header.bits else ""
-        raise DataError(f"{name}: image is {header.kind}{bits}; it must be colour, 8-bit, without alpha: convert it")
+        raise DataError(f"{name}: image is {header.kind}{bits}; it cannot be decoded: convert it to an 8-bit PNG")
+    for conversion, words in _conversions(header).items():
+        if conversion not in _named:
+            _named.add(conversion)
+            _LOG.warning("%s: %s; further ones are not named", printable(name), words)
     return header
 
 
+def _conversions(header: Header) -> dict[str, str]:
+    """Conversions that an image needs, in words; labels have to fit an image that was turned."""
+    return {conversion: words for conversion, needed, words in (
+        ("orientation", header.orientation != 1, f"turned by its EXIF orientation ({header.orientation})"),
+        ("grey", header.kind.startswith("grey"), "grey, repeated in three channels"),
+        ("alpha", header.alpha, "its transparency is left out"),
+        ("bits", header.bits == 16, "16-bit, rounded to 8 bits"),
+        ("CMYK", header.kind == "CMYK", "CMYK, converted to RGB without a colour profile")) if needed}
+
+
 def _decode_image(data: np.ndarray, name: str, header: Header, height: int) -> np.ndarray:
-    """Decodes a photograph that must come out with ``height`` rows."""
-    image = _imdecode(data, name, "image", (height, header.width))
-    if image.ndim == 2 or image.shape[2] != 3 or image.dtype != np.uint8:
-        channels = 1 if image.ndim == 2 else image.shape[2]
-        what = header.kind or {1: "grey", 4: "colour with alpha"}.get(channels, f"{channels} channels")
-        raise DataError(f"{name}: image is {what}, {header.bits or 8 * image.itemsize}-bit; "
-                        "it must be colour, 8-bit, without alpha: convert it")
+    """Decodes a photograph that must come out with ``height`` rows, without turning it."""
+    directory, flags = header.directory, _DECODE | cv2.IMREAD_ANYDEPTH
+    if directory:
+        data = tiff.plain_copy(directory)
+        flags = _DECODE if directory.in_planes else flags       # OpenCV mixes up planes of 16 bits unless it rounds
+    image = _imdecode(data, name, "image", (height, header.width), flags)
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)       # (v + 128) // 257
+        image = 255 - image if directory and directory.white_is_zero else image
+    if image.ndim != 3 or image.dtype != np.uint8:
+        raise DataError(f"{name}: image cannot be decoded to 8-bit colour: convert it to an 8-bit PNG")
     return image
 
 
-def _imdecode(data: np.ndarray, name: str, what: str, size: tuple[int, int]) -> np.ndarray:
+def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns an image, uint8 (H, W, 3), upright (EXIF 2.32, tag 274)."""
+    image = cv2.transpose(image) if orientation >= 5 else image
+    return cv2.flip(image, _FLIPS[orientation]) if orientation in _FLIPS else image
+
+
+def _imdecode(data: np.ndarray, name: str, what: str, size: tuple[int, int],
+              flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(data, flags)
     except cv2.error:
         pixels = None
     if pixels is None or pixels.shape[:2] != size:
@@ -238,9 +275,24 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def check_sizes(image: tuple[int, ...], label: tuple[int, ...], name: str) -> None:
-    """Raises ``DataError`` unless image and label, given by their shapes, have the same height and width."""
-    if image[:2] != label[:2]:
-        (h, w), (lh, lw) = image[:2], label[:2]
-        raise DataError(f"{name}: image is {w}x{h} but its label is {lw}x{lh}; they must have the same size")
+def check_sizes(image: tuple[int, ...], label: tuple[int, ...], name: str,
+                data: np.ndarray | None = None) -> None:
+    """Checks that image and label have the same height and width.
 
+    Args:
+        image: Shape of the image, turned by its EXIF orientation.
+        label: Shape of the label.
+        name: File or sample, for the message.
+        data: Bytes of the image file, uint8 (N,), if its EXIF orientation may be the reason.
+
+    Raises:
+        DataError: They have not.
+    """
+    if image[:2] == label[:2]:
+        return
+    (h, w), (lh, lw) = image[:2], label[:2]
+    header = None if data is None else read_header(data, file_format(data))
+    turned = header is not None and header.orientation != 1
+    raise DataError(f"{name}: image is {w}x{h} but its label is {lw}x{lh}; " + (
+        f"the image is turned by its EXIF orientation ({header.orientation}): make the label from the turned picture, "
+        "or remove the tag" if turned else "they must have the same size"))

@@ -1,16 +1,19 @@
-"""Headers of image files: format, size and kind, read from the first bytes before anything is decoded.
+"""Headers of image files: format, size, kind and orientation, read before anything is decoded.
 
 The C++ runner has the same rules (``ascend310_infer/src/image_header.cc``).
 """
 import re
 import struct
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mindseg.data import jpeg
+from mindseg.data import jpeg, tiff
 
+_EXIF_START = b"Exif\0\0"
+_MOST_CHUNKS = 1000         # of a WebP that are searched for EXIF data
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KINDS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 _JPEG_KINDS = {1: "grey", 3: "colour", 4: "CMYK"}
@@ -28,17 +31,30 @@ class Header:
     """Header of an image file.
 
     Attributes:
-        width: Columns as the file claims them.
+        width: Columns as the file claims them, before the image is turned.
         height: Rows as the file claims them.
         kind: ``grey``, ``colour``, ``palette``, ``CMYK``, …; empty if only decoding tells.
         bits: Bits of a channel or palette index; 0 if only decoding tells.
         whole: Nothing is missing at the end of the file; anything may follow.
+        alpha: There is an alpha channel, or colours that are transparent.
+        exif: Begin and end of the EXIF data in the file; the same if there are none.
+        orientation: EXIF orientation, 1 (upright) to 8.
+        directory: Directory of a TIFF.
     """
     width: int
     height: int
     kind: str
     bits: int
     whole: bool
+    alpha: bool = False
+    exif: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    directory: tiff.Directory | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width after the image was turned by its orientation."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
 
 def file_format(data: np.ndarray) -> str:
@@ -56,15 +72,41 @@ def read_header(data: np.ndarray, kind: str) -> Header | None:
 
     Args:
         data: Bytes of the file, uint8 (N,).
-        kind: ``PNG``, ``JPEG``, ``WebP`` or ``BMP``, see :func:`file_format`.
+        kind: ``PNG``, ``JPEG``, ``WebP``, ``BMP`` or ``TIFF``, see :func:`file_format`.
 
     Returns:
         The header, or ``None`` if the file ends within it or it is none.
     """
     try:
-        return {"PNG": _read_png, "JPEG": _read_jpeg, "WebP": _read_webp, "BMP": _read_bmp}[kind](data)
+        header = {"PNG": _read_png, "JPEG": _read_jpeg, "WebP": _read_webp, "BMP": _read_bmp,
+                  "TIFF": _read_tiff}[kind](data)
     except (struct.error, IndexError):
         return None
+    if header is None or header.exif == (0, 0):
+        return header
+    begin, end = header.exif
+    begin += len(_EXIF_START) if data[begin:begin + len(_EXIF_START)].tobytes() == _EXIF_START else 0
+    directory = tiff.read_directory(data[begin:end])
+    return replace(header, exif=(begin, end), orientation=directory.orientation if directory else 1)
+
+
+def without_exif(data: np.ndarray) -> np.ndarray:
+    """The file with EXIF data that no reader takes for such, so that the image is not turned.
+
+    Args:
+        data: Bytes of a JPEG, PNG or WebP, uint8 (N,).
+    """
+    kind = file_format(data)
+    header = read_header(data, kind) if kind in ("JPEG", "PNG", "WebP") else None
+    if header is None or header.orientation == 1:
+        return data
+    begin, end = header.exif
+    data = data.copy()
+    data[begin:begin + 2] = 0       # the byte order
+    if kind == "PNG":
+        start = next(place for name, place, _ in png_chunks(data) if name == b"eXIf")
+        data[end:end + 4] = np.frombuffer(zlib.crc32(data[start + 4:end]).to_bytes(4, "big"), np.uint8)
+    return data
 
 
 def png_chunks(data: np.ndarray) -> Iterator[tuple[bytes, int, int]]:
@@ -92,10 +134,12 @@ def _read_png(data: np.ndarray) -> Header | None:
     length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
     if (length, kind) != (13, b"IHDR"):
         return None
-    whole = False
-    for kind, _, _ in png_chunks(data):
+    whole, alpha, exif = False, colour in (4, 6), (0, 0)
+    for kind, begin, end in png_chunks(data):
         whole = kind == b"IEND"
-    return Header(width, height, _PNG_KINDS.get(colour, "unknown"), bits, whole)
+        alpha = alpha or kind == b"tRNS"
+        exif = (begin + 8, end - 4) if kind == b"eXIf" and exif == (0, 0) else exif
+    return Header(width, height, _PNG_KINDS.get(colour, "unknown"), bits, whole, alpha, exif)
 
 
 def _read_jpeg(data: np.ndarray) -> Header | None:
@@ -103,7 +147,8 @@ def _read_jpeg(data: np.ndarray) -> Header | None:
     if frame is None:
         return None
     bits, height, width, channels = frame
-    return Header(width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, jpeg.is_whole(data))
+    return Header(width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, jpeg.is_whole(data),
+                  exif=jpeg.find_exif(data))
 
 
 def _read_webp(data: np.ndarray) -> Header | None:
@@ -115,11 +160,24 @@ def _read_webp(data: np.ndarray) -> Header | None:
         return Header(width & 0x3FFF, height & 0x3FFF, "", 0, whole)
     if chunk == b"VP8L":
         sides, = struct.unpack_from("<I", body, 1)
-        return Header((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1, "", 0, whole)
+        return Header((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1, "", 0, whole, bool(sides >> 28 & 1))
     if chunk == b"VP8X":
         width, height = (int.from_bytes(body[i:i + 3], "little") + 1 for i in (4, 7))
-        return Header(width, height, "an animation" if body[0] & 2 else "", 0, whole)
+        return Header(width, height, "an animation" if body[0] & 2 else "", 0, whole, bool(body[0] & 16),
+                      _find_webp_exif(data))
     return None
+
+
+def _find_webp_exif(data: np.ndarray) -> tuple[int, int]:
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > data.size:
+            break
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind == b"EXIF":
+            return (at + 8, at + 8 + length) if at + 8 + length <= data.size else (0, 0)
+        at += 8 + length + length % 2
+    return 0, 0
 
 
 def _read_bmp(data: np.ndarray) -> Header | None:
@@ -132,3 +190,13 @@ def _read_bmp(data: np.ndarray) -> Header | None:
     height = abs(height)        # negative: the rows stand from top to bottom
     row = (width * bits + 31) // 32 * 4
     return Header(width, height, "packed" if packing not in (0, 3) else "", 0, pixels + row * height <= data.size)
+
+
+def _read_tiff(data: np.ndarray) -> Header | None:
+    directory = tiff.read_directory(data)
+    pixels = tiff.pixel_kind(directory) if directory else None
+    if pixels is None:
+        return None
+    kind, bits = pixels
+    return Header(*directory.size, kind, bits, tiff.is_whole(directory), "alpha" in kind,
+                  orientation=directory.orientation, directory=directory)

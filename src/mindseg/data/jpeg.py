@@ -57,6 +57,16 @@ def read_frame(data: np.ndarray) -> tuple[int, int, int, int] | None:
     return None
 
 
+def find_exif(data: np.ndarray) -> tuple[int, int]:
+    """Begin and end of the EXIF data of a JPEG, ``(0, 0)`` if it has none.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+    """
+    return next(((begin, end) for kind, begin, end in _segments(data)
+                 if kind == 0xE1 and end <= data.size and data[begin:begin + 6].tobytes() == b"Exif\0\0"), (0, 0))
+
+
 def _segments(data: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """(kind, begin, end) of what each segment holds, from the start mark to the header of the first scan, kind 0xDA."""
     end = 2

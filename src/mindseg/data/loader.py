@@ -49,13 +49,13 @@ class _Decoder:
         values = decode_checked_label(label, label_name, self.lut)
         if self.transform is None:
             pixels = decode_image(data, image_name)
-            check_sizes(pixels.shape, values.shape, image_name)
+            check_sizes(pixels.shape, values.shape, image_name, data)
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if self.options.rgb else pixels
             return name, pixels, cv2.LUT(values, self.lut)
 
         def decode_window(window: Window) -> np.ndarray:
             rows, size = decode_image_rows(data, image_name, window.top, window.top + window.height)
-            check_sizes(size, values.shape, image_name)
+            check_sizes(size, values.shape, image_name, data)
             return rows[:, window.left:window.left + window.width]
 
         seed = (self.options.seed, _AUGMENT, epoch, repeat, zlib.crc32(name.encode()))

@@ -28,7 +28,7 @@ from mindseg.data.decode import check_sizes, decode_checked_label, decode_image,
 from mindseg.data.jpeg import restart_interval
 from mindseg.data.labels import IGNORE
 from mindseg.data.pipeline import LoaderOptions, Pipeline
-from mindseg.data.record_files import file_identities
+from mindseg.data.record_files import DESCRIPTION, file_identities
 from mindseg.data.samples import Sample
 from mindseg.data.sources import COLUMNS, FolderSource, as_bytes, sidecar_path
 from mindseg.errors import DataError, first_line
@@ -46,8 +46,8 @@ class Packing:
     """Options of a build.
 
     Attributes:
-        codec: ``png`` keeps the bytes of the source images; ``webp`` re-encodes them without loss, ``jpeg`` with loss
-            (JPEG sources keep their bytes).
+        codec: ``png`` keeps the bytes of the source images; ``webp`` re-encodes the decoded pixels without loss,
+            ``jpeg`` with loss (JPEG sources keep their bytes).
         fast_labels: Re-encode labels, without loss, so that they decode three times faster; else keep their bytes.
         num_shards: Number of files.
         shuffle_seed: Seed of a random order, ``None``: the order of the samples.
@@ -72,7 +72,7 @@ def _encode(source: FolderSource, lut: np.ndarray, packing: Packing, name: str, 
     image_name, label_name = source.describe(int(sample_index[2]), name)
     pixels = decode_image(data, image_name)
     values = decode_checked_label(label, label_name, lut)
-    check_sizes(pixels.shape, values.shape, image_name)
+    check_sizes(pixels.shape, values.shape, image_name, data)
     source_digest = _digest(data, label)
     if packing.fast_labels:
         label = np.frombuffer(encode_label(values), np.uint8)
@@ -194,7 +194,7 @@ def _shard_paths(path: Path, num_shards: int) -> list[Path]:
 def _write(writer: FileWriter, rows: Pipeline, total: int) -> tuple[dict[str, str], dict]:
     """Writes the files; returns the digest of each sample and what the description says of the contents."""
     writer.add_schema({"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}},
-                      "encoded images and label maps")
+                      DESCRIPTION)
     group: list[dict] = []
     digests: dict[str, str] = {}
     sources: dict[str, str] = {}

@@ -21,6 +21,8 @@ from mindseg.errors import DataError, shorten
 from mindseg.files import check_regular, file_sha256, finish_set
 
 COLUMNS = ["file_name", "data", "label"]
+# Description of the columns in the header. In files with another one images lie as stored, whatever EXIF data say.
+DESCRIPTION = "encoded images, to be turned by their EXIF orientation, and label maps"
 _TYPES = {"string", "bytes", "int32", "int64", "float32", "float64"}
 _MAX_HEADER = 2 ** 26
 _MAX_SIZE = 2 ** 40
@@ -39,11 +41,13 @@ class RecordFiles:
         shards: All data files.
         count: Number of samples.
         names: Names of the samples, shard after shard; ``None`` if the index does not hold them.
+        turned: Images are turned by their EXIF orientation; not in sets of earlier versions and other programs.
     """
     file: Path
     shards: tuple[Path, ...]
     count: int
     names: tuple[str, ...] | None
+    turned: bool
 
 
 def check_records(path: Path) -> RecordFiles:
@@ -82,7 +86,8 @@ def check_records(path: Path) -> RecordFiles:
         count += len(rows)
     if count == 0:
         raise DataError(f"{file}: the MindRecord holds no samples; build it again")
-    return RecordFiles(file, shards, count, tuple(names) if names else None)
+    return RecordFiles(file, shards, count, tuple(names) if names else None,
+                       first["schema"][0]["desc"] == DESCRIPTION)
 
 
 def index_path(file: Path) -> Path:

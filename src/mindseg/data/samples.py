@@ -10,7 +10,7 @@ from mindseg.outputs import output_path
 
 _MAX_NAME = 1000
 _MAX_LINE = 10000
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)

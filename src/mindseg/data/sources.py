@@ -10,6 +10,7 @@ import mindspore.dataset as ds
 
 from mindseg.data.datasets import DatasetInfo, list_samples
 from mindseg.data.decode import decode_label_values
+from mindseg.data.headers import without_exif
 from mindseg.data.record_files import COLUMNS, RecordFiles, check_records, damaged, file_identities
 from mindseg.data.samples import Sample, check_name
 from mindseg.errors import DataError, first_line
@@ -72,7 +73,7 @@ class RecordSource:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         files = _open_records(self.path)
-        self.file, self.count = files.file, files.count
+        self.file, self.count, self.turned = files.file, files.count, files.turned
         names = _stored_names(sidecar_path(self.path), files)
         # Numbers of the rows in the order of the names: shards and --shuffle make no difference.
         self.places = np.arange(self.count) if names is None else np.argsort(names, kind="stable")
@@ -90,8 +91,12 @@ class RecordSource:
 
     def read(self, index: int, name: np.ndarray, data: np.ndarray,
              label: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-        """Name, image bytes and label bytes of a row of :meth:`rows`; see :meth:`FolderSource.read`."""
-        return str(name), as_bytes(data), as_bytes(label)
+        """Name, image bytes and label bytes of a row of :meth:`rows`; see :meth:`FolderSource.read`.
+
+        Sets that say nothing of the EXIF orientation lose it: their images were never turned, nor were the labels.
+        """
+        data = as_bytes(data)
+        return str(name), data if self.turned else without_exif(data), as_bytes(label)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
         """Names of image and label of a sample for error messages, see :meth:`FolderSource.describe`."""
