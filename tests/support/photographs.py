@@ -1,9 +1,11 @@
 """Photographs as people have them, with the pixels that every reader must make of them."""
+import io
 import struct
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tests.support.images import chunk, encode, exif, pillow, png, tiff, turned, with_exif
 
@@ -97,7 +99,10 @@ def _jpegs(rng: np.random.Generator) -> Iterator[Case]:
     ink = cv2.GaussianBlur(_noise(rng, 4), (0, 0), 4)
     yield "grey.jpg", encode(".jpg", smooth[..., 0], cv2.IMWRITE_JPEG_QUALITY, 100), _grey(smooth), 2
     paper = (255 - ink[..., :3].astype(int)) * (255 - ink[..., 3:].astype(int)) // 255
-    yield "cmyk.jpg", pillow(ink, "CMYK", "JPEG", quality=100), paper[..., ::-1], 4
+    stream = io.BytesIO()
+    Image.merge("CMYK", [Image.fromarray(channel) for channel in np.moveaxis(ink, 2, 0).copy()]).save(
+        stream, "JPEG", quality=100)
+    yield "cmyk.jpg", stream.getvalue(), paper[..., ::-1], 4
 
 
 def _webps_and_bmps(rng: np.random.Generator) -> Iterator[Case]:

@@ -90,8 +90,8 @@ def read_header(data: np.ndarray, kind: str) -> Header | None:
     return replace(header, exif=(begin, end), orientation=directory.orientation if directory else 1)
 
 
-def without_exif(data: np.ndarray) -> np.ndarray:
-    """The file with EXIF data that no reader takes for such, so that the image is not turned.
+def without_orientation(data: np.ndarray) -> np.ndarray:
+    """The file with EXIF data that say nothing of the orientation, so that the image is not turned.
 
     Args:
         data: Bytes of a JPEG, PNG or WebP, uint8 (N,).
@@ -101,8 +101,9 @@ def without_exif(data: np.ndarray) -> np.ndarray:
     if header is None or header.orientation == 1:
         return data
     begin, end = header.exif
+    place = begin + tiff.read_directory(data[begin:end]).place(tiff.ORIENTATION)
     data = data.copy()
-    data[begin:begin + 2] = 0       # the byte order
+    data[place:place + 2] = 0       # the number of the tag
     if kind == "PNG":
         start = next(place for name, place, _ in png_chunks(data) if name == b"eXIf")
         data[end:end + 4] = np.frombuffer(zlib.crc32(data[start + 4:end]).to_bytes(4, "big"), np.uint8)

@@ -10,7 +10,7 @@ import mindspore.dataset as ds
 
 from mindseg.data.datasets import DatasetInfo, list_samples
 from mindseg.data.decode import decode_label_values
-from mindseg.data.headers import without_exif
+from mindseg.data.headers import without_orientation
 from mindseg.data.record_files import COLUMNS, RecordFiles, check_records, damaged, file_identities
 from mindseg.data.samples import Sample, check_name
 from mindseg.errors import DataError, first_line
@@ -96,7 +96,7 @@ class RecordSource:
         Sets that say nothing of the EXIF orientation lose it: their images were never turned, nor were the labels.
         """
         data = as_bytes(data)
-        return str(name), data if self.turned else without_exif(data), as_bytes(label)
+        return str(name), data if self.turned else without_orientation(data), as_bytes(label)
 
     def describe(self, index: int, name: str) -> tuple[str, str]:
         """Names of image and label of a sample for error messages, see :meth:`FolderSource.describe`."""

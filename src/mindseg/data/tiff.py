@@ -15,7 +15,8 @@ _LONGEST_SIDE = 2 ** 20                 # OpenCV's
 _MOST_SAMPLES = 16
 _MOST_TILE_PIXELS = 2 ** 24
 _TILE_BYTES = 1024                      # OpenCV decodes 8-bit tiles without compression in multiples of this only
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+ORIENTATION = 274
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _SAMPLES, _STRIP_ROWS, _PLANES, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _FORMAT = 277, 278, 284, 322, 323, 338, 339
 _STRIPS, _TILES = (273, 279), (324, 325)        # places and lengths
 # Tags that decoding needs, besides that of the fourth channel: of FAX, of the predictor, palette, JPEG and YCbCr, too.
@@ -58,6 +59,10 @@ class Directory:
             return np.zeros(0, np.uint64)
         return np.frombuffer(self.data, f"{self.order}u{size}", min(count, most), place).astype(np.uint64)
 
+    def place(self, tag: int) -> int:
+        """Position of the entry of a tag, which begins with its number."""
+        return self.entries[tag][2] - (12 if self.big else 8)
+
     def number(self, tag: int, default: int = 0) -> int:
         """First number of a tag."""
         numbers = self.numbers(tag, 1)
@@ -71,7 +76,7 @@ class Directory:
     @property
     def orientation(self) -> int:
         """EXIF orientation, 1 to 8; 1 means that the pixels lie upright."""
-        value = self.number(_ORIENTATION, 1)
+        value = self.number(ORIENTATION, 1)
         return value if 1 <= value <= 8 else 1
 
     @property
@@ -191,8 +196,8 @@ def plain_copy(directory: Directory) -> np.ndarray:
 
     tiled = _TILE_WIDTH in directory.entries
     other = _STRIPS if tiled else (*_TILES, _TILE_HEIGHT)
-    chosen = {tag: data[place - head:place + room].tobytes() for tag, (_, _, place) in directory.entries.items()
-              if tag in _NEEDED and tag not in other}
+    places = {tag: directory.place(tag) for tag in directory.entries if tag in _NEEDED and tag not in other}
+    chosen = {tag: data[place:place + head + room].tobytes() for tag, place in places.items()}
     if (directory.number(_SAMPLES, 1), directory.number(_PHOTOMETRIC)) in ((2, 0), (2, 1), (4, 2)):
         chosen[_EXTRA] = entry(_EXTRA, 1)
     if not tiled:
