@@ -269,8 +269,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("words", BROKEN)
-@pytest.mark.parametrize("folder", ["train", "trainannot"])
+@pytest.mark.parametrize(("folder", "words"), [(folder, words) for folder in ("train", "trainannot") for words in BROKEN
+                                               if (folder, words) != ("train", "16-bit")])
 def test_broken_files_are_named(tmp_path, rng, folder, words):
     make_camvid(tmp_path, rng, 4)
     loader = train_loader("camvid", tmp_path)
