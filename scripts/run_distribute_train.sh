@@ -12,6 +12,8 @@
 #   MASTER_PORT     a free port on host 0 (8118)
 #   BIND_CORE       True: bind each process to cores of its own (msrun --bind_core); or a dictionary of msrun's
 #   LOG_DIR         folder of the processes' logs (outputs/msrun/<date and time>)
+#   SIM_LEVEL       0 or 1: compile only, without cards, on a host with CANN (msrun --sim_level)
+#   DRY_RUN         1: print msrun's line instead of running it
 # SIGTERM and Ctrl-C let every process finish its step and save; the command that continues is printed.
 #
 # Example: DEVICE_IDS=0,1,2,3 bash scripts/run_distribute_train.sh configs/enet/enet_cityscapes.yaml 4 /data/cityscapes
@@ -30,16 +32,6 @@ require_number NODE_NUM "$nodes"
 require_number NODE_RANK "${NODE_RANK:-0}"
 require_number MASTER_PORT "${MASTER_PORT:-8118}"
 local_devices=$((devices / nodes))
-command -v msrun >/dev/null || fail "msrun is not on the PATH; it comes with MindSpore: bash scripts/setup.sh"
-remember_command "$@"
-# Host 0 listens on the port; there msrun would try for minutes to get one that is taken.
-if ((${NODE_RANK:-0} == 0)); then
-  PYTHONPATH="$ROOT/src${PYTHONPATH:+:$PYTHONPATH}" python -c 'import sys
-from mindseg.comm import check_port
-from mindseg.errors import run_main
-run_main(lambda: check_port(*sys.argv[1:]))' MASTER_PORT "${MASTER_PORT:-8118}" "${MASTER_ADDR:-127.0.0.1}"
-fi
-
 if [[ -n "${DEVICE_IDS:-}" ]]; then
   IFS=, read -r -a ids <<<"$DEVICE_IDS"
   ((${#ids[@]} == local_devices)) ||
@@ -52,20 +44,37 @@ if [[ -n "${RANK_TABLE_FILE:-}" ]]; then
 fi
 
 logs="${LOG_DIR:-outputs/msrun/$(date +%Y%m%d-%H%M%S)}"
-mkdir -p "$logs"
 words=(--config "${POSITIONAL[0]}")
 if ((${#POSITIONAL[@]} == 3)); then
   words+=(--set "data.root=${POSITIONAL[2]}")
 fi
 
+more=()
+if [[ -n "${BIND_CORE:-}" ]]; then more=(--bind_core="$BIND_CORE"); fi
+if [[ -n "${SIM_LEVEL:-}" ]]; then more+=(--sim_level="$SIM_LEVEL"); fi
+line=(msrun --worker_num="$devices" --local_worker_num="$local_devices" --master_addr="${MASTER_ADDR:-127.0.0.1}"
+  --master_port="${MASTER_PORT:-8118}" --node_rank="${NODE_RANK:-0}" --log_dir="$logs" --join=True "${more[@]}"
+  --cluster_time_out="${CLUSTER_TIME_OUT:-300}" --tail_worker_log=0 "$ROOT/train.py" "${words[@]}" "${OPTIONS[@]}")
+if [[ -n "${DRY_RUN:-}" ]]; then
+  printf -v text ' %q' "${line[@]}"
+  echo "${text:1}"
+  exit
+fi
+
+command -v msrun >/dev/null || fail "msrun is not on the PATH; it comes with MindSpore: bash scripts/setup.sh"
+remember_command "$@"
+# Host 0 listens on the port; there msrun would try for minutes to get one that is taken.
+if ((${NODE_RANK:-0} == 0)); then
+  PYTHONPATH="$ROOT/src${PYTHONPATH:+:$PYTHONPATH}" python -c 'import sys
+from mindseg.comm import check_port
+from mindseg.errors import run_main
+run_main(lambda: check_port(*sys.argv[1:]))' MASTER_PORT "${MASTER_PORT:-8118}" "${MASTER_ADDR:-127.0.0.1}"
+fi
+
+mkdir -p "$logs"
 export MINDSEG_LOCAL_RANKS="$local_devices" # they share this host's cores
-bind=()
-if [[ -n "${BIND_CORE:-}" ]]; then bind=(--bind_core="$BIND_CORE"); fi
 # In a session of its own: msrun answers Ctrl-C by killing its workers, which could not save then.
-setsid msrun --worker_num="$devices" --local_worker_num="$local_devices" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-  --master_port="${MASTER_PORT:-8118}" --node_rank="${NODE_RANK:-0}" --log_dir="$logs" --join=True "${bind[@]}" \
-  --cluster_time_out="${CLUSTER_TIME_OUT:-300}" --tail_worker_log=0 \
-  "$ROOT/train.py" "${words[@]}" "${OPTIONS[@]}" 2>"$logs/msrun.log" &
+setsid "${line[@]}" 2>"$logs/msrun.log" &
 msrun=$!
 
 # shellcheck disable=SC2329 # called by the trap

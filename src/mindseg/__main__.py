@@ -15,6 +15,7 @@ COMMANDS = {
     "build-trainaug": "merge PASCAL VOC and SBD into the list of 10,582 training images",
     "compare": "write a page that compares training runs", "convert-weights": "read PyTorch or older MindSpore weights",
     "publish": "write a small checkpoint of parameters and configuration",
+    "plan": "predict how long a training takes on Ascend cards",
     "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",
     "doctor": "check what a device computes, and how fast; write one file to send back",
 }

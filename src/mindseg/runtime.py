@@ -23,6 +23,7 @@ from mindseg.errors import UserError, first_line, shorten
 from mindseg.files import check_regular
 from mindseg.version import __version__
 
+SIMULATION = "MS_SIMULATION_LEVEL"      # set by msrun --sim_level: compile without cards
 NEWEST_TESTED = (2, 10)     # requirements.txt allows no newer one
 
 
@@ -61,7 +62,7 @@ def setup_runtime(cfg_runtime: dict, training: bool = False) -> Runtime:
     device_id = _device_id(r.device_id)
     target = configured_device(r, training)
     launched = _adopt_launcher(target)
-    if launched and "MS_ROLE" in os.environ:
+    if launched and ("MS_ROLE" in os.environ or SIMULATION in os.environ):
         device_id = None        # every process finds its own card: msrun sets the visible devices' order
     elif launched:
         device_id = _rank_table_device(device_id)
@@ -207,12 +208,12 @@ def _rank_table_device(configured: int) -> int:
 def _adopt_launcher(target: str) -> bool:
     """Recognises the launcher of a job; returns True if this process is one of several.
 
-    msrun sets ``MS_*``. mpirun sets ``OMPI_COMM_WORLD_*``, which MindSpore's CPU back end does not understand, so they
-    are translated, and rank 0 starts the scheduler process that msrun would have started. A rank table is left to
-    MindSpore on Ascend up to 2.7, the last versions that read it.
+    msrun sets ``MS_*``, but no role where it only simulates a job. mpirun sets ``OMPI_COMM_WORLD_*``, which MindSpore's
+    CPU back end does not understand, so they are translated, and rank 0 starts the scheduler process that msrun would
+    have started. A rank table is left to MindSpore on Ascend up to 2.7, the last versions that read it.
     """
     env = os.environ
-    if "MS_ROLE" in env:
+    if "MS_ROLE" in env or (SIMULATION in env and int(env.get("RANK_SIZE", "1")) > 1):
         return True
     size = int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
     if size > 1:

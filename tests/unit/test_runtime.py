@@ -95,6 +95,13 @@ def test_mpirun_is_translated(rank, monkeypatch):
     assert [options["env"]["MS_ROLE"] for _, options in started] == (["MS_SCHED"] if rank == 0 else [])
 
 
+@pytest.mark.parametrize("size", ["1", "8"])
+def test_a_simulated_job_has_ranks_without_a_role(size, monkeypatch):
+    for name, value in {"MS_SIMULATION_LEVEL": "1", "RANK_SIZE": size, "RANK_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert module._adopt_launcher("Ascend") == (size == "8")
+
+
 def test_mpirun_names_a_port_in_use(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])

@@ -1,0 +1,222 @@
+"""The planner: counts, sums and limits against numbers worked out by hand."""
+import math
+import os
+
+import pytest
+
+from mindspore import Tensor, nn
+from mindspore import dtype as mstype
+
+from mindseg.compat import Conv2d
+from mindseg.planner.graph import Costs, compiled_costs, costs, operators
+from mindseg.planner.machines import CARDS, DECODING, SHARES, Constant, Decoding
+from mindseg.planner.prediction import (
+    Cluster,
+    Loading,
+    Step,
+    all_reduce,
+    kernel_times,
+    predict_evaluation,
+    predict_step,
+    ring,
+)
+from mindseg.planner.span import Span, two_digits
+
+IMAGE, WEIGHT, RESULT = "(2, 3, 8, 16)", "(5, 3, 3, 3)", "(2, 5, 4, 8)"
+PRODUCTS = 2 * (2 * 5 * 4 * 8) * (3 * 3 * 3)        # 27 multiplications and additions for each value of the result
+NUMBERS = 2 * 3 * 8 * 16 + 5 * 27 + 2 * 5 * 4 * 8
+
+
+def work(name: str, inputs: list[str], outputs: str, kind: str = "Float32") -> Costs:
+    """Costs of one operator, written as MindSpore writes it."""
+    types = ", ".join(f"<Tensor[{kind}], {shape}>" for shape in inputs)
+    text = f"  %3(CNode_7) = PrimFunc_{name}(%1, %2)\n      : ({types}) -> (<Tensor[{kind}], {outputs}>)\n"
+    (operator,) = operators(text.splitlines())
+    return costs(operator)
+
+
+def test_a_convolution_and_its_gradients_have_the_same_products():
+    assert work("Conv2D", [IMAGE, WEIGHT], RESULT) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
+    assert work("Conv2DBackpropInput", [RESULT, WEIGHT], IMAGE) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
+    assert work("Conv2DBackpropFilter", [RESULT, IMAGE], WEIGHT) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
+
+
+def test_half_precision_halves_the_bytes():
+    assert work("Conv2D", [IMAGE, WEIGHT], RESULT, "Float16") == Costs(PRODUCTS, 2 * NUMBERS, 0, 1)
+
+
+def test_a_depthwise_convolution_multiplies_each_channel_alone():
+    assert work("Conv2D", ["(2, 6, 8, 8)", "(6, 1, 3, 3)"], "(2, 6, 8, 8)").flops == 2 * (2 * 6 * 8 * 8) * 9
+
+
+def test_a_transposed_convolution_multiplies_each_pixel_of_its_input():
+    # Each of the 2 * 4 * 3 * 5 inputs meets 7 * 2 * 2 weights.
+    assert work("Conv2DTranspose", ["(2, 4, 3, 5)", "(4, 7, 2, 2)"], "(2, 7, 6, 10)").flops == 2 * (2 * 4 * 15) * 28
+
+
+@pytest.mark.parametrize(("left", "right", "result"), [
+    ("(2, 6, 8)", "(8, 5)", "(2, 6, 5)"),       # the second is shared by the batch
+    ("(6, 8)", "(2, 8, 5)", "(2, 6, 5)"),
+    ("(2, 8, 6)", "(5, 8)", "(2, 6, 5)"),       # both transposed
+])
+def test_a_product_of_matrices(left, right, result):
+    assert work("MatMulExt", [left, right], result).flops == 2 * (2 * 6 * 5) * 8
+
+
+@pytest.mark.parametrize(("name", "shape", "short"), [
+    ("Mul", "(100000, 19)", True),          # logits of pixels
+    ("Mul", "(2, 16, 64, 2, 64, 2)", True),
+    ("Mul", "(8, 32, 64, 16)", False),      # a map of the deepest layers, which is kept in blocks of channels
+    ("Transpose", "(8, 64, 64, 19)", True), ("Mul", "(4096, 64)", False), ("Mul", "(100, 19)", False)])
+def test_short_rows_are_counted_apart(name, shape, short):
+    found = work(name, [shape], shape)
+    size = 2 * 4 * math.prod(map(int, shape.strip("()").split(", ")))
+    assert (found.bytes, found.short_bytes) == ((0, size) if short else (size, 0))
+
+
+def test_tuples_constants_and_operators_without_a_kernel():
+    text = """
+  %1(CNode_1) = PrimFunc_BatchNorm(%0, %para1_bn.gamma, Bool(1), F32(1e-05)) cnode_attrs: {checkpoint: Bool(1)}
+      : (<Tensor[Float32], (2, 3)>, <Ref[Tensor[Float32]], (3), ref_key=bn.gamma, is_parameter>, <Bool, NoShape>) -> \
+(<Tuple[Tensor[Float32]*2,Tensor[Int64]], TupleShape((2, 3), (3), ())>)
+      # Fullname with scope: (Default/BatchNorm-op0)
+  %2(CNode_2) = PrimFunc_TupleGetItem(%1, I64(0))
+      : (<Tuple[Tensor[Float32]*2,Tensor[Int64]], TupleShape((2, 3), (3), ())>, <Int64, NoShape>) -> \
+(<Tensor[Float32], (2, 3)>)
+  %3(CNode_3) = Mul(%2, Tensor(shape=[2], dtype=Float32, value=
+[[ 1.0]
+ [ 2.0]]))
+      : (<Tensor[Float32], (2, 3)>, <Tensor[Float32], (2, 1), value=...>) -> (<Tensor[Float32], (2, 3)>)
+  %4(CNode_4) = Slice(%3, (I64(0), I64(0)), (I64(1), I64(3)))
+      : (<Tensor[Float32], (2, 3)>, <Tuple[Int64*2], TupleShape((), ())>, <Tuple[Int64*2], TupleShape((), ())>) -> \
+(<Tensor[Float32], (1, 3)>)
+  Return(%4)
+      : (<Tensor[Float32], (1, 3)>)
+"""
+    found = list(operators(text.splitlines()))
+    assert [operator.name for operator in found] == ["BatchNorm", "TupleGetItem", "Mul", "Slice"]
+    assert [costs(operator) for operator in found] == [
+        Costs(0, 4 * (6 + 3) + 4 * (6 + 3) + 8, 0, 1), Costs(), Costs(0, 4 * (6 + 2 + 6), 0, 1),
+        Costs(0, 4 * (3 + 3), 0, 1)]       # a slice reads no more than it writes
+
+
+def test_a_graph_is_compiled_and_counted_but_not_run(monkeypatch):
+    monkeypatch.setenv("MS_DEV_SAVE_GRAPHS", "0")
+    net = nn.SequentialCell([Conv2d(3, 8, 3, 2, 1), nn.ReLU()]).set_train(False)
+    found = compiled_costs(net, Tensor(shape=(2, 3, 64, 32), dtype=mstype.float32))
+    result = 2 * 8 * 32 * 16
+    assert found == Costs(2 * result * 27, 4 * (2 * 3 * 64 * 32 + 8 * 27 + result) + 4 * 2 * result, 0, 2)
+    assert os.environ["MS_DEV_SAVE_GRAPHS"] == "0"
+    assert "MS_DEV_SAVE_GRAPHS_PATH" not in os.environ
+
+
+def test_error_bars_add_up_and_turn_round():
+    rate, amount = Span.within(10.0, 2.0), Span(1.0, 0.5, 4.0)
+    assert 100.0 / rate == Span(10.0, 5.0, 20.0)
+    assert 100.0 / rate + amount == Span(11.0, 5.5, 24.0)
+    assert amount * 3 == Span(3.0, 1.5, 12.0)
+    assert Span(2.0, 1.0, 9.0).at_least(Span(3.0, 0.5, 4.0)) == Span(3.0, 1.0, 9.0)
+    assert Span(0.2, 0.1, 0.4).text("s") == "0.20 s (0.10 to 0.40)"
+
+
+@pytest.mark.parametrize(("number", "text"), [
+    (0, "0"), (0.0123, "0.012"), (0.0996, "0.10"), (0.2, "0.20"), (0.999, "1.0"), (7.44, "7.4"), (9.96, "10"),
+    (12.4, "12"), (1337, "1300"), (99.6, "100")])
+def test_two_digits(number, text):
+    assert two_digits(number) == text
+
+
+def simulated_ring(ranks: int, parts: int) -> int:
+    """Sums a buffer round a ring, part by part, and returns the parts that one process sends; checks the sums."""
+    held = [[{rank} for _ in range(parts)] for rank in range(ranks)]
+    sent = 0
+    for turn in range(2 * (ranks - 1)):
+        passed = [(rank, (rank - turn) % ranks) for rank in range(ranks)]
+        values = [held[rank][part] for rank, part in passed]
+        for (rank, part), value in zip(passed, values, strict=True):
+            held[(rank + 1) % ranks][part] = held[(rank + 1) % ranks][part] | value if turn < ranks - 1 else value
+        sent += 1
+    assert all(part == set(range(ranks)) for buffer in held for part in buffer)
+    return sent
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_a_ring_sends_what_a_simulated_one_sends(ranks):
+    size, rate = 240e6, 15e9
+    assert ring(ranks, size, rate) == pytest.approx(simulated_ring(ranks, ranks) * (size / ranks) / rate)
+    assert ring(1, size, rate) == 0
+
+
+def test_an_all_reduce_over_hosts_waits_for_links_and_network():
+    card = CARDS["910A"]
+    one = all_reduce(Cluster(card, SHARES["910A"], 8, 1), 80e6)
+    assert one.value == pytest.approx(card.latency.value + 2 * 7 / 8 * 80e6 / card.link.value)
+    assert one.high == pytest.approx(card.latency.value * card.latency.factor
+                                     + 2 * 7 / 8 * 80e6 / card.link.value * card.link.factor)
+    # Eight hosts: each card brings its eighth of the buffer over its own network port.
+    eight = all_reduce(Cluster(card, SHARES["910A"], 64, 8), 80e6)
+    assert eight.value == pytest.approx(2 * card.latency.value + 2 * 7 / 8 * 80e6 / card.link.value
+                                        + 2 * 7 / 8 * 10e6 / card.network.value)
+    assert all_reduce(Cluster(card, SHARES["910A"]), 80e6) == Span(0.0, 0.0, 0.0)
+
+
+CLUSTER = Cluster(CARDS["910A"], SHARES["910A"], 8, 1)
+IDLE = Span(0.0, 0.0, 0.0)
+
+
+def test_kernel_times_divide_amounts_by_what_is_reached_of_the_peaks():
+    card, shares = CLUSTER.card, CLUSTER.shares
+    times = kernel_times(Costs(card.products.value * shares.products.value, card.memory.value * shares.memory.value,
+                               2 * card.memory.value * shares.short_rows.value, 7),
+                         CLUSTER)
+    assert [times[part].value for part in ("products", "memory", "short rows")] == pytest.approx([1.0, 1.0, 2.0])
+    assert times["products"].high == pytest.approx(shares.products.factor)
+    assert times["launches"].value == pytest.approx(7 * card.launch.value)
+
+
+@pytest.mark.parametrize(("limit", "costs_", "gradients", "norms", "loader"), [
+    ("products", Costs(1e15), 0.0, 0, IDLE), ("memory", Costs(0, 1e13), 0.0, 0, IDLE),
+    ("short rows", Costs(0, 0, 1e12), 0.0, 0, IDLE), ("launches", Costs(0, 0, 0, 10**6), 0.0, 0, IDLE),
+    ("all-reduce", Costs(), 1e12, 0, IDLE), ("synchronised BatchNorm", Costs(), 0.0, 10**5, IDLE),
+    ("loader", Costs(1e12), 0.0, 0, Span(9.0, 5.0, 20.0))])
+def test_the_limit_is_named(limit, costs_, gradients, norms, loader):
+    step = predict_step(CLUSTER, costs_, gradients, norms, loader)
+    assert step.limit == limit
+    assert step.seconds.value == max(step.device.value, loader.value)
+
+
+def test_a_step_is_the_sum_of_its_parts():
+    step = Step({"products": Span(1.0, 0.5, 2.0), "memory": Span(2.0, 1.0, 4.0)}, Span(2.5, 1.8, 9.0))
+    assert step.device == Span(3.0, 1.5, 6.0)
+    assert step.seconds == Span(3.0, 1.8, 9.0)
+    assert step.limit == "memory"
+
+
+def test_a_loader_shares_its_samples_among_threads():
+    decoding = Decoding(Constant(0.02, "certain", "", 1.0), Constant(0.01, "certain", "", 2.0))
+    span = Loading(decoding, image=2_000_000, crop=500_000, workers=4).seconds(8)
+    assert (span.value, span.low, span.high) == pytest.approx((0.09, 0.085, 0.1))
+
+
+def test_the_loader_makes_what_was_measured():
+    # docs/performance.md: 31.2 PNG images of 1024x2048 a second on two cores, crops of 512x1024.
+    both = Loading(DECODING["png"], 1024 * 2048, 512 * 1024, workers=2)
+    assert 1 / both.seconds(1).value == pytest.approx(31.2, rel=1e-3)
+    mine = Loading(Decoding.measured(20.0, 1024 * 2048), 1024 * 2048, 512 * 1024, workers=2)
+    assert 1 / mine.seconds(1).value == pytest.approx(40.0)
+
+
+def test_an_evaluation_is_shared_by_the_cards():
+    one, host = Costs(0, CLUSTER.card.memory.value * CLUSTER.shares.memory.value), Span(0.5, 0.5, 0.5)
+    assert predict_evaluation(CLUSTER, one, 17, 2.0, host).value == pytest.approx(3 * (2.0 + 0.5))
+
+
+def test_every_constant_has_a_source_and_an_error_bar():
+    constants = [value for holder in (*CARDS.values(), *SHARES.values(), *DECODING.values())
+                 for value in vars(holder).values()]
+    assert len(constants) == 6 * 2 + 3 * 2 + 2 * 3
+    for constant in constants:
+        assert constant.source
+        assert constant.confidence in ("certain", "likely", "guess")
+        assert constant.factor >= (2.0 if constant.confidence == "guess" else 1.0)
+        assert math.isfinite(constant.value)
