@@ -5,6 +5,7 @@ are printed, nothing is asserted: a rate on this machine says nothing of another
 """
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2, help="processes (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="measured all-reduces of each size (%(default)s)")
-    parser.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--output", metavar="FILE", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -61,17 +62,18 @@ def fit(times: dict[int, float], ranks: int) -> tuple[float, float]:
 
 def main() -> None:
     args = parse_args()
-    if args.worker:
-        return work(args.rounds, Path(args.worker))
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    if args.output:
+        return work(args.rounds, Path(args.output))
+    with tempfile.TemporaryDirectory() as folder:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         output = Path(folder) / "seconds.json"
         subprocess.run([str(Path(sys.executable).parent / "msrun"), f"--worker_num={args.ranks}",
                         f"--local_worker_num={args.ranks}", f"--master_port={port}", f"--log_dir={folder}/logs",
-                        "--join=True", "--tail_worker_log=0", __file__, "--rounds", str(args.rounds), "--worker",
-                        str(output)], check=True, stdout=subprocess.DEVNULL)
+                        "--join=True", "--tail_worker_log=0", __file__, "--rounds", str(args.rounds), "--output",
+                        str(output)], check=True, stdout=subprocess.DEVNULL,
+                       env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
         seconds = {int(size): float(np.median(times)) for size, times in json.loads(output.read_text()).items()}
     latency, rate = fit({size: seconds[size] for size in KNOWN}, args.ranks)
     print(f"{args.ranks} ranks: latency {1000 * latency:.1f} ms, {rate / 1e6:.0f} MB/s, found at {KNOWN} MB")

@@ -55,11 +55,12 @@ def test_every_figure_has_an_error_bar_and_the_limit_a_remedy(recipe, call, coun
     assert re.fullmatch(rf"  evaluation of 500 images: {FIGURE}, \d+ times: {FIGURE}", lines[12])
     assert re.fullmatch(rf"  total: {FIGURE}", lines[13])
     limit = lines[14].removeprefix("  limit: ").split(";")[0]
-    assert lines[14:] == [f"  limit: {limit}; to change it: {plan.ADVICE[limit]}"]
+    assert lines[14] == f"  limit: {limit}; to change it: {plan.ADVICE[limit]}"
+    assert len(lines) == (16 if recipe.startswith("enet") else 15)
 
 
 def test_every_limit_has_a_remedy():
-    step = plan.predict_step(plan.Cluster(plan.CARDS["A2"], plan.SHARES["A2"], 2), Costs(1, 1, 1, 1), 1, 1,
+    step = plan.predict_step(plan.Cluster(plan.CARDS["A2"], 2), Costs(1, 1, 1, 1), 1, 1,
                              plan.Span(0, 0, 0))
     assert set(plan.ADVICE) == {*step.parts, "loader", "evaluation"}
 
@@ -119,10 +120,13 @@ def test_refusals_are_one_line_with_a_remedy(words, message, call):
 
 
 def test_the_number_of_images_of_a_list_is_asked_for(call, counted):
+    words = ["--config", "enet_camvid", "--devices", 2, "--set", "train.steps=null", "--set", "train.epochs=10",
+             "--set", "train.global_batch=8"]
     with pytest.raises(UserError, match=r"the number of training images is not known; give --train_images N"):
-        call("--config", "enet_camvid", "--devices", 2, "--set", "train.steps=null")
-    lines = call("--config", "enet_camvid", "--devices", 2, "--train_images", 367, "--set", "train.steps=null",
-                 "--set", "train.epochs=10", "--set", "train.global_batch=8")
+        call(*words)
+    with pytest.raises(UserError, match=r"the number of images of an evaluation is not known; give --eval_images N"):
+        call(*words, "--train_images", 367, "--run_eval")
+    lines = call(*words, "--train_images", 367, "--set", "train.run_eval=false")
     assert any(line.startswith("  training, 460 steps: ") for line in lines)
 
 
@@ -173,6 +177,7 @@ def test_a_small_training_is_counted():
     assert found.parameters == sum(p.size for p in net.trainable_params())
     assert found.batch_norms == norms > 40
     assert SUMS_OF_BATCH_NORM >= 2
+    assert plan.amounts(cfg, plan.Batches(1, 1), 2).batch_norms == norms       # shared statistics allow one image
     # Twice the images are twice the products, and as many kernels.
     double = plan.amounts(cfg, plan.Batches(4, 1), 2)
     assert double.step.flops == pytest.approx(2 * found.step.flops, rel=0.01)
@@ -180,16 +185,19 @@ def test_a_small_training_is_counted():
     assert double.forward == found.forward
 
 
+RESIZE = 2 * 19 * (128 * 256 * 2048 + 1024 * 128 * 2048)       # 19 x 128 x 256 logits, first wider, then higher
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "gmacs"), [     # 10^9 products of an image of 1024x2048, docs/model_zoo.md
-    ("fast_scnn_cityscapes", 7.25), ("enet_cityscapes", 16.15), ("bisenetv2_cityscapes", 98.41),
-    ("fcn8s_cityscapes", 890.4)])
-def test_the_products_of_a_recipe_are_those_of_the_model_zoo(recipe, gmacs):
-    cfg = read_config(recipe)
+@pytest.mark.parametrize(("recipe", "gmacs", "resize"), [     # 10^9 products at 1024x2048: docs/model_zoo.md
+    ("fast_scnn_cityscapes", 7.25, RESIZE), ("bisenetv2_cityscapes", 98.41, RESIZE), ("enet_cityscapes", 16.15, 0),
+    ("fcn8s_cityscapes", 890.4, 0)])
+def test_the_products_of_a_recipe_are_those_of_the_model_zoo(recipe, gmacs, resize):
+    cfg = read_config(recipe, ["train.run_eval=true"])
     batches = plan.divide_batch(cfg, 8)
     found = plan.amounts(cfg, batches, 8)
-    # Resizes are products of matrices too, up to a tenth of the convolutions.
-    assert 1 <= found.forward.flops / (2e9 * gmacs) < 1.15
-    # Training has two products for each of the forward pass, auxiliary heads, and no gradient of the image.
+    expected = 2e9 * gmacs + resize
+    assert 0.999 < found.forward.flops / expected < 1.08       # ENet's transposed convolutions are padded
+    # Two gradients for each product of the forward pass, auxiliary heads, and no gradient of the image.
     images = batches.device * cfg.data.crop_size[0] * cfg.data.crop_size[1] / (1024 * 2048)
-    assert 2.8 < found.step.flops / (2e9 * gmacs * images) < 4.5
+    assert 2.8 < found.step.flops / (2e9 * gmacs * images) < 5.5

@@ -22,14 +22,14 @@ from mindseg.engine.train_step import TrainStep
 from mindseg.errors import ConfigError, UserError, shorten
 from mindseg.inference.network import Forward, windows
 from mindseg.models import build_network
-from mindseg.models.layers import PReLU
+from mindseg.models.layers import PooledBatchNorm, PReLU
 from mindseg.models.normalize import Normalize
 from mindseg.planner.graph import Costs, compiled_costs
-from mindseg.planner.machines import CARDS, DECODING, EVALUATION, SHARES, Decoding
-from mindseg.planner.prediction import Cluster, Loading, Step, predict_evaluation, predict_step
+from mindseg.planner.machines import CARDS, DECODING, EVALUATION, Decoding
+from mindseg.planner.prediction import Cluster, Step, loading_time, predict_evaluation, predict_step
 from mindseg.planner.span import Span, two_digits
 from mindseg.resize import create_resize
-from mindseg.runtime import setup_runtime
+from mindseg.runtime import Runtime, ensure_device
 
 EXAMPLES = """examples:
   mindseg plan --config fast_scnn_cityscapes --devices 8
@@ -48,6 +48,7 @@ ADVICE = {
     "synchronised BatchNorm": "train.sync_bn=never, which 8 images a card and more allow; or fewer cards",
     "evaluation": "a longer train.eval_interval; eval.mode=whole",
 }
+NOTES = {"enet": "the older project's ENet took 3.3 times as long as is predicted for it (docs/ascend.md)"}
 
 
 def parse_args() -> argparse.Namespace:
@@ -106,7 +107,7 @@ def find_cluster(args: argparse.Namespace) -> Cluster:
         raise UserError(f"--chip {args.chip}: no rates of the {chip.name} are known; use {known}")
     if args.hosts < 1 or args.devices < 1 or args.devices % args.hosts:
         raise UserError(f"--devices {args.devices} cannot be divided over --hosts {args.hosts}; give a multiple of it")
-    return Cluster(CARDS[chip.name], SHARES[chip.name], args.devices, args.hosts, args.cores)
+    return Cluster(CARDS[chip.name], args.devices, args.hosts, args.cores)
 
 
 def msrun_line(args: argparse.Namespace) -> str:
@@ -129,7 +130,7 @@ def msrun_line(args: argparse.Namespace) -> str:
 
 @dataclass(frozen=True)
 class Amounts:
-    """What a training asks of its devices.
+    """Work that a training asks of its devices.
 
     Attributes:
         step: Costs of a step on one card.
@@ -151,21 +152,21 @@ def amounts(cfg: Config, batches: Batches, devices: int) -> Amounts:
         batches: Samples of each device.
         devices: Number of devices.
     """
-    runtime = setup_runtime(cfg.runtime)
+    ensure_device("CPU")
     height, width = cfg.data.resize or cfg.data.crop_size
     split = devices > 1 or batches.accumulation > 1
     net = build_network(cfg)
     # One process cannot sum over devices, but micro-batches are added by the same pieces.
     parts = replace(batches, device=2 * batches.part, accumulation=2) if split else batches
-    step = build_step(cfg, net, runtime, parts, 1000, 100, dataset_info(cfg.data).ignore_id)
-    as_on_ascend(net, step)
+    step = build_step(cfg, net, Runtime("CPU", 0), parts, 1000, 100, dataset_info(cfg.data).ignore_id)
+    shared = not cfg.train.frozen_bn and is_synchronised(cfg.train.sync_bn, devices, batches.part)
+    as_on_ascend(net, step, shared)
     batch = (_zeros(batches.part, height, width, 3), _zeros(batches.part, height, width), Tensor(0.0, ms.float32))
     if split:
         costs = (compiled_costs(step.add, *batch, step.zeros) * batches.accumulation
                  + compiled_costs(step.finish, step.zeros, step.zeros))
     else:
         costs = compiled_costs(step.whole, *batch)
-    shared = not cfg.train.frozen_bn and is_synchronised(cfg.train.sync_bn, devices, batches.part)
     norms = sum(isinstance(cell, BatchNorm2d) for _, cell in net.cells_and_names())
     forward = Costs()
     if cfg.train.run_eval:
@@ -175,12 +176,20 @@ def amounts(cfg: Config, batches: Batches, devices: int) -> Amounts:
     return Amounts(costs, forward, sum(p.size for p in step.weights), norms * batches.accumulation if shared else 0)
 
 
-def as_on_ascend(net: nn.Cell, step: TrainStep) -> None:
-    """Lets network and loss compile the operators that they choose on Ascend."""
+def as_on_ascend(net: nn.Cell, step: TrainStep, shared: bool) -> None:
+    """Lets network and loss compile the operators that they choose on Ascend.
+
+    Args:
+        net: Network, changed in place.
+        step: Its training step, likewise.
+        shared: BatchNorm sees the images of all devices.
+    """
     step.gradients.loss.loss.by_channel = False
     for _, cell in net.cells_and_names():
         if isinstance(cell, PReLU):
             cell.scale = None
+        if shared and isinstance(cell, PooledBatchNorm):
+            cell.frozen = True      # or it would refuse a single image
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -198,13 +207,13 @@ def image_counts(cfg: Config, args: argparse.Namespace) -> tuple[int | None, int
     return args.train_images or train, args.eval_images or val
 
 
-def loading(cfg: Config, cluster: Cluster, args: argparse.Namespace) -> Loading:
-    """The work of one process's loader."""
-    local = cluster.cores * cluster.hosts // cluster.devices
-    workers = min(local, MOST_WORKERS) if cfg.data.num_workers == "auto" else min(cfg.data.num_workers, local)
+def loading(cfg: Config, cluster: Cluster, samples: int, args: argparse.Namespace) -> Span:
+    """Time in which the loader of one process makes a number of samples, in all its threads."""
+    local = max(1, cluster.cores * cluster.hosts // cluster.devices)
+    workers = min(local, MOST_WORKERS if cfg.data.num_workers == "auto" else cfg.data.num_workers)
     image, crop = math.prod(image_size(cfg)), math.prod(cfg.data.resize or cfg.data.crop_size)
     decoding = Decoding.measured(args.images_per_second, image) if args.images_per_second else DECODING[args.codec]
-    return Loading(decoding, image, crop, max(1, workers))
+    return loading_time(decoding, image, crop, samples / workers)
 
 
 def passes(cfg: Config) -> float:
@@ -252,7 +261,7 @@ def plan(name: str, cfg: Config, cluster: Cluster, args: argparse.Namespace) -> 
         raise ConfigError(f"{name}: the number of images of an evaluation is not known; give --eval_images N")
     counts = amounts(cfg, batches, cluster.devices)
     step = predict_step(cluster, counts.step, 4.0 * counts.parameters, counts.batch_norms,
-                        loading(cfg, cluster, args).seconds(batches.device))
+                        loading(cfg, cluster, batches.device, args))
     per_epoch = -(-images * cfg.data.repeat // cfg.train.global_batch) if images else 0
     steps = cfg.train.steps or per_epoch * cfg.train.epochs
     print_step(name, cfg, batches, counts, step)
@@ -268,6 +277,8 @@ def plan(name: str, cfg: Config, cluster: Cluster, args: argparse.Namespace) -> 
         hours = hours + together
         print(f"  total: {hours.text('h')}")
     print(f"  limit: {limit}; to change it: {ADVICE[limit]}")
+    if cfg.model.name in NOTES:
+        print(f"  note: {NOTES[cfg.model.name]}")
     return hours
 
 

@@ -29,14 +29,20 @@ class Card:
 
     Attributes:
         products: Floating-point operations per second of its matrix units in float16, peak.
+        product_share: Part of ``products`` that kernels reach.
         memory: Bytes per second of its memory, peak.
+        memory_share: Part of ``memory`` that kernels on maps and long rows reach.
+        short_share: Part of ``memory`` that kernels on short rows reach.
         launch: Seconds to start one kernel.
         latency: Seconds of an all-reduce of a few bytes.
         link: Bytes per second that a card sends to others of its host.
         network: Bytes per second that a card sends to other hosts.
     """
     products: Constant
+    product_share: Constant
     memory: Constant
+    memory_share: Constant
+    short_share: Constant
     launch: Constant
     latency: Constant
     link: Constant
@@ -45,47 +51,31 @@ class Card:
 
 _BRIEF = "Huawei's product data, as quoted by many"
 _GUESS = "no source; order of magnitude"
+_CALIBRATED = "docs/ascend.md, calibration: FCN-8s and BiSeNet V2 of the older projects"
+_RESNET = "ResNet-101 of MindSpore's model zoo, 28 ms for 32 images on an Ascend 910: about 0.5 GB an image moved"
+_LIKE_910A = "that of the 910A, for want of a published training"
 CARDS = {
     "910A": Card(
         products=Constant(256e12, "certain", _BRIEF, 1.0),
+        product_share=Constant(0.70, "likely", _CALIBRATED, 2.0),
         memory=Constant(1.2e12, "likely", _BRIEF, 1.0),
+        memory_share=Constant(0.60, "likely", _RESNET, 2.0),
+        short_share=Constant(0.0207, "likely", _CALIBRATED, 2.0),
         launch=Constant(10e-6, "guess", f"{_GUESS}; the graph engine starts kernels from the card itself", 3.0),
         latency=Constant(50e-6, "guess", _GUESS, 3.0),
         link=Constant(15e9, "guess", "30 GB/s between four cards of a host, PCIe between the fours; half reached", 2.5),
         network=Constant(10e9, "likely", "100 Gbit/s RoCE a card (Atlas 800, model 9000); 80 % reached", 2.0)),
     "A2": Card(
         products=Constant(313e12, "likely", "910B3; 280 to 400 for other A2 chips", 1.3),
+        product_share=Constant(0.70, "guess", _LIKE_910A, 3.0),
         memory=Constant(1.6e12, "likely", _BRIEF, 1.0),
+        memory_share=Constant(0.60, "guess", _LIKE_910A, 2.0),
+        short_share=Constant(0.0207, "guess", _LIKE_910A, 4.0),
         launch=Constant(15e-6, "guess", f"{_GUESS}; the host starts each kernel", 3.0),
         latency=Constant(30e-6, "guess", _GUESS, 3.0),
         link=Constant(100e9, "guess", "seven links of 56 GB/s a card (notes of an HCCL contest), a quarter reached",
                       2.5),
         network=Constant(20e9, "likely", "200 Gbit/s RoCE a card (Atlas 800T A2); 80 % reached", 2.0)),
-}
-
-
-@dataclass(frozen=True)
-class Shares:
-    """What kernels reach of a card's peaks.
-
-    Attributes:
-        products: Part of ``Card.products``.
-        memory: Part of ``Card.memory``, for kernels on maps and long rows.
-        short_rows: Part of ``Card.memory``, for kernels on short rows.
-    """
-    products: Constant
-    memory: Constant
-    short_rows: Constant
-
-
-_CALIBRATED = "docs/ascend.md, calibration: FCN-8s and BiSeNet V2 of the older projects"
-_RESNET = "ResNet-101 of MindSpore's model zoo, 28 ms for 32 images on an Ascend 910: about 0.5 GB an image moved"
-_LIKE_910A = "that of the 910A, for want of a published training"
-SHARES = {
-    "910A": Shares(Constant(0.70, "likely", _CALIBRATED, 2.0), Constant(0.60, "likely", _RESNET, 2.0),
-                   Constant(0.0207, "likely", _CALIBRATED, 2.0)),
-    "A2": Shares(Constant(0.70, "guess", _LIKE_910A, 3.0), Constant(0.60, "guess", _LIKE_910A, 2.0),
-                 Constant(0.0207, "guess", _LIKE_910A, 4.0)),
 }
 
 

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 
 from mindseg.planner.graph import Costs
-from mindseg.planner.machines import Card, Decoding, Shares
+from mindseg.planner.machines import Card, Decoding
 from mindseg.planner.span import Span
 
 NOTHING = Span(0.0, 0.0, 0.0)
@@ -16,35 +16,31 @@ class Cluster:
 
     Attributes:
         card: Constants of each card.
-        shares: What the kernels reach of the card's peaks.
         devices: Number of cards, a multiple of ``hosts``.
         hosts: Number of hosts.
         cores: Processor cores of each host.
     """
     card: Card
-    shares: Shares
     devices: int = 1
     hosts: int = 1
     cores: int = 192
 
 
-def kernel_times(costs: Costs, cluster: Cluster) -> dict[str, Span]:
+def kernel_times(costs: Costs, card: Card) -> dict[str, Span]:
     """Time of kernels that run one after the other on one card.
 
     Products and bytes are added although they overlap in part: the shares were found under the same assumption.
 
     Args:
         costs: Amounts of the graph.
-        cluster: Devices; one card counts.
+        card: The card.
 
     Returns:
         Seconds of ``products``, ``memory``, ``short rows`` and ``launches``.
     """
-    card, shares = cluster.card, cluster.shares
-    products = (costs.flops / card.products.value) / shares.products.span()
-    memory = (costs.bytes / card.memory.value) / shares.memory.span()
-    short_rows = (costs.short_bytes / card.memory.value) / shares.short_rows.span()
-    return {"products": products, "memory": memory, "short rows": short_rows,
+    return {"products": (costs.flops / card.products.value) / card.product_share.span(),
+            "memory": (costs.bytes / card.memory.value) / card.memory_share.span(),
+            "short rows": (costs.short_bytes / card.memory.value) / card.short_share.span(),
             "launches": card.launch.span() * costs.launches}
 
 
@@ -78,25 +74,16 @@ def all_reduce(cluster: Cluster, size: float) -> Span:
             + (outside / card.network.span() if outside else NOTHING))
 
 
-@dataclass(frozen=True)
-class Loading:
-    """Work of the loader for one sample.
+def loading_time(decoding: Decoding, image: int, crop: int, samples: float) -> Span:
+    """Seconds of one thread of the loader.
 
-    Attributes:
-        decoding: Times of one core.
+    Args:
+        decoding: Rates of a thread.
         image: Pixels of an image.
         crop: Pixels of a crop.
-        workers: Threads of each process.
+        samples: Samples that the thread makes.
     """
-    decoding: Decoding
-    image: int
-    crop: int
-    workers: int
-
-    def seconds(self, samples: int) -> Span:
-        """Time in which the threads of one process make a number of samples."""
-        one = self.decoding.decode.span() * (self.image / 1e6) + self.decoding.augment.span() * (self.crop / 1e6)
-        return one * (samples / self.workers)
+    return decoding.decode.span() * (image / 1e6 * samples) + decoding.augment.span() * (crop / 1e6 * samples)
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ class Step:
 
     @property
     def limit(self) -> str:
-        """What a step waits for most: ``loader``, or the longest part of the device's time."""
+        """The part that a step waits for: ``loader``, or the longest part of the device's time."""
         if self.loader.value > self.device.value:
             return "loader"
         return max(self.parts, key=lambda name: self.parts[name].value)
@@ -138,7 +125,7 @@ def predict_step(cluster: Cluster, costs: Costs, gradients: float, batch_norms: 
         batch_norms: Layers whose statistics all devices share, counted once for each micro-batch.
         loader: Seconds in which the loader makes the samples.
     """
-    parts = kernel_times(costs, cluster)
+    parts = kernel_times(costs, cluster.card)
     if cluster.devices > 1:
         parts["all-reduce"] = all_reduce(cluster, gradients)
         parts["synchronised BatchNorm"] = all_reduce(cluster, 0.0) * (batch_norms * SUMS_OF_BATCH_NORM)
@@ -155,7 +142,7 @@ def predict_evaluation(cluster: Cluster, costs: Costs, images: int, area: float,
         area: Pixels of all passes over an image (scales, flips, windows) over those of the image.
         host: Seconds of the host for each image and 10^6 pixels of a pass; loader and network wait for it.
     """
-    times = kernel_times(costs, cluster)
+    times = kernel_times(costs, cluster.card)
     launches = times.pop("launches") * max(1.0, area)
     one = sum(times.values(), NOTHING) * area + launches + host
     return one * -(-images // cluster.devices)
