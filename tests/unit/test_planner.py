@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from mindseg.compat import Conv2d
+from mindseg.errors import UserError
 from mindseg.planner.graph import Costs, compiled_costs, costs, operators
 from mindseg.planner.machines import CARDS, DECODING, EVALUATION, Card, Constant, Decoding
 from mindseg.planner.prediction import (
@@ -41,6 +42,15 @@ def test_a_convolution_and_its_gradients_have_the_same_products():
     assert work("Conv2D", [IMAGE, WEIGHT], RESULT) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
     assert work("Conv2DBackpropInput", [RESULT, WEIGHT], IMAGE) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
     assert work("Conv2DBackpropFilter", [RESULT, IMAGE], WEIGHT) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
+
+
+def test_one_kernel_for_both_gradients_has_twice_the_products():
+    assert work("ConvolutionGrad", [RESULT, IMAGE, WEIGHT], IMAGE).flops == 2 * PRODUCTS
+
+
+def test_products_are_never_left_out_in_silence():
+    with pytest.raises(UserError, match="no rule for the products of operator Conv3DExt"):
+        work("Conv3DExt", [IMAGE, WEIGHT], RESULT)
 
 
 def test_half_precision_halves_the_bytes():

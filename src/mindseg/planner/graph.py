@@ -25,6 +25,10 @@ NO_KERNEL = {"Depend", "UpdateState", "Load", "MakeTuple", "TupleGetItem", "Retu
 SHORT_ROW, LARGE = 64, 2**16
 # These read no more of their inputs than they write.
 PARTIAL_READERS = {"Slice", "StridedSlice", "Gather", "GatherD", "SliceExt", "SplitWithSize", "SplitV"}
+_MATRICES = ("MatMul", "BatchMatMul", "MatMulExt", "BatchMatMulExt", "Mm")
+# Tensor with the pixels, tensor with the weights (number of the input, -1: the result), and how many products of them.
+_CONVOLUTIONS = {"Conv2D": (-1, 1, 1), "Conv2DExt": (-1, 1, 1), "Conv2DTranspose": (0, 1, 1),
+                 "Conv2DBackpropInput": (0, 1, 1), "Conv2DBackpropFilter": (0, -1, 1), "ConvolutionGrad": (0, 2, 2)}
 _BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "Float16": 2, "BFloat16": 2, "Int64": 8, "Float64": 8}
 _NODE = re.compile(r"^  %\d+\(.*?\) = (?:PrimFunc_)?([A-Za-z]\w*)\(")
 _TYPES = re.compile(r"^      : \((.*)\) -> \((.*)\)$")
@@ -95,18 +99,20 @@ def _size(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
 
 
 def _flops(operator: Operator) -> float:
-    """Products of a convolution, of one of its gradients, or of matrices; 0 for other operators."""
-    shapes, result = [shape for _, shape in operator.inputs], operator.outputs[0][1]
-    if operator.name in ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "Conv2DTranspose"):
-        # Each weight meets each pixel of the result of the convolution that the operator is, or is the gradient of.
-        pixels = result if operator.name == "Conv2D" else shapes[0]
-        weight = result if operator.name == "Conv2DBackpropFilter" else shapes[1]
-        return 2.0 * pixels[0] * math.prod(pixels[2:]) * math.prod(weight)
-    if operator.name in ("MatMul", "BatchMatMul", "MatMulExt"):
+    """Products of a convolution, of its gradients, or of matrices; 0 for other operators."""
+    name, shapes, result = operator.name, [shape for _, shape in operator.inputs], operator.outputs[0][1]
+    if name in _MATRICES:
         # (.., m, k) x (.., k, n): the numbers of elements give k also where one of them is transposed or broadcast.
         left, right = shapes[0][-2:], shapes[1][-2:]
         inner = math.isqrt(math.prod(left) * math.prod(right) // math.prod(result[-2:]))
         return 2.0 * math.prod(result) * inner
+    if name in _CONVOLUTIONS:
+        # Each weight meets each pixel of the result of the convolution that the operator is, or is the gradient of.
+        place, weight, count = _CONVOLUTIONS[name]
+        pixels = [*shapes, result][place]
+        return 2.0 * count * pixels[0] * math.prod(pixels[2:]) * math.prod([*shapes, result][weight])
+    if "conv" in name.lower() or "matmul" in name.lower():
+        raise UserError(f"the planner has no rule for the products of operator {name}; add one to {__file__}")
     return 0.0
 
 
