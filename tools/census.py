@@ -6,7 +6,7 @@ The steps of the Cityscapes recipes are compiled, not run. Each operator is look
 MindSpore: its wheel holds the Ascend plug-in, too. Counts are launches before MindSpore fuses any; nothing is measured.
 """
 import argparse
-import os
+import pickle
 import re
 import subprocess
 import sys
@@ -19,13 +19,11 @@ from math import prod
 from pathlib import Path
 
 from mindseg.chips import CHIPS, Chip
+from mindseg.planner.graph import NO_KERNEL, Node
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("fast_scnn", "fcn8s", "enet", "bisenetv2")
 LOSSES = ("cross_entropy", "bce", "ohem", "dice")
-# Nodes of a graph that launch nothing: they name, order or reinterpret values.
-SILENT = {"Load", "UpdateState", "MakeTuple", "TupleGetItem", "Depend", "Return", "Reshape", "ExpandDims", "Squeeze",
-          "Flatten", "StopGradient", "Partial", "call", "Switch"}
 # Names of primitives that differ in the inventory. MindSpore's back end puts them there; SyncBatchNorm, counted as one
 # here, becomes sums, an all-reduce and an update.
 ACLNN_NAMES = {"BatchMatMul": "BMM", "ReLU": "ReLU"}
@@ -40,49 +38,6 @@ ENGINE_NAMES = {
     "SyncBatchNormGrad": "BNTrainingReduceGrad", "TensorScatterElements": "ScatterElements"}
 MOVES = {"Transpose", "Tile", "Reshape"}
 RANKED = {"Sort", "SortExt", "TopK", "TopkExt", "ArgSort", "ArgSortWithIndex"}
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A node of a compiled graph.
-
-    Attributes:
-        name: Name of the primitive.
-        inputs: Shapes of its tensors.
-        outputs: Shapes of its results.
-    """
-    name: str
-    inputs: tuple[tuple[int, ...], ...]
-    outputs: tuple[tuple[int, ...], ...]
-
-    @property
-    def rank(self) -> int:
-        """Largest number of axes."""
-        return max(map(len, (*self.inputs, *self.outputs)), default=0)
-
-    @property
-    def elements(self) -> int:
-        """Values of the largest tensor."""
-        return max(map(prod, (*self.inputs, *self.outputs)), default=0)
-
-
-def read_graph(path: Path) -> list[Operator]:
-    """Reads the operators of a graph that MindSpore has saved."""
-    found = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
-        match = re.match(r"  %\d+\([^)]*\) = (?:PrimFunc_|DoSignaturePrimitive_)?([A-Za-z]\w*)\(", line)
-        if not match:
-            continue
-        types = next((text for text in lines[number + 1:] if text.startswith("      : (")), "")
-        given, _, result = types.partition(") -> (")
-        found.append(Operator(match[1], _shapes(given), _shapes(result)))
-    return found
-
-
-def _shapes(text: str) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(map(int, part.split(","))) if part else ()
-                 for part in re.findall(r"\((\d+(?:, \d+)*|)\)", text.replace("TupleShape", "")))
 
 
 @cache
@@ -150,23 +105,26 @@ class Case:
     devices: int = 1
 
 
-def count(case: Case) -> list[Operator]:
+def count(case: Case) -> list[Node]:
     """Compiles the graphs of a case in a process of its own, and lists their operators."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [case.model, case.loss, case.chip, str(case.devices)]
+        output = Path(folder) / "nodes"
+        words = [case.model, case.loss, case.chip, str(case.devices), str(output)]
         done = subprocess.run([sys.executable, str(ROOT / "tools" / "census_worker.py"), *words], cwd=ROOT,
-                              capture_output=True, text=True, check=False, env=os.environ | {
-                                  "MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": folder,
-                                  "MS_DEV_DUMP_IR_PASSES": "validate", "MS_DEV_PRECOMPILE_ONLY": "1"})
-        graphs = sorted(Path(folder).rglob("*_validate_*.ir"))
-        if done.returncode or not graphs:
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
             raise RuntimeError(f"{case}: {done.stderr[-2000:]}")
-        return [operator for graph in graphs for operator in read_graph(graph)]
+        return pickle.loads(output.read_bytes())
 
 
-def launches(operators: list[Operator]) -> list[Operator]:
-    """Operators that a chip launches."""
-    return [operator for operator in operators if operator.name not in SILENT]
+def shapes(node: Node) -> list[tuple[int, ...]]:
+    """Shapes of all tensors of an operator."""
+    return [shape for _, shape in (*node.inputs, *node.outputs)]
+
+
+def elements(node: Node) -> int:
+    """Values of the largest tensor of an operator."""
+    return max(map(prod, shapes(node)), default=0)
 
 
 def summary(case: Case) -> dict[str, object]:
@@ -179,15 +137,16 @@ def summary(case: Case) -> dict[str, object]:
     """
     chip = next(chip for chip in CHIPS if chip.name == case.chip)
     everything = count(case)
-    launched = launches(everything)
-    kinds = {name: kernel_of(name, chip) for name in {operator.name for operator in launched}}
+    launched = [node for node in everything if node.operator not in NO_KERNEL]
+    kinds = {name: kernel_of(name, chip) for name in {node.operator for node in launched}}
     return {
         "launches": len(launched),
         "aicpu": sorted(name for name, kind in kinds.items() if kind == "aicpu"),
         "unknown": sorted(name for name, kind in kinds.items() if kind == "unknown"),
-        "moves": max((o.elements for o in everything if o.name in MOVES and o.rank > 5), default=0),
-        "sort": max((o.elements for o in launched if o.name in RANKED), default=0),
-        "operators": dict(Counter(operator.name for operator in launched).most_common()),
+        "moves": max((elements(node) for node in everything
+                      if node.operator in MOVES and max(map(len, shapes(node)), default=0) > 5), default=0),
+        "sort": max((elements(node) for node in launched if node.operator in RANKED), default=0),
+        "operators": dict(Counter(node.operator for node in launched).most_common()),
     }
 
 

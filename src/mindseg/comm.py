@@ -95,10 +95,11 @@ def broadcast_parameters(parameters: Iterable, size: int) -> None:
         parameters: ``mindspore.Parameter`` objects, changed in place.
         size: Number of ranks.
     """
-    if size == 1:
-        return
     from mindspore import Tensor
+    from mindspore.communication import GlobalComm
 
+    if size == 1 or not GlobalComm.INITED:      # a planned job has other ranks, but no communication
+        return
     for param in parameters:
         values = param.asnumpy()
         param.set_data(Tensor(_broadcast(values.reshape(-1)).reshape(values.shape), param.dtype))

@@ -1,5 +1,7 @@
-"""Compiles a training step or an evaluation under the emulation of a chip; MindSpore saves the graphs."""
+"""Compiles a training step or an evaluation under the emulation of a chip, and stores the graphs."""
+import pickle
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -13,6 +15,7 @@ from mindseg.models import create_model
 from mindseg.models.layers import resize_bilinear
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
+from mindseg.planner.graph import compile_graphs
 from tests.support.steps import CLASSES, optim_config
 
 import mindspore as ms  # isort: skip  (after mindseg, which prepares the environment)
@@ -33,19 +36,19 @@ class Mixed(nn.Cell):
 
 
 def main() -> None:
-    kind, name, forgotten, evaluation = sys.argv[1:]
+    kind, name, forgotten, evaluation, output = sys.argv[1:]
     set_mode("graph")
     primitives = tuple(word for word in chip_numbers.PRIMITIVES if word != forgotten)
     with patch.object(chip_numbers, "PRIMITIVES", primitives), chip_numbers.emulated(kind):
         net = Mixed() if name == "mixed" else create_model(name, CLASSES, **OPTIONS.get(name, {}))
         if evaluation:
-            net.set_train(False)
-            net.compile(Tensor(np.zeros((1, 3, 64, 96), np.float32)))
-            return
-        step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), create_optimizer(optim_config(), net, 60, 3),
-                         Normalize([0.0] * 3, [1.0] * 3), StepOptions(loss_scale=8.0, dynamic_scale=True))
-        step.gradients.compile(Tensor(np.zeros((2, 64, 96, 3), np.uint8)), Tensor(np.zeros((2, 64, 96), np.uint8)),
-                               Tensor(0.0, ms.float32))
+            graphs = compile_graphs(net.set_train(False), Tensor(np.zeros((1, 3, 64, 96), np.float32)))
+        else:
+            step = TrainStep(net, MultiHeadLoss(CrossEntropyLoss()), create_optimizer(optim_config(), net, 60, 3),
+                             Normalize([0.0] * 3, [1.0] * 3), StepOptions(loss_scale=8.0, dynamic_scale=True))
+            graphs = compile_graphs(step.gradients, Tensor(np.zeros((2, 64, 96, 3), np.uint8)),
+                                    Tensor(np.zeros((2, 64, 96), np.uint8)), Tensor(0.0, ms.float32))
+    Path(output).write_bytes(pickle.dumps(graphs))
 
 
 if __name__ == "__main__":

@@ -5,33 +5,10 @@ import pytest
 import yaml
 
 from mindseg.chips import CHIPS
-from tools.census import LOSSES, MODELS, Case, kernel_of, read_graph, summary
+from tools.census import LOSSES, MODELS, Case, kernel_of, summary
 
 BUDGETS = yaml.safe_load((Path(__file__).resolve().parents[1] / "census_budgets.yaml").read_text(encoding="utf-8"))
 CHIP = {chip.name: chip for chip in CHIPS}
-
-# Nodes as MindSpore 2.10 saves them.
-GRAPH = """
-  %0(CNode_1) = PrimFunc_Transpose(%para1_image, (I64(0), I64(3), I64(1), I64(2))) cnode_attrs: {checkpoint: Bool(1)}
-      : (<Tensor[UInt8], (2, 4, 6, 3)>, <Tuple[Int64*4], NoShape>) -> (<Tensor[UInt8], (2, 3, 4, 6)>)
-      # In file normalize.py:25
-  %1(CNode_2) = Load(%para2_weight, UMonad[U])
-      : (<Ref[Tensor[Float32]], (8, 3, 3, 3), ref_key=weight>, <UMonad, NoShape>) -> (<Tensor[Float32], (8, 3, 3, 3)>)
-  %2(x) = Conv2D(%0, %1) {instance name: convolve} primitive_attrs: {kernel_size: (3, 3)}
-      : (<Tensor[Float32], (2, 3, 4, 6)>, <Tensor[Float32], (8, 3, 3, 3)>) -> (<Tensor[Float32], (2, 8, 4, 6)>)
-"""
-
-
-def test_a_saved_graph_is_read(tmp_path):
-    path = tmp_path / "graph.ir"
-    path.write_text(GRAPH, encoding="utf-8")
-    transpose, load, convolution = read_graph(path)
-    assert (transpose.name, transpose.outputs) == ("Transpose", ((2, 3, 4, 6),))
-    assert (transpose.rank, transpose.elements) == (4, 144)
-    assert load.name == "Load"
-    assert convolution.inputs == ((2, 3, 4, 6), (8, 3, 3, 3))
-    assert convolution.outputs == ((2, 8, 4, 6),)
-
 
 @pytest.mark.parametrize(("name", "chip", "kind"), [
     ("Conv2DExt", "A2", "aclnn"), ("Conv2DExt", "910A", "unknown"), ("Conv2D", "A2", "ge"), ("Conv2D", "910A", "ge"),

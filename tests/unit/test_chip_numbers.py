@@ -1,7 +1,6 @@
 """Numbers as the chips round them, emulated on the CPU: the emulation, overflows, and what the device checks see."""
 from collections import Counter
 from contextlib import nullcontext
-from itertools import chain
 from unittest.mock import patch
 
 import numpy as np
@@ -16,7 +15,7 @@ from mindseg.engine import device_checks
 from mindseg.engine.device_checks import check_dropout, kept_share, mantissa_bits, overflow
 from mindseg.errors import UserError
 from mindseg.models.layers import Dropout
-from tests.support.graphs import compile_graph, products, read_graphs, unrounded
+from tests.support.graphs import compile_graphs, products, unrounded
 from tests.support.steps import Net, isfinite, make_step
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -151,7 +150,7 @@ def test_lost_weights_show_in_every_step_though_the_loss_is_finite(batch):
 def check_graph(folder, kind, network, **options):
     """Compiles a graph; returns the products by operator, and the operands that are not rounded."""
     counts, left = Counter(), []
-    for nodes in chain.from_iterable(map(read_graphs, compile_graph(folder, kind, network, **options))):
+    for nodes in compile_graphs(folder, kind, network, **options):
         counts.update(nodes[name].operator for name in products(nodes))
         left += unrounded(nodes, kind)
     return counts, left

@@ -10,9 +10,9 @@ import pytest
 
 from mindseg.commands import plan
 from mindseg.commands.arguments import read_config
+from mindseg.compat import BatchNorm2d
 from mindseg.errors import UserError
-from mindseg.planner.graph import Costs
-from mindseg.planner.prediction import SUMS_OF_BATCH_NORM
+from mindseg.planner.costs import Costs, products
 from tests.support import ROOT
 
 RECIPES = ["fast_scnn_cityscapes", "enet_cityscapes", "bisenetv2_cityscapes", "fcn8s_cityscapes"]
@@ -34,9 +34,9 @@ def counted(monkeypatch):
     """Replaces the compiled graphs, which take seconds, by fixed amounts; gives the calls."""
     calls = []
 
-    def amounts(cfg, batches, devices):
-        calls.append((cfg.model.name, batches, devices))
-        return plan.Amounts(Costs(1e12, 40e9, 5e9, 1000), Costs(5e10, 2e9, 1e8, 200), 10**6, 50)
+    def amounts(cfg, batches, devices, chip):
+        calls.append((cfg.model.name, batches, devices, chip.name))
+        return plan.Amounts(Costs(1e12, 40e9, 5e9, 1000, 200), Costs(5e10, 2e9, 1e8, 200), 10**6)
 
     monkeypatch.setattr(plan, "amounts", amounts)
     return calls
@@ -60,8 +60,7 @@ def test_every_figure_has_an_error_bar_and_the_limit_a_remedy(recipe, call, coun
 
 
 def test_every_limit_has_a_remedy():
-    step = plan.predict_step(plan.Cluster(plan.CARDS["A2"], 2), Costs(1, 1, 1, 1), 1, 1,
-                             plan.Span(0, 0, 0))
+    step = plan.predict_step(plan.Cluster(plan.CARDS["A2"], 2), Costs(1, 1, 1, 1, 1), 1, plan.Span(0, 0, 0))
     assert set(plan.ADVICE) == {*step.parts, "loader", "evaluation"}
 
 
@@ -110,7 +109,10 @@ def test_threads_of_the_loader_are_a_share_of_the_cores(call, counted):
     (["--devices", "8", "--chip", "310"], r"--chip 310: the Ascend 310 cannot train; use 910A or A2"),
     (["--devices", "8", "--chip", "A3"], r"--chip A3: no rates of the A3 are known; use 910A or A2"),
     (["--devices", "9", "--hosts", "2"], r"--devices 9 cannot be divided over --hosts 2; give a multiple of it"),
-    (["--devices", "0"], r"--devices 0 cannot be divided over --hosts 1"),
+    (["--devices", "0"], r"--devices 0 must be a number above 0"),
+    (["--devices", "8", "--cores", "-1"], r"--cores -1 must be a number above 0"),
+    (["--devices", "8", "--images_per_second", "nan"], r"--images_per_second nan must be a number above 0"),
+    (["--devices", "8", "--eval_images", "0"], r"--eval_images 0 must be a number above 0"),
     (["--devices", "5"], r"train\.global_batch = 32 cannot be divided over 5 devices; set it to a multiple of 5"),
 ])
 def test_refusals_are_one_line_with_a_remedy(words, message, call):
@@ -169,19 +171,22 @@ def test_the_dry_run_passes_the_scripts_refusal_on(call, monkeypatch):
         call("--config", "enet_camvid", "--devices", 2, "--dry_run")
 
 
-def test_a_small_training_is_counted():
+@pytest.mark.parametrize("chip", ["910A", "A2"])
+def test_a_small_training_is_counted(chip):
     cfg = read_config("fast_scnn_synthetic", ["train.global_batch=4", "data.crop_size=[64,64]"])
-    found = plan.amounts(cfg, plan.Batches(2, 1), 2)
+    found = plan.amounts(cfg, plan.Batches(2, 1), 2, plan.find_chip(chip))
     net = plan.build_network(cfg)
-    norms = sum(isinstance(cell, plan.BatchNorm2d) for _, cell in net.cells_and_names())
+    norms = sum(isinstance(cell, BatchNorm2d) for _, cell in net.cells_and_names())
     assert found.parameters == sum(p.size for p in net.trainable_params())
-    assert found.batch_norms == norms > 40
-    assert SUMS_OF_BATCH_NORM >= 2
-    assert plan.amounts(cfg, plan.Batches(1, 1), 2).batch_norms == norms       # shared statistics allow one image
-    # Twice the images are twice the products, and as many kernels.
-    double = plan.amounts(cfg, plan.Batches(4, 1), 2)
+    assert norms > 40
+    assert 4 * norms <= found.step.reductions <= 6 * norms      # two or more on the way forward, and as many back
+    assert plan.amounts(cfg, plan.Batches(1, 1), 2, plan.find_chip(chip)).step.reductions >= 4 * norms  # one image
+    # Twice the images are twice the products, and as many kernels; two parts are two times the gradients.
+    double, parts = (plan.amounts(cfg, plan.Batches(4, n), 2, plan.find_chip(chip)) for n in (1, 2))
     assert double.step.flops == pytest.approx(2 * found.step.flops, rel=0.01)
     assert double.step.launches == found.step.launches
+    assert parts.step.flops == pytest.approx(double.step.flops, rel=0.01)
+    assert parts.step.launches > 1.8 * double.step.launches
     assert double.forward == found.forward
 
 
@@ -193,11 +198,15 @@ RESIZE = 2 * 19 * (128 * 256 * 2048 + 1024 * 128 * 2048)       # 19 x 128 x 256 
     ("fast_scnn_cityscapes", 7.25, RESIZE), ("bisenetv2_cityscapes", 98.41, RESIZE), ("enet_cityscapes", 16.15, 0),
     ("fcn8s_cityscapes", 890.4, 0)])
 def test_the_products_of_a_recipe_are_those_of_the_model_zoo(recipe, gmacs, resize):
-    cfg = read_config(recipe, ["train.run_eval=true"])
+    cfg = read_config(recipe)
     batches = plan.divide_batch(cfg, 8)
-    found = plan.amounts(cfg, batches, 8)
-    expected = 2e9 * gmacs + resize
-    assert 0.999 < found.forward.flops / expected < 1.08       # ENet's transposed convolutions are padded
+    with plan.as_if_on(plan.find_chip("910A")):
+        step = plan.build_planned_step(cfg, plan.build_network(cfg), batches, 8)
+        gradients, _ = plan.compile_step(step, batches.part, cfg.data.crop_size)
+        forward = plan.compile_evaluation(cfg, step.net)
+    found, trained = (sum(products(node, block=1) for graph in graphs for node in graph.values())
+                      for graphs in (forward, gradients))
+    assert 0.999 < found / (2e9 * gmacs + resize) < 1.08       # ENet's transposed convolutions are padded
     # Two gradients for each product of the forward pass, auxiliary heads, and no gradient of the image.
     images = batches.device * cfg.data.crop_size[0] * cfg.data.crop_size[1] / (1024 * 2048)
-    assert 2.8 < found.step.flops / (2e9 * gmacs * images) < 5.5
+    assert 2.8 < trained / (2e9 * gmacs * images) < 5.5

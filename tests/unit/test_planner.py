@@ -10,7 +10,8 @@ from mindspore import dtype as mstype
 
 from mindseg.compat import Conv2d
 from mindseg.errors import UserError
-from mindseg.planner.graph import Costs, compiled_costs, costs, operators
+from mindseg.planner.costs import Costs, costs, graph_costs, products
+from mindseg.planner.graph import Node, compile_graphs, read_graphs
 from mindseg.planner.machines import CARDS, DECODING, EVALUATION, Card, Constant, Decoding
 from mindseg.planner.prediction import (
     Cluster,
@@ -27,43 +28,50 @@ from tests.support import ROOT
 
 IMAGE, WEIGHT, RESULT = "(2, 3, 8, 16)", "(5, 3, 3, 3)", "(2, 5, 4, 8)"
 PRODUCTS = 2 * (2 * 5 * 4 * 8) * (3 * 3 * 3)        # 27 multiplications and additions for each value of the result
-NUMBERS = 2 * 3 * 8 * 16 + 5 * 27 + 2 * 5 * 4 * 8
+FILLED = 2 * (2 * 16 * 4 * 8) * (16 * 3 * 3)        # the same with 16 channels on both sides
+NUMBERS = 2 * 16 * 8 * 16 + 5 * 16 * 9 + 2 * 16 * 4 * 8     # maps and weights have their second axis filled to 16
 
 
-def work(name: str, inputs: list[str], outputs: str, kind: str = "Float32") -> Costs:
-    """Costs of one operator, written as MindSpore writes it."""
+def node(name: str, inputs: list[str], outputs: str, kind: str = "Float32") -> Node:
+    """One operator, read from a line as MindSpore writes it."""
     types = ", ".join(f"<Tensor[{kind}], {shape}>" for shape in inputs)
     text = f"  %3(CNode_7) = PrimFunc_{name}(%1, %2)\n      : ({types}) -> (<Tensor[{kind}], {outputs}>)\n"
-    (operator,) = operators(text.splitlines())
-    return costs(operator)
+    ((found,),) = (graph.values() for graph in read_graphs(text.splitlines()))
+    return found
 
 
-def test_a_convolution_and_its_gradients_have_the_same_products():
-    assert work("Conv2D", [IMAGE, WEIGHT], RESULT) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
-    assert work("Conv2DBackpropInput", [RESULT, WEIGHT], IMAGE) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
-    assert work("Conv2DBackpropFilter", [RESULT, IMAGE], WEIGHT) == Costs(PRODUCTS, 4 * NUMBERS, 0, 1)
+@pytest.mark.parametrize(("name", "inputs", "output", "kernels"), [
+    ("Conv2D", [IMAGE, WEIGHT], RESULT, 1), ("Conv2DExt", [IMAGE, WEIGHT], RESULT, 1),
+    ("Conv2DBackpropInput", [RESULT, WEIGHT], IMAGE, 1), ("Conv2DBackpropFilter", [RESULT, IMAGE], WEIGHT, 1),
+    ("ConvolutionGrad", [RESULT, IMAGE, WEIGHT], IMAGE, 2)])       # computes both gradients
+def test_a_convolution_and_its_gradients_have_the_same_products(name, inputs, output, kernels):
+    found = node(name, inputs, output)
+    assert products(found, block=1) == kernels * PRODUCTS
+    assert products(found) == costs(found).flops == kernels * FILLED
 
 
-def test_one_kernel_for_both_gradients_has_twice_the_products():
-    assert work("ConvolutionGrad", [RESULT, IMAGE, WEIGHT], IMAGE).flops == 2 * PRODUCTS
+def test_channels_are_filled_up_to_blocks_of_16():
+    assert costs(node("Conv2D", [IMAGE, WEIGHT], RESULT)) == Costs(FILLED, 4 * NUMBERS, 0, 1)
+    assert costs(node("Conv2D", [IMAGE, WEIGHT], RESULT, "Float16")) == Costs(FILLED, 2 * NUMBERS, 0, 1)
+    assert costs(node("ReLU", ["(2, 32, 8, 8)"], "(2, 32, 8, 8)")).bytes == 4 * 2 * 2 * 32 * 64     # two whole blocks
+    assert costs(node("ReLU", ["(2, 3, 64)"], "(2, 3, 64)")).bytes == 4 * 2 * 2 * 3 * 64            # no map
 
 
 def test_products_are_never_left_out_in_silence():
     with pytest.raises(UserError, match="no rule for the products of operator Conv3DExt"):
-        work("Conv3DExt", [IMAGE, WEIGHT], RESULT)
+        costs(node("Conv3DExt", [IMAGE, WEIGHT], RESULT))
 
 
-def test_half_precision_halves_the_bytes():
-    assert work("Conv2D", [IMAGE, WEIGHT], RESULT, "Float16") == Costs(PRODUCTS, 2 * NUMBERS, 0, 1)
-
-
-def test_a_depthwise_convolution_multiplies_each_channel_alone():
-    assert work("Conv2D", ["(2, 6, 8, 8)", "(6, 1, 3, 3)"], "(2, 6, 8, 8)").flops == 2 * (2 * 6 * 8 * 8) * 9
+def test_a_depthwise_convolution_multiplies_each_channel_alone_but_fills_a_block():
+    found = node("Conv2D", ["(2, 32, 8, 8)", "(32, 1, 3, 3)"], "(2, 32, 8, 8)")
+    assert products(found, block=1) == 2 * (2 * 32 * 8 * 8) * 9
+    assert products(found) == 16 * products(found, block=1)
 
 
 def test_a_transposed_convolution_multiplies_each_pixel_of_its_input():
     # Each of the 2 * 4 * 3 * 5 inputs meets 7 * 2 * 2 weights.
-    assert work("Conv2DTranspose", ["(2, 4, 3, 5)", "(4, 7, 2, 2)"], "(2, 7, 6, 10)").flops == 2 * (2 * 4 * 15) * 28
+    found = node("Conv2DTranspose", ["(2, 4, 3, 5)", "(4, 7, 2, 2)"], "(2, 7, 6, 10)")
+    assert products(found, block=1) == 2 * (2 * 4 * 15) * 28
 
 
 @pytest.mark.parametrize(("left", "right", "result"), [
@@ -72,7 +80,7 @@ def test_a_transposed_convolution_multiplies_each_pixel_of_its_input():
     ("(2, 8, 6)", "(5, 8)", "(2, 6, 5)"),       # both transposed
 ])
 def test_a_product_of_matrices(left, right, result):
-    assert work("MatMulExt", [left, right], result).flops == 2 * (2 * 6 * 5) * 8
+    assert costs(node("MatMulExt", [left, right], result)).flops == 2 * (2 * 6 * 5) * 8
 
 
 @pytest.mark.parametrize(("name", "shape", "short"), [
@@ -81,13 +89,14 @@ def test_a_product_of_matrices(left, right, result):
     ("Mul", "(8, 32, 64, 16)", False),      # a map of the deepest layers, which is kept in blocks of channels
     ("Transpose", "(8, 64, 64, 19)", True), ("Mul", "(4096, 64)", False), ("Mul", "(100, 19)", False)])
 def test_short_rows_are_counted_apart(name, shape, short):
-    found = work(name, [shape], shape)
+    found = costs(node(name, [shape], shape))
     size = 2 * 4 * math.prod(map(int, shape.strip("()").split(", ")))
     assert (found.bytes, found.short_bytes) == ((0, size) if short else (size, 0))
 
 
-def test_tuples_constants_and_operators_without_a_kernel():
-    text = """
+# Two graphs as MindSpore 2.10 saves them: tuples, a constant of several lines, names that begin anew.
+TEXT = """
+subgraph @first() {
   %1(CNode_1) = PrimFunc_BatchNorm(%0, %para1_bn.gamma, Bool(1), F32(1e-05)) cnode_attrs: {checkpoint: Bool(1)}
       : (<Tensor[Float32], (2, 3)>, <Ref[Tensor[Float32]], (3), ref_key=bn.gamma, is_parameter>, <Bool, NoShape>) -> \
 (<Tuple[Tensor[Float32]*2,Tensor[Int64]], TupleShape((2, 3), (3), ())>)
@@ -99,25 +108,45 @@ def test_tuples_constants_and_operators_without_a_kernel():
 [[ 1.0]
  [ 2.0]]))
       : (<Tensor[Float32], (2, 3)>, <Tensor[Float32], (2, 1), value=...>) -> (<Tensor[Float32], (2, 3)>)
-  %4(CNode_4) = Slice(%3, (I64(0), I64(0)), (I64(1), I64(3)))
+  %4(x) = Slice(%3, (I64(0), I64(0)), (I64(1), I64(3))) {instance name: cut} primitive_attrs: {begin: (0, 0)}
       : (<Tensor[Float32], (2, 3)>, <Tuple[Int64*2], TupleShape((), ())>, <Tuple[Int64*2], TupleShape((), ())>) -> \
 (<Tensor[Float32], (1, 3)>)
   Return(%4)
       : (<Tensor[Float32], (1, 3)>)
+}
+subgraph @second() {
+  %1(CNode_1) = DoSignaturePrimitive_SyncBatchNorm(%para1_x)
+      : (<Tensor[UInt8], (4)>) -> (<Tensor[UInt8], (4)>)
+}
 """
-    found = list(operators(text.splitlines()))
-    assert [operator.name for operator in found] == ["BatchNorm", "TupleGetItem", "Mul", "Slice"]
-    assert [costs(operator) for operator in found] == [
+
+
+def test_saved_graphs_are_read():
+    first, second = read_graphs(TEXT.splitlines(keepends=True))
+    assert [node.operator for node in first.values()] == ["BatchNorm", "TupleGetItem", "Mul", "Slice"]
+    assert first["%1"].inputs == (("Float32", (2, 3)), ("Float32", (3,)))
+    assert first["%1"].outputs == (("Float32", (2, 3)), ("Float32", (3,)), ("Int64", ()))
+    assert first["%2"].operands == ("%1", "I64(0)")
+    assert first["%3"].operands[0] == "%2"
+    assert first["%4"].operands == ("%3", "(I64(0), I64(0))", "(I64(1), I64(3))")
+    assert second == {"%1": Node("SyncBatchNorm", ("%para1_x",), (("UInt8", (4,)),), (("UInt8", (4,)),))}
+
+
+def test_operators_without_a_kernel_and_partial_readers():
+    first, second = read_graphs(TEXT.splitlines())
+    assert [costs(node) for node in first.values()] == [
         Costs(0, 4 * (6 + 3) + 4 * (6 + 3) + 8, 0, 1), Costs(), Costs(0, 4 * (6 + 2 + 6), 0, 1),
         Costs(0, 4 * (3 + 3), 0, 1)]       # a slice reads no more than it writes
+    assert costs(second["%1"]) == Costs(0, 8, 0, 1, 2)      # sums and squares of all devices
+    assert graph_costs([first, second]) == Costs(0, 80 + 56 + 24 + 8, 0, 4, 2)
 
 
 def test_a_graph_is_compiled_and_counted_but_not_run(monkeypatch):
     monkeypatch.setenv("MS_DEV_SAVE_GRAPHS", "0")
     net = nn.SequentialCell([Conv2d(3, 8, 3, 2, 1), nn.ReLU()]).set_train(False)
-    found = compiled_costs(net, Tensor(shape=(2, 3, 64, 32), dtype=mstype.float32))
-    result = 2 * 8 * 32 * 16
-    assert found == Costs(2 * result * 27, 4 * (2 * 3 * 64 * 32 + 8 * 27 + result) + 4 * 2 * result, 0, 2)
+    found = graph_costs(compile_graphs(net, Tensor(shape=(2, 3, 64, 32), dtype=mstype.float32)))
+    result = 2 * 16 * 32 * 16
+    assert found == Costs(2 * result * 16 * 9, 4 * (2 * 16 * 64 * 32 + 8 * 16 * 9 + result) + 4 * 2 * result, 0, 2)
     assert os.environ["MS_DEV_SAVE_GRAPHS"] == "0"
     assert "MS_DEV_SAVE_GRAPHS_PATH" not in os.environ
 
@@ -234,13 +263,13 @@ def test_kernel_times_divide_amounts_by_what_is_reached_of_the_peaks():
     assert times["launches"].value == pytest.approx(7 * card.launch.value)
 
 
-@pytest.mark.parametrize(("limit", "costs_", "gradients", "norms", "loader"), [
-    ("products", Costs(1e15), 0.0, 0, IDLE), ("memory", Costs(0, 1e13), 0.0, 0, IDLE),
-    ("short rows", Costs(0, 0, 1e12), 0.0, 0, IDLE), ("launches", Costs(0, 0, 0, 10**6), 0.0, 0, IDLE),
-    ("all-reduce", Costs(), 1e12, 0, IDLE), ("synchronised BatchNorm", Costs(), 0.0, 10**5, IDLE),
-    ("loader", Costs(1e12), 0.0, 0, Span(9.0, 5.0, 20.0))])
-def test_the_limit_is_named(limit, costs_, gradients, norms, loader):
-    step = predict_step(CLUSTER, costs_, gradients, norms, loader)
+@pytest.mark.parametrize(("limit", "costs_", "gradients", "loader"), [
+    ("products", Costs(1e15), 0.0, IDLE), ("memory", Costs(0, 1e13), 0.0, IDLE),
+    ("short rows", Costs(0, 0, 1e12), 0.0, IDLE), ("launches", Costs(0, 0, 0, 10**6), 0.0, IDLE),
+    ("all-reduce", Costs(), 1e12, IDLE), ("synchronised BatchNorm", Costs(reductions=10**5), 0.0, IDLE),
+    ("loader", Costs(1e12), 0.0, Span(9.0, 5.0, 20.0))])
+def test_the_limit_is_named(limit, costs_, gradients, loader):
+    step = predict_step(CLUSTER, costs_, gradients, loader)
     assert step.limit == limit
     assert step.seconds.value == max(step.device.value, loader.value)
 

@@ -3,7 +3,7 @@ import argparse
 import math
 import os
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,18 @@ from mindspore import Tensor, nn
 from mindseg import chips
 from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.commands.train import Batches, build_step, divide_batch
-from mindseg.compat import BatchNorm2d
+from mindseg.compat import as_if_on
 from mindseg.config import Config, find_config
 from mindseg.data.datasets import dataset_info
-from mindseg.engine.batch_norm import is_synchronised
+from mindseg.data.loader import MOST_WORKERS
 from mindseg.engine.train_step import TrainStep
 from mindseg.errors import ConfigError, UserError, shorten
-from mindseg.inference.network import Forward, windows
+from mindseg.inference.network import Forward
+from mindseg.inference.sampling import window_starts
 from mindseg.models import build_network
-from mindseg.models.layers import PooledBatchNorm, PReLU
 from mindseg.models.normalize import Normalize
-from mindseg.planner.graph import Costs, compiled_costs
+from mindseg.planner.costs import Costs, graph_costs
+from mindseg.planner.graph import Graph, compile_graphs
 from mindseg.planner.machines import CARDS, DECODING, EVALUATION, Decoding
 from mindseg.planner.prediction import Cluster, Step, loading_time, predict_evaluation, predict_step
 from mindseg.planner.span import Span, two_digits
@@ -37,7 +38,6 @@ EXAMPLES = """examples:
   mindseg plan --config enet_cityscapes --devices 8 --dry_run"""
 # Training images, validation images, and the size of an image: of the data sets themselves.
 DATA_SETS = {"cityscapes": (2975, 500, (1024, 2048)), "voc": (10582, 1449, (375, 500))}
-MOST_WORKERS = 16       # of data.num_workers: auto
 ADVICE = {
     "loader": "pack the data as JPEG (mindseg pack, --codec jpeg here), or give each card more cores",
     "products": "more cards; train.amp_level=O2 on A2",
@@ -74,7 +74,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prints the prediction, or the command of a dry run."""
     args = parse_args()
-    cluster = find_cluster(args)
+    chip = find_chip(args.chip)
+    cluster = find_cluster(args, chip)
     if args.dry_run:
         print(msrun_line(args))
         return
@@ -86,26 +87,42 @@ def main() -> None:
         (name, read_config(folder / name, args.set)) for name in cfg.train.stages]
     print(f"prediction, nothing was measured: {args.devices} x {args.chip}, {args.hosts} host(s); in brackets the "
           "range to expect")
-    totals = [plan(name, stage, cluster, args) for name, stage in stages]
+    totals = [plan(name, stage, cluster, chip, args) for name, stage in stages]
     if len(totals) > 1:
         print(f"all stages: {sum(totals[1:], totals[0]).text('h')}")
 
 
-def find_cluster(args: argparse.Namespace) -> Cluster:
+def find_chip(name: str) -> chips.Chip:
+    """The chip of the command line.
+
+    Args:
+        name: 910A, A2, or a name that ``npu-smi`` prints.
+
+    Raises:
+        UserError: It is unknown, or cannot train.
+    """
+    known = " or ".join(CARDS)
+    chip = next((c for c in chips.CHIPS if c.name == name), None) or chips.find_chip(name)
+    if chip is None:
+        raise UserError(f"--chip {shorten(name)}: no Ascend chip has this name; use {known}")
+    if not chip.trains.value:
+        raise UserError(f"--chip {name}: the Ascend {chip.name} cannot train; use {known}")
+    if chip.name not in CARDS:
+        raise UserError(f"--chip {name}: no rates of the {chip.name} are known; use {known}")
+    return chip
+
+
+def find_cluster(args: argparse.Namespace, chip: chips.Chip) -> Cluster:
     """The devices of the command line.
 
     Raises:
-        UserError: The chip is unknown or cannot train, or the numbers do not fit each other.
+        UserError: A number is not above 0, or they do not fit each other.
     """
-    known = " or ".join(CARDS)
-    chip = next((c for c in chips.CHIPS if c.name == args.chip), None) or chips.find_chip(args.chip)
-    if chip is None:
-        raise UserError(f"--chip {shorten(args.chip)}: no Ascend chip has this name; use {known}")
-    if not chip.trains.value:
-        raise UserError(f"--chip {args.chip}: the Ascend {chip.name} cannot train; use {known}")
-    if chip.name not in CARDS:
-        raise UserError(f"--chip {args.chip}: no rates of the {chip.name} are known; use {known}")
-    if args.hosts < 1 or args.devices < 1 or args.devices % args.hosts:
+    for name in ("devices", "hosts", "cores", "images_per_second", "train_images", "eval_images"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} {value} must be a number above 0")
+    if args.devices % args.hosts:
         raise UserError(f"--devices {args.devices} cannot be divided over --hosts {args.hosts}; give a multiple of it")
     return Cluster(CARDS[chip.name], args.devices, args.hosts, args.cores)
 
@@ -136,60 +153,62 @@ class Amounts:
         step: Costs of a step on one card.
         forward: Costs of one pass over an image in evaluation; nothing without ``train.run_eval``.
         parameters: Trained numbers.
-        batch_norms: BatchNorm layers that all devices share, times micro-batches.
     """
     step: Costs
     forward: Costs
     parameters: int
-    batch_norms: int
 
 
-def amounts(cfg: Config, batches: Batches, devices: int) -> Amounts:
-    """Compiles step and evaluation as one process of the job would, without running them, and counts.
+def amounts(cfg: Config, batches: Batches, devices: int, chip: chips.Chip) -> Amounts:
+    """Compiles step and evaluation as one process of the job would on its chip, without running them, and counts.
 
     Args:
         cfg: Configuration.
         batches: Samples of each device.
         devices: Number of devices.
+        chip: Their chip.
     """
     ensure_device("CPU")
-    height, width = cfg.data.resize or cfg.data.crop_size
-    split = devices > 1 or batches.accumulation > 1
-    net = build_network(cfg)
-    # One process cannot sum over devices, but micro-batches are added by the same pieces.
-    parts = replace(batches, device=2 * batches.part, accumulation=2) if split else batches
-    step = build_step(cfg, net, Runtime("CPU", 0), parts, 1000, 100, dataset_info(cfg.data).ignore_id)
-    shared = not cfg.train.frozen_bn and is_synchronised(cfg.train.sync_bn, devices, batches.part)
-    as_on_ascend(net, step, shared)
-    batch = (_zeros(batches.part, height, width, 3), _zeros(batches.part, height, width), Tensor(0.0, ms.float32))
-    if split:
-        costs = (compiled_costs(step.add, *batch, step.zeros) * batches.accumulation
-                 + compiled_costs(step.finish, step.zeros, step.zeros))
-    else:
-        costs = compiled_costs(step.whole, *batch)
-    norms = sum(isinstance(cell, BatchNorm2d) for _, cell in net.cells_and_names())
-    forward = Costs()
-    if cfg.train.run_eval:
-        cell = Forward(net, Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range), cfg.model.num_classes, True)
-        size = [-(-side // 32) * 32 for side in create_resize(cfg).padded_size(*image_size(cfg))]
-        forward = compiled_costs(cell.set_train(False), _zeros(1, *size, 3))
-    return Amounts(costs, forward, sum(p.size for p in step.weights), norms * batches.accumulation if shared else 0)
+    with as_if_on(chip):
+        step = build_planned_step(cfg, build_network(cfg), batches, devices)
+        gradients, update = compile_step(step, batches.part, cfg.data.resize or cfg.data.crop_size)
+        forward = graph_costs(compile_evaluation(cfg, step.net)) if cfg.train.run_eval else Costs()
+    costs = graph_costs(gradients) * batches.accumulation + graph_costs(update)
+    return Amounts(costs, forward, sum(p.size for p in step.weights))
 
 
-def as_on_ascend(net: nn.Cell, step: TrainStep, shared: bool) -> None:
-    """Lets network and loss compile the operators that they choose on Ascend.
+def build_planned_step(cfg: Config, net: nn.Cell, batches: Batches, devices: int) -> TrainStep:
+    """Builds the step of one process of a job that does not run; call it under ``compat.as_if_on``."""
+    # Not "Ascend": the kernels that check for overflows are each chip's own, and cannot be compiled here.
+    return build_step(cfg, net, Runtime("GPU", 0, 0, devices), batches, 1000, 100, dataset_info(cfg.data).ignore_id)
+
+
+def compile_step(step: TrainStep, images: int, size: tuple[int, int]) -> tuple[list[Graph], list[Graph]]:
+    """Compiles the pieces of a training step.
 
     Args:
-        net: Network, changed in place.
-        step: Its training step, likewise.
-        shared: BatchNorm sees the images of all devices.
+        step: Training step.
+        images: Images that a device sees at once.
+        size: Their height and width.
+
+    Returns:
+        Graphs of what is done for each micro-batch, and of what is done once a step.
     """
-    step.gradients.loss.loss.by_channel = False
-    for _, cell in net.cells_and_names():
-        if isinstance(cell, PReLU):
-            cell.scale = None
-        if shared and isinstance(cell, PooledBatchNorm):
-            cell.frozen = True      # or it would refuse a single image
+    height, width = size
+    gradients = compile_graphs(step.gradients, _zeros(images, height, width, 3), _zeros(images, height, width),
+                               Tensor(0.0, ms.float32), *step.zeros)
+    once, statistics = [], step.none
+    if step.read_statistics is not None:
+        once = compile_graphs(step.read_statistics)
+        statistics = Tensor(np.zeros(sum(p.size for p in step.update.statistics), np.float32))
+    return gradients, once + compile_graphs(step.update, statistics, *step.empty_sums())
+
+
+def compile_evaluation(cfg: Config, net: nn.Cell) -> list[Graph]:
+    """Compiles one pass over an image in evaluation."""
+    cell = Forward(net, Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range), cfg.model.num_classes, True)
+    size = [-(-side // 32) * 32 for side in create_resize(cfg).padded_size(*image_size(cfg))]
+    return compile_graphs(cell.set_train(False), _zeros(1, *size, 3))
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -222,9 +241,9 @@ def passes(cfg: Config) -> float:
     height, width = create_resize(cfg).padded_size(*image_size(cfg))
     area = sum(scale**2 for scale in e.scales) if "ms" in e.mode else 1.0
     if "slide" in e.mode:
-        window = e.window or cfg.data.crop_size
-        area *= sum((r.stop - r.start) * (c.stop - c.start) for r, c in
-                    windows((height, width), tuple(window), e.stride)) / (height * width)
+        window = [min(pair) for pair in zip(e.window or cfg.data.crop_size, (height, width), strict=True)]
+        starts = map(window_starts, (height, width), window, e.stride or (None, None))
+        area *= math.prod(map(len, starts)) * math.prod(window) / (height * width)
     return area * (2 if "flip" in e.mode else 1)
 
 
@@ -241,13 +260,14 @@ def evaluations(cfg: Config, steps: int, steps_per_epoch: int) -> int:
     return due + bool(at_end)
 
 
-def plan(name: str, cfg: Config, cluster: Cluster, args: argparse.Namespace) -> Span:
+def plan(name: str, cfg: Config, cluster: Cluster, chip: chips.Chip, args: argparse.Namespace) -> Span:
     """Prints the prediction of one training, and returns its hours.
 
     Args:
         name: Name of the configuration.
         cfg: Configuration.
         cluster: Devices.
+        chip: Their chip.
         args: Command line.
 
     Raises:
@@ -259,9 +279,8 @@ def plan(name: str, cfg: Config, cluster: Cluster, args: argparse.Namespace) -> 
         raise ConfigError(f"{name}: the number of training images is not known; give --train_images N")
     if eval_images is None and cfg.train.run_eval:
         raise ConfigError(f"{name}: the number of images of an evaluation is not known; give --eval_images N")
-    counts = amounts(cfg, batches, cluster.devices)
-    step = predict_step(cluster, counts.step, 4.0 * counts.parameters, counts.batch_norms,
-                        loading(cfg, cluster, batches.device, args))
+    counts = amounts(cfg, batches, cluster.devices, chip)
+    step = predict_step(cluster, counts.step, 4.0 * counts.parameters, loading(cfg, cluster, batches.device, args))
     per_epoch = -(-images * cfg.data.repeat // cfg.train.global_batch) if images else 0
     steps = cfg.train.steps or per_epoch * cfg.train.epochs
     print_step(name, cfg, batches, counts, step)

@@ -26,7 +26,7 @@ _LOG = logging.getLogger("mindseg.data")      # below the project's logger, whos
 _LOOKAHEAD = 4         # batches before the end of an epoch at which the next one is started, so that there is no gap
 _ORDER, _AUGMENT, _REPLACE = 1, 2, 3      # keeps the random streams apart
 _REPLACE_TRIES = 20
-_MOST_WORKERS = 16     # of `data.num_workers: auto`
+MOST_WORKERS = 16     # of `data.num_workers: auto`
 
 Row = tuple[str, np.ndarray, np.ndarray]      # name, image, label
 Batch = dict[str, object]
@@ -251,7 +251,7 @@ def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_
         batch_size = max(1, cfg["train"]["global_batch"] // size) if train else cfg["eval"]["batch_size"]
     workers = data["num_workers"]
     if workers == "auto":
-        workers = min(cores_of_rank(size), _MOST_WORKERS)
+        workers = min(cores_of_rank(size), MOST_WORKERS)
     options = LoaderOptions(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], workers,
                             data["prefetch"], data["on_error"] == "skip", data["color_order"] == "RGB")
     lut = choose_lut(info, source, data["label_file"])

@@ -258,9 +258,10 @@ class TrainStep:
         self.compute, self.finish = compiled(self.gradients), compiled(self.update)
         self.read_statistics = compiled(Statistics(statistics)) if statistics else None
         self.none = Tensor(np.zeros(1, np.float32))
-        self.zeros = self.sums = self._zeros() if options.accumulation > 1 else ()
+        self.zeros = self.sums = self.empty_sums() if options.accumulation > 1 else ()
 
-    def _zeros(self) -> tuple[Tensor, ...]:
+    def empty_sums(self) -> tuple[Tensor, ...]:
+        """Zeros of the shapes that :class:`Gradients` returns."""
         small, large = self.update.tail, self.weights[self.optimizer.small:]
         return tuple(Tensor(np.zeros(shape, np.float32)) for shape in ((small + 4,), *(p.shape for p in large)))
 

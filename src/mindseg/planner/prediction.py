@@ -1,13 +1,11 @@
 """Predicted times: amounts of a graph over the rates of a machine, and what they add up to."""
 from dataclasses import dataclass
 
-from mindseg.planner.graph import Costs
+from mindseg.planner.costs import Costs
 from mindseg.planner.machines import Card, Decoding
 from mindseg.planner.span import Span
 
 NOTHING = Span(0.0, 0.0, 0.0)
-# All-reduces of a synchronised BatchNorm: sums and squares on the way forward, and two sums on the way back.
-SUMS_OF_BATCH_NORM = 4
 
 
 @dataclass(frozen=True)
@@ -115,20 +113,19 @@ class Step:
         return max(self.parts, key=lambda name: self.parts[name].value)
 
 
-def predict_step(cluster: Cluster, costs: Costs, gradients: float, batch_norms: int, loader: Span) -> Step:
+def predict_step(cluster: Cluster, costs: Costs, gradients: float, loader: Span) -> Step:
     """Predicts a step.
 
     Args:
         cluster: Devices.
         costs: Amounts of all micro-batches and the update on one card.
         gradients: Bytes of the gradients.
-        batch_norms: Layers whose statistics all devices share, counted once for each micro-batch.
         loader: Seconds in which the loader makes the samples.
     """
     parts = kernel_times(costs, cluster.card)
     if cluster.devices > 1:
         parts["all-reduce"] = all_reduce(cluster, gradients)
-        parts["synchronised BatchNorm"] = all_reduce(cluster, 0.0) * (batch_norms * SUMS_OF_BATCH_NORM)
+        parts["synchronised BatchNorm"] = all_reduce(cluster, 0.0) * costs.reductions
     return Step(parts, loader)
 
 
