@@ -1,6 +1,9 @@
 """The planner: counts, sums and limits against numbers worked out by hand."""
 import math
 import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -201,26 +204,26 @@ def test_an_all_reduce_over_hosts_waits_for_links_and_network():
     assert all_reduce(Cluster(card), 80e6) == Span(0.0, 0.0, 0.0)
 
 
-# Published trainings on Ascend 910, counted by ``mindseg.commands.plan.amounts`` with the graphs of November 2026:
-# costs of a step on one card, cards, parameters.
+# Published trainings on Ascend 910 as benchmarks/published_trainings.py counts them: costs of a step on one card,
+# cards, parameters.
 COUNTS = {
-    "FCN-8s": (Costs(21341849518080.0, 89248254404.0, 7902068744.0, 424), 1, 134502112),
-    "BiSeNet V2": (Costs(2401232617472.0, 23993787446.0, 16466837512.0, 1776), 4, 5231487),
-    "Fast-SCNN, four": (Costs(46379421696.0, 5181968032.0, 2550398984.0, 1265), 4, 1194729),
-    "Fast-SCNN, eight": (Costs(46379421696.0, 5181968032.0, 2550398984.0, 1265), 8, 1194729),
-    "ENet": (Costs(164122066944.0, 88744278035.0, 2447376392.0, 4543), 1, 357895),
-    "ENet, encoder": (Costs(108971163648.0, 73855507007.0, 56819720.0, 3996), 1, 325930),
-    "PyTorch, one": (Costs(42420326400.0, 16369896534.0, 1107763240.0, 4140), 1, 351660),
-    "PyTorch, eight": (Costs(42420326400.0, 16381151238.0, 1107763240.0, 4869), 8, 351660),
+    "FCN-8s": (Costs(21718307438592.0, 93292974452.0, 8380219400.0, 304), 1, 134502112),
+    "BiSeNet V2": (Costs(2503051968512.0, 28016534070.0, 17611882504.0, 1139), 4, 5231487),
+    "Fast-SCNN, four": (Costs(67093524480.0, 6111179824.0, 2933784584.0, 769), 4, 1194729),
+    "Fast-SCNN, eight": (Costs(67093524480.0, 6111179824.0, 2933784584.0, 769), 8, 1194729),
+    "ENet": (Costs(195462955008.0, 50499115695.0, 2815426568.0, 1558), 1, 357895),
+    "ENet, encoder": (Costs(119965483008.0, 35103407339.0, 102825992.0, 1298), 1, 325930),
+    "PyTorch, one": (Costs(51602227200.0, 10823275050.0, 1060761608.0, 3968), 1, 351660),
+    "PyTorch, eight": (Costs(51602227200.0, 10826432766.0, 1060761608.0, 4164), 8, 351660),
 }
-FAST_SCNN_PASS = Costs(6268484608.0, 935765028.0, 3538944.0, 160)       # over a 768x768 image
+FAST_SCNN_PASS = Costs(10080738304.0, 1201241804.0, 11206656.0, 160)       # over a 768x768 image
 PYTORCH_LAUNCH = Constant(50e-6, "guess", "PyTorch starts each kernel from the host", 3.0)
 
 
 def seconds(name: str, card: Card = CARDS["910A"]) -> Span:
     """Predicted step of a published training."""
     costs_, cards, parameters = COUNTS[name]
-    return predict_step(Cluster(card, cards), costs_, 4.0 * parameters, 0, Span(0.0, 0.0, 0.0)).device
+    return predict_step(Cluster(card, cards), costs_, 4.0 * parameters, Span(0.0, 0.0, 0.0)).device
 
 
 def test_the_shares_are_those_of_the_two_trainings_of_the_calibration():
@@ -247,6 +250,18 @@ def test_the_page_shows_the_comparison_with_six_published_figures():
         factor = max(published, predicted.value) / min(published, predicted.value)
         expected.append([predicted.text(unit), f"{factor:.1f}{'' if factor <= 2 else ', missed'}"])
     assert cells == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Fast-SCNN, four", "ENet, encoder"])
+def test_the_counts_are_those_of_the_benchmark(name):
+    script = ROOT / "benchmarks" / "published_trainings.py"
+    done = subprocess.run([sys.executable, str(script), "--part", "counts", "--trainings", name], capture_output=True,
+                          text=True, check=True)
+    found = dict(re.findall(r"(flops|bytes|short_bytes|launches)=([\d.]+)", done.stdout.split("forward=")[0]))
+    for field, number in found.items():
+        assert float(number) == pytest.approx(getattr(COUNTS[name][0], field), rel=0.02), field
+    assert len(found) == 4
 
 
 CLUSTER = Cluster(CARDS["910A"], 8, 1)
