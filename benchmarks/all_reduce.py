@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mindseg.errors import UserError, run_main
 from mindseg.planner.prediction import ring
 
 SIZES = (1, 4, 16, 64, 256, 500)        # MB
@@ -69,11 +70,13 @@ def main() -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         output = Path(folder) / "seconds.json"
-        subprocess.run([str(Path(sys.executable).parent / "msrun"), f"--worker_num={args.ranks}",
-                        f"--local_worker_num={args.ranks}", f"--master_port={port}", f"--log_dir={folder}/logs",
-                        "--join=True", "--tail_worker_log=0", __file__, "--rounds", str(args.rounds), "--output",
-                        str(output)], check=True, stdout=subprocess.DEVNULL,
-                       env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
+        done = subprocess.run([str(Path(sys.executable).parent / "msrun"), f"--worker_num={args.ranks}",
+                               f"--local_worker_num={args.ranks}", f"--master_port={port}", f"--log_dir={folder}/logs",
+                               "--join=True", "--tail_worker_log=0", __file__, "--rounds", str(args.rounds),
+                               "--output", str(output)], check=False, capture_output=True,
+                              env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+        if done.returncode:
+            raise UserError("".join(log.read_text()[-2000:] for log in Path(folder).glob("logs/worker_*.log")))
         seconds = {int(size): float(np.median(times)) for size, times in json.loads(output.read_text()).items()}
     latency, rate = fit({size: seconds[size] for size in KNOWN}, args.ranks)
     print(f"{args.ranks} ranks: latency {1000 * latency:.1f} ms, {rate / 1e6:.0f} MB/s, found at {KNOWN} MB")
@@ -85,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from mindseg.commands.arguments import read_config
 from mindseg.compat import BatchNorm2d
 from mindseg.errors import UserError
 from mindseg.planner.costs import Costs, products
+from mindseg.planner.graph import Node
 from tests.support import ROOT
 
 RECIPES = ["fast_scnn_cityscapes", "enet_cityscapes", "bisenetv2_cityscapes", "fcn8s_cityscapes"]
@@ -171,12 +173,29 @@ def test_the_dry_run_passes_the_scripts_refusal_on(call, monkeypatch):
         call("--config", "enet_camvid", "--devices", 2, "--dry_run")
 
 
+def test_a_step_counts_each_part_and_one_update(monkeypatch):
+    relu = Node("ReLU", ("%1",), (("Float32", (8, 16, 4, 4)),), (("Float32", (8, 16, 4, 4)),))
+    adam = Node("Adam", ("%1",), (("Float32", (100,)),), (("Float32", (100,)),))
+    step = SimpleNamespace(net=None, weights=[SimpleNamespace(size=70), SimpleNamespace(size=30)])
+    monkeypatch.setattr(plan, "build_network", lambda cfg: None)
+    monkeypatch.setattr(plan, "build_planned_step", lambda *args: step)
+    monkeypatch.setattr(plan, "compile_step", lambda *args: ([{"%1": relu}, {"%1": relu}], [{"%1": adam}]))
+    monkeypatch.setattr(plan, "compile_evaluation", lambda *args: [{"%1": relu}])
+    cfg = read_config("fast_scnn_synthetic", ["train.run_eval=true"])
+    size = 4 * 2 * 8 * 16 * 16
+    assert plan.amounts(cfg, plan.Batches(24, 3), 2, plan.find_chip("910A")) == plan.Amounts(
+        Costs(0, 3 * 2 * size + 4 * 2 * 100, 0, 7), Costs(0, size, 0, 1), 100)
+    cfg = read_config("fast_scnn_synthetic", ["train.run_eval=false"])
+    assert plan.amounts(cfg, plan.Batches(24, 3), 2, plan.find_chip("910A")).forward == Costs()
+
+
 def small_amounts(chip, batches):
     """Counts a training of small images on two cards."""
     cfg = read_config("fast_scnn_synthetic", ["train.global_batch=4", "data.crop_size=[64,64]", "train.run_eval=false"])
     return cfg, plan.amounts(cfg, batches, 2, plan.find_chip(chip))
 
 
+@pytest.mark.slow
 def test_a_small_training_is_counted():
     cfg, found = small_amounts("910A", plan.Batches(1, 1))      # shared statistics allow one image
     net = plan.build_network(cfg)
