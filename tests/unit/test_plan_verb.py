@@ -50,15 +50,16 @@ def test_every_figure_has_an_error_bar_and_the_limit_a_remedy(recipe, call, coun
     assert lines[0].startswith("prediction, nothing was measured: 8 x 910A, 1 host(s)")
     names = [line.strip().split(": ")[0] for line in lines[2:]]
     steps = read_config(recipe).train.steps
-    assert names[:10] == ["products", "memory", "short rows", "launches", "all-reduce", "synchronised BatchNorm",
-                         "device, sum of these", "loader, at the same time", "step", f"training, {steps} steps"]
-    for line in lines[2:12]:
+    assert names[:11] == ["products", "memory", "losses", "short rows", "launches", "all-reduce",
+                          "synchronised BatchNorm", "device, sum of these", "loader, at the same time", "step",
+                          f"training, {steps} steps"]
+    for line in lines[2:13]:
         assert re.fullmatch(rf"  [\w, -]+: {FIGURE}", line)
-    assert re.fullmatch(rf"  evaluation of 500 images: {FIGURE}, \d+ times: {FIGURE}", lines[12])
-    assert re.fullmatch(rf"  total: {FIGURE}", lines[13])
-    limit = lines[14].removeprefix("  limit: ").split(";")[0]
-    assert lines[14] == f"  limit: {limit}; to change it: {plan.ADVICE[limit]}"
-    assert len(lines) == (16 if recipe.startswith("enet") else 15)
+    assert re.fullmatch(rf"  evaluation of 500 images: {FIGURE}, \d+ times: {FIGURE}", lines[13])
+    assert re.fullmatch(rf"  total: {FIGURE}", lines[14])
+    limit = lines[15].removeprefix("  limit: ").split(";")[0]
+    assert lines[15] == f"  limit: {limit}; to change it: {plan.ADVICE[limit]}"
+    assert len(lines) == (17 if recipe.startswith("enet") else 16)
 
 
 def test_every_limit_has_a_remedy():

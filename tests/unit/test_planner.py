@@ -124,6 +124,14 @@ subgraph @second() {
 """
 
 
+@pytest.mark.parametrize(("shape", "counted"), [
+    ("(2, 19, 65536)", True), ("(2, 1, 65536)", False), ("(2, 19, 4096)", False), ("(2, 64, 65536)", False)])
+def test_scores_of_pixels_are_counted_apart(shape, counted):
+    found = costs(node("Exp", [shape], shape))
+    size = 2 * 4 * math.prod(map(int, shape.strip("()").split(", ")))
+    assert (found.bytes, found.loss_bytes) == ((0, size) if counted else (size, 0))
+
+
 def test_saved_graphs_are_read():
     first, second = read_graphs(TEXT.splitlines(keepends=True))
     assert [node.operator for node in first.values()] == ["BatchNorm", "TupleGetItem", "Mul", "Slice"]
@@ -272,15 +280,17 @@ def test_kernel_times_divide_amounts_by_what_is_reached_of_the_peaks():
     card = CLUSTER.card
     times = kernel_times(Costs(card.products.value * card.product_share.value,
                                card.memory.value * card.memory_share.value,
-                               2 * card.memory.value * card.short_share.value, 7), card)
-    assert [times[part].value for part in ("products", "memory", "short rows")] == pytest.approx([1.0, 1.0, 2.0])
+                               2 * card.memory.value * card.short_share.value, 7,
+                               loss_bytes=3 * card.memory.value * card.loss_share.value), card)
+    assert [times[part].value for part in ("products", "memory", "short rows", "losses")] == pytest.approx([1, 1, 2, 3])
     assert times["products"].high == pytest.approx(card.product_share.factor)
     assert times["launches"].value == pytest.approx(7 * card.launch.value)
 
 
 @pytest.mark.parametrize(("limit", "costs_", "gradients", "loader"), [
     ("products", Costs(1e15), 0.0, IDLE), ("memory", Costs(0, 1e13), 0.0, IDLE),
-    ("short rows", Costs(0, 0, 1e12), 0.0, IDLE), ("launches", Costs(0, 0, 0, 10**6), 0.0, IDLE),
+    ("short rows", Costs(0, 0, 1e12), 0.0, IDLE), ("losses", Costs(loss_bytes=1e12), 0.0, IDLE),
+    ("launches", Costs(0, 0, 0, 10**6), 0.0, IDLE),
     ("all-reduce", Costs(), 1e12, IDLE), ("synchronised BatchNorm", Costs(reductions=10**5), 0.0, IDLE),
     ("loader", Costs(1e12), 0.0, Span(9.0, 5.0, 20.0))])
 def test_the_limit_is_named(limit, costs_, gradients, loader):
@@ -317,7 +327,7 @@ def test_an_evaluation_is_shared_by_the_cards():
 def test_every_constant_has_a_source_and_an_error_bar():
     constants = [value for holder in (*CARDS.values(), *DECODING.values())
                  for value in vars(holder).values()]
-    assert len(constants) == 9 * 2 + 2 * 3
+    assert len(constants) == 10 * 2 + 2 * 3
     for constant in constants:
         assert constant.source
         assert constant.confidence in ("certain", "likely", "guess")

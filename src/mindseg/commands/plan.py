@@ -42,7 +42,8 @@ ADVICE = {
     "loader": "pack the data as JPEG (mindseg pack, --codec jpeg here), or give each card more cores",
     "products": "more cards; train.amp_level=O2 on A2",
     "memory": "train.amp_level=O2, which halves the bytes; more cards",
-    "short rows": "fewer auxiliary heads, whose losses work on them (model.aux); more cards",
+    "losses": "fewer auxiliary heads (model.aux); more cards",
+    "short rows": "more cards",
     "launches": "more images a card and step, that is fewer cards or a larger train.global_batch; runtime.jit_level=O1",
     "all-reduce": "a larger train.global_batch, or fewer hosts",
     "synchronised BatchNorm": "train.sync_bn=never, which 8 images a card and more allow; or fewer cards",
@@ -312,8 +313,9 @@ def print_step(name: str, cfg: Config, batches: Batches, counts: Amounts, step: 
     size = "x".join(map(str, cfg.data.resize or cfg.data.crop_size))
     amount = counts.step
     print(f"{name}: {cfg.model.name}, {batches.device} images of {size} a card and step; {amount.launches} kernels, "
-          f"{two_digits(amount.flops / 1e12)} TFLOP, {two_digits(amount.bytes / 1e9)} GB moved and "
-          f"{two_digits(amount.short_bytes / 1e9)} GB more in short rows")
+          f"{two_digits(amount.flops / 1e12)} TFLOP, {two_digits(amount.bytes / 1e9)} GB moved, "
+          f"{two_digits(amount.loss_bytes / 1e9)} GB more in losses, {two_digits(amount.short_bytes / 1e9)} GB more in "
+          "short rows")
     for part, seconds in step.parts.items():
         print(f"  {part}: {seconds.text('s')}")
     print(f"  device, sum of these: {step.device.text('s')}")

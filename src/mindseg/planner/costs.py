@@ -34,12 +34,14 @@ class Costs:
         short_bytes: Those of kernels on large tensors with rows of fewer than 64 values, which ``bytes`` leaves out.
         launches: Number of kernels.
         reductions: All-reduces inside the graph.
+        loss_bytes: Bytes of kernels on scores (N, classes, pixels), which ``bytes`` leaves out, too.
     """
     flops: float = 0.0
     bytes: float = 0.0
     short_bytes: float = 0.0
     launches: int = 0
     reductions: int = 0
+    loss_bytes: float = 0.0
 
     def __add__(self, other: Costs) -> Costs:
         """Work of both."""
@@ -63,15 +65,13 @@ def costs(node: Node) -> Costs:
     if node.operator in PARTIAL_READERS:
         read = min(read, written)
     flops, reductions = products(node), REDUCTIONS.get(node.operator, 0)
-    if _has_short_rows(node):
-        return Costs(flops, 0, read + written, 1, reductions)
-    return Costs(flops, read + written, 0, 1, reductions)
-
-
-def _has_short_rows(node: Node) -> bool:
-    shapes = [shape for _, shape in (*node.inputs, *node.outputs) if math.prod(shape) >= LARGE]
+    large = [shape for _, shape in (*node.inputs, *node.outputs) if math.prod(shape) >= LARGE]
     moved = node.operator == "Transpose"
-    return any(shape[-1] < SHORT_ROW and (moved or len(shape) != 4) for shape in shapes)
+    if any(shape[-1] < SHORT_ROW and (moved or len(shape) != 4) for shape in large):
+        return Costs(flops, 0, read + written, 1, reductions)
+    if any(len(shape) == 3 and 1 < shape[1] < SHORT_ROW and shape[2] >= LARGE for shape in large):
+        return Costs(flops, 0, 0, 1, reductions, read + written)
+    return Costs(flops, read + written, 0, 1, reductions)
 
 
 def _size(tensors: Iterable[TensorType]) -> int:

@@ -33,6 +33,7 @@ class Card:
         memory: Bytes per second of its memory, peak.
         memory_share: Part of ``memory`` that kernels on maps and long rows reach.
         short_share: Part of ``memory`` that kernels on short rows reach.
+        loss_share: Part of ``memory`` that kernels on scores (N, classes, pixels) reach.
         launch: Seconds to start one kernel.
         latency: Seconds of an all-reduce of a few bytes.
         link: Bytes per second that a card sends to others of its host.
@@ -43,6 +44,7 @@ class Card:
     memory: Constant
     memory_share: Constant
     short_share: Constant
+    loss_share: Constant
     launch: Constant
     latency: Constant
     link: Constant
@@ -53,6 +55,8 @@ _BRIEF = "Huawei's product data, as quoted by many"
 _GUESS = "no source; order of magnitude"
 _CALIBRATED = "docs/ascend.md, calibration: FCN-8s and BiSeNet V2 of the older projects"
 _RESNET = "ResNet-101 of MindSpore's model zoo, 28 ms for 32 images on an Ascend 910: about 0.5 GB an image moved"
+# The geometric mean of the two shares; the factor reaches both.
+_BETWEEN = "between rows of classes and maps, for want of a published training with such losses"
 _LIKE_910A = "that of the 910A, for want of a published training"
 CARDS = {
     "910A": Card(
@@ -61,6 +65,7 @@ CARDS = {
         memory=Constant(1.2e12, "likely", _BRIEF, 1.0),
         memory_share=Constant(0.60, "likely", _RESNET, 2.0),
         short_share=Constant(0.0222, "likely", _CALIBRATED, 2.0),
+        loss_share=Constant(0.115, "guess", _BETWEEN, 5.2),
         launch=Constant(10e-6, "guess", f"{_GUESS}; the graph engine starts kernels from the card itself", 3.0),
         latency=Constant(50e-6, "guess", _GUESS, 3.0),
         link=Constant(15e9, "guess", "30 GB/s between four cards of a host, PCIe between the fours; half reached", 2.5),
@@ -71,6 +76,7 @@ CARDS = {
         memory=Constant(1.6e12, "likely", _BRIEF, 1.0),
         memory_share=Constant(0.60, "guess", _LIKE_910A, 2.0),
         short_share=Constant(0.0222, "guess", _LIKE_910A, 4.0),
+        loss_share=Constant(0.115, "guess", _BETWEEN, 5.2),
         launch=Constant(15e-6, "guess", f"{_GUESS}; the host starts each kernel", 3.0),
         latency=Constant(30e-6, "guess", _GUESS, 3.0),
         link=Constant(100e9, "guess", "seven links of 56 GB/s a card (notes of an HCCL contest), a quarter reached",

@@ -34,10 +34,11 @@ def kernel_times(costs: Costs, card: Card) -> dict[str, Span]:
         card: The card.
 
     Returns:
-        Seconds of ``products``, ``memory``, ``short rows`` and ``launches``.
+        Seconds of ``products``, ``memory``, ``losses``, ``short rows`` and ``launches``.
     """
     return {"products": (costs.flops / card.products.value) / card.product_share.span(),
             "memory": (costs.bytes / card.memory.value) / card.memory_share.span(),
+            "losses": (costs.loss_bytes / card.memory.value) / card.loss_share.span(),
             "short rows": (costs.short_bytes / card.memory.value) / card.short_share.span(),
             "launches": card.launch.span() * costs.launches}
 
