@@ -5,6 +5,8 @@ import threading
 import numpy as np
 import pytest
 
+from mindspore import Parameter, Tensor
+
 from mindseg import comm
 from mindseg.errors import UserError
 from tests.support.hostile import check_refused
@@ -107,3 +109,10 @@ def test_ranks_share_the_cores_of_their_host(bound, local, size, cores, monkeypa
     if local:
         monkeypatch.setenv("MINDSEG_LOCAL_RANKS", local)
     assert comm.cores_of_rank(size) == cores
+
+
+def test_a_planned_job_keeps_its_parameters():
+    """A process that only compiles the step of one rank has no communication; a broadcast would fail."""
+    param = Parameter(Tensor(np.arange(3, dtype=np.float32)), name="weight")
+    comm.broadcast_parameters([param], 8)
+    assert param.asnumpy().tolist() == [0, 1, 2]
