@@ -16,6 +16,7 @@ from mindseg.errors import UserError
 from mindseg.planner.costs import Costs, products
 from mindseg.planner.graph import Node
 from tests.support import ROOT
+from tests.support.processes import in_a_process
 
 RECIPES = ["fast_scnn_cityscapes", "enet_cityscapes", "bisenetv2_cityscapes", "fcn8s_cityscapes"]
 FIGURE = r"[\d.]+ (?:s|h) \([\d.]+ to [\d.]+\)"
@@ -198,7 +199,7 @@ def small_amounts(chip, batches):
 
 @pytest.mark.slow
 def test_a_small_training_is_counted():
-    cfg, found = small_amounts("910A", plan.Batches(1, 1))      # shared statistics allow one image
+    cfg, found = in_a_process(small_amounts, "910A", plan.Batches(1, 1))      # shared statistics allow one image
     net = plan.build_network(cfg)
     norms = sum(isinstance(cell, BatchNorm2d) for _, cell in net.cells_and_names())
     assert found.parameters == sum(p.size for p in net.trainable_params())
@@ -208,23 +209,18 @@ def test_a_small_training_is_counted():
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", ["910A", "A2"])
 def test_images_and_parts_multiply_what_is_counted(chip):
-    _, found = small_amounts(chip, plan.Batches(2, 1))
-    _, double = small_amounts(chip, plan.Batches(4, 1))
-    _, parts = small_amounts(chip, plan.Batches(4, 2))
-    assert double.step.flops == pytest.approx(2 * found.step.flops, rel=0.01)
-    assert double.step.launches == found.step.launches
-    assert parts.step.flops == pytest.approx(double.step.flops, rel=0.01)
-    assert parts.step.launches > 1.8 * double.step.launches
+    _, found = in_a_process(small_amounts, chip, plan.Batches(2, 1))
+    _, parts = in_a_process(small_amounts, chip, plan.Batches(4, 2))
+    assert parts.step.flops == pytest.approx(2 * found.step.flops, rel=0.01)
+    assert parts.step.launches > 1.8 * found.step.launches
+    assert parts.step.reductions == 2 * found.step.reductions
 
 
 RESIZE = 2 * 19 * (128 * 256 * 2048 + 1024 * 128 * 2048)       # 19 x 128 x 256 logits, first wider, then higher
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "gmacs", "resize"), [     # 10^9 products at 1024x2048: docs/model_zoo.md
-    ("fast_scnn_cityscapes", 7.25, RESIZE), ("bisenetv2_cityscapes", 98.41, RESIZE), ("enet_cityscapes", 16.15, 0),
-    ("fcn8s_cityscapes", 890.4, 0)])
-def test_the_products_of_a_recipe_are_those_of_the_model_zoo(recipe, gmacs, resize):
+def recipe_products(recipe):
+    """Floating-point operations of a recipe: a pass over an image, the gradients of a step on one of eight cards."""
     cfg = read_config(recipe)
     batches = plan.divide_batch(cfg, 8)
     with plan.as_if_on(plan.find_chip("910A")):
@@ -233,7 +229,15 @@ def test_the_products_of_a_recipe_are_those_of_the_model_zoo(recipe, gmacs, resi
         forward = plan.compile_evaluation(cfg, step.net)
     found, trained = (sum(products(node, block=1) for graph in graphs for node in graph.values())
                       for graphs in (forward, gradients))
+    return found, trained, batches.device * cfg.data.crop_size[0] * cfg.data.crop_size[1] / (1024 * 2048)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "gmacs", "resize"), [     # 10^9 products at 1024x2048: docs/model_zoo.md
+    ("fast_scnn_cityscapes", 7.25, RESIZE), ("bisenetv2_cityscapes", 98.41, RESIZE), ("enet_cityscapes", 16.15, 0),
+    ("fcn8s_cityscapes", 890.4, 0)])
+def test_the_products_of_a_recipe_are_those_of_the_model_zoo(recipe, gmacs, resize):
+    found, trained, images = in_a_process(recipe_products, recipe)
     assert 0.999 < found / (2e9 * gmacs + resize) < 1.08       # ENet's transposed convolutions are padded
     # Two gradients for each product of the forward pass, auxiliary heads, and no gradient of the image.
-    images = batches.device * cfg.data.crop_size[0] * cfg.data.crop_size[1] / (1024 * 2048)
     assert 2.8 < trained / (2e9 * gmacs * images) < 5.5

@@ -96,7 +96,8 @@ def products(node: Node, block: int = BLOCK) -> float:
     Raises:
         UserError: The planner knows no rule for this convolution or product.
     """
-    name, shapes, result = node.operator, [shape for _, shape in node.inputs], node.outputs[0][1]
+    name, shapes = node.operator, [shape for _, shape in node.inputs]
+    result = node.outputs[0][1] if node.outputs else ()
     if name in _MATRICES:
         # (.., m, k) x (.., k, n): the numbers of elements give k also where one of them is transposed or broadcast.
         left, right = shapes[0][-2:], shapes[1][-2:]

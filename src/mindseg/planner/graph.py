@@ -105,6 +105,8 @@ def _shape(text: str) -> tuple[int, ...]:
 def compile_graphs(cell: nn.Cell, *arguments: Tensor) -> list[Graph]:
     """Compiles a cell for no device, without running it.
 
+    MindSpore reads some of the variables once: a process that has called this goes on saving graphs, wherever it is.
+
     Args:
         cell: Cell in graph mode.
         *arguments: What it is to be called with; only shapes and types matter.
