@@ -221,6 +221,7 @@ RESIZE = 2 * 19 * (128 * 256 * 2048 + 1024 * 128 * 2048)       # 19 x 128 x 256 
 
 def recipe_products(recipe):
     """Floating-point operations of a recipe: a pass over an image, the gradients of a step on one of eight cards."""
+    plan.ensure_device("CPU")
     cfg = read_config(recipe)
     batches = plan.divide_batch(cfg, 8)
     with plan.as_if_on(plan.find_chip("910A")):
