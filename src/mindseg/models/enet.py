@@ -17,6 +17,7 @@ from mindseg.models.layers import (
     PReLU,
     SegmentationNetwork,
     TransposedConv,
+    broadcasts,
     conv2d,
     max_pool_mask,
     pad_low,
@@ -133,6 +134,7 @@ class DownsamplingBottleneck(nn.Cell):
         inner = in_channels // 4
         self.extra = out_channels - in_channels
         self.mask = style.max_unpool
+        self.broadcasts = broadcasts()
         self.pool = MaxPool2d(2, 2)
         self.conv1 = ConvBNAct(conv2d(in_channels, inner, 2, 2), inner, style.act(inner, True))
         self.conv2 = ConvBNAct(conv2d(inner, inner, 3, 1, 1), inner, style.act(inner, True))
@@ -143,7 +145,7 @@ class DownsamplingBottleneck(nn.Cell):
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, in, H, W) to (N, out, H/2, W/2) and, for max-unpooling, the mask of the maxima."""
         main = self.pool(x)
-        mask = max_pool_mask(x, main, self.training) if self.mask else main
+        mask = max_pool_mask(x, main, self.training and self.broadcasts) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
         zeros = ops.zeros_like(ext[:, :self.extra])
         return self.act(ops.concat((main, zeros), 1) + ext), mask
@@ -165,6 +167,7 @@ class UpsamplingBottleneck(nn.Cell):
         super().__init__()
         inner = in_channels // 4
         self.max_unpool = style.max_unpool
+        self.broadcasts = broadcasts()
         self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels)
         self.conv1 = ConvBNAct(conv2d(in_channels, inner), inner, nn.ReLU())
         self.deconv = ConvBNAct(TransposedConv(inner, inner, 2, 2), inner, nn.ReLU())
@@ -176,7 +179,7 @@ class UpsamplingBottleneck(nn.Cell):
         """Maps (N, in, H, W) and the mask of a downsampling block to (N, out, 2H, 2W)."""
         main = self.main(x)
         if self.max_unpool:
-            main = unpool(main, mask, self.training)
+            main = unpool(main, mask, self.training and self.broadcasts)
         else:
             main = resize_bilinear(main, (2 * x.shape[2], 2 * x.shape[3]), self.corners)
         return ops.relu(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))

@@ -308,17 +308,25 @@ def _zeros(*shape: int) -> Tensor:
     return Tensor(np.zeros(shape, np.float32))
 
 
-def resize_nearest(x: Tensor, factor: int, training: bool) -> Tensor:
+def broadcasts() -> bool:
+    """Tests whether windows of pixels are broadcast in five axes while training.
+
+    On the CPU that takes, with its gradient, less than half the time of a resize. Ascend is slow where the last axis is
+    as short as a window, and an exported graph holds a resize, too.
+    """
+    return kernels() == "cpu"
+
+
+def resize_nearest(x: Tensor, factor: int, broadcast: bool) -> Tensor:
     """Repeats every pixel in both directions.
 
     Args:
         x: (N, C, H, W).
         factor: Factor of height and width.
-        training: Add zeros with two more axes: on the CPU, with its gradient, less than half the time of a resize. An
-            exported graph holds the resize.
+        broadcast: Add zeros with two more axes, see :func:`broadcasts`.
     """
     n, c, h, w = x.shape
-    if not training:
+    if not broadcast:
         return ops.ResizeNearestNeighbor((h * factor, w * factor))(x)
     blocks = ops.reshape(x, (n * c, h, 1, w, 1)) + cast(_zeros(1, 1, factor, 1, factor), x.dtype)
     return ops.reshape(blocks, (n, c, h * factor, w * factor))
@@ -359,56 +367,55 @@ def _alternating(first: int, second: int, count: int, axis: int) -> Tensor:
     return Tensor(np.resize(np.array([first, second], np.float32), np.insert([1, 1, 1], axis, count)))
 
 
-def _with_windows(operator: ops.Primitive, x: Tensor, small: Tensor, training: bool) -> Tensor:
+def _with_windows(operator: ops.Primitive, x: Tensor, small: Tensor, broadcast: bool) -> Tensor:
     """Applies an operator to each pixel and the value of its 2x2 window.
 
     Args:
         operator: Operator of two inputs.
         x: (N, C, 2h, 2w).
         small: (N, C, h, w), the values of the windows.
-        training: Broadcast in five axes, which with its gradient takes half the time on the CPU. An exported graph
-            holds a resize instead.
+        broadcast: Broadcast in five axes instead of resizing, see :func:`broadcasts`.
 
     Returns:
         (N, C, 2h, 2w).
     """
-    if not training:
+    if not broadcast:
         return operator(x, resize_nearest(small, 2, False))
     _, c, h, w = small.shape
     result = operator(ops.reshape(x, (-1, h, 2, w, 2)), ops.reshape(small, (-1, h, 1, w, 1)))
     return ops.reshape(result, (-1, c, 2 * h, 2 * w))
 
 
-def max_pool_mask(x: Tensor, pooled: Tensor, training: bool) -> Tensor:
+def max_pool_mask(x: Tensor, pooled: Tensor, broadcast: bool) -> Tensor:
     """Marks the maximum of each 2x2 window, the first one in reading order like the indices of PyTorch's max-pooling.
 
     Args:
         x: (N, C, 2h, 2w).
         pooled: (N, C, h, w), the maxima of the windows.
-        training: As in :func:`_with_windows`.
+        broadcast: As in :func:`_with_windows`.
 
     Returns:
         (N, C, 2h, 2w) of x's type, 1 at the maxima and 0 elsewhere; no gradient flows through it.
     """
     # The places of a window have the ranks 4 3 over 2 1.
     order = _alternating(3, 1, x.shape[2], 2) + _alternating(1, 0, x.shape[3], 3)
-    rank = cast(_with_windows(ops.Equal(), x, pooled, training), x.dtype) * cast(order, x.dtype)
-    first = _with_windows(ops.Equal(), rank, ops.MaxPool(2, 2)(rank), training)
+    rank = cast(_with_windows(ops.Equal(), x, pooled, broadcast), x.dtype) * cast(order, x.dtype)
+    first = _with_windows(ops.Equal(), rank, ops.MaxPool(2, 2)(rank), broadcast)
     return ops.stop_gradient(cast(first, x.dtype))
 
 
-def unpool(x: Tensor, mask: Tensor, training: bool) -> Tensor:
+def unpool(x: Tensor, mask: Tensor, broadcast: bool) -> Tensor:
     """Reverses a 2x2 max-pooling: each value goes to the marked place of its window, the others are 0.
 
     Args:
         x: (N, C, h, w).
         mask: (N, C, 2h, 2w), from :func:`max_pool_mask`.
-        training: As in :func:`_with_windows`.
+        broadcast: As in :func:`_with_windows`.
 
     Returns:
         (N, C, 2h, 2w).
     """
-    return _with_windows(ops.Mul(), mask, x, training)
+    return _with_windows(ops.Mul(), mask, x, broadcast)
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
