@@ -28,16 +28,22 @@ SWITCHES = {
     "dice": ["loss.name=dice"], "lovasz beside": ["loss.also={lovasz: 1.0}"],
     "class weights": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}"],
     "adamw": ["optim.name=adamw", "optim.lr=0.001"], "nesterov": ["optim.nesterov=true"],
-    "encoder only": ["model.encoder_only=true", "loss.label_stride=8"],
+    "no dropout": [], "encoder only": ["model.encoder_only=true", "loss.label_stride=8"],
     "synchronised BatchNorm": ["train.sync_bn=always"], "own BatchNorm": ["train.sync_bn=never"],
     "own BatchNorm, accumulation": ["train.sync_bn=never", "train.global_batch=8", "train.device_batch=2"]}
 
 
+# Without dropout, whose masks differ between ranks, two of them make the step of one.
+COMPARED = ("no dropout", "synchronised BatchNorm")
+
+
 def train(name: str, switch: str, mode: str, runtime: Runtime) -> dict:
     """Make three steps; return their losses, the seconds to the first one, and the sum of the weights."""
+    dropout = ["model.dropout=0"] if switch in COMPARED and name != "fcn8s" else []     # which has none
     cfg = load_config(f"{name}_cityscapes", [
-        *SMALL.get(name, []), "train.global_batch=4", "optim.lr=0.01", "optim.warmup_steps=0", "train.sync_bn=never",
-        "loss.name=cross_entropy", "loss.class_weights=null", f"runtime.mode={mode}", *SWITCHES[switch]])
+        *SMALL.get(name, []), *dropout, "train.global_batch=4", "optim.lr=0.01", "optim.warmup_steps=0",
+        "train.sync_bn=never", "loss.name=cross_entropy", "loss.class_weights=null", f"runtime.mode={mode}",
+        *SWITCHES[switch]])
     set_seed(1)
     batches = divide_batch(cfg, runtime.size)
     step = build_step(cfg, build_network(cfg), runtime, batches, 3, 3, 255)
