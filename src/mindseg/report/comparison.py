@@ -81,7 +81,8 @@ def write_comparison(path: Path, runs: Sequence[ReportData]) -> Path:
     for run in with_classes[1:]:
         if tuple(run.classes) != tuple(with_classes[0].classes):
             raise DataError(f"{run.title} has other classes than {with_classes[0].title}: they cannot be compared")
-    overall = [(label, None, [run.overall[label] for run in runs], _spreads(runs, label)) for label in runs[0].overall]
+    overall = [(label, None, [run.overall[label] for run in runs], _spreads(runs, label)) for label in runs[0].overall
+               if label == "mean IoU" or any(run.overall[label] is not None for run in runs)]
     classes = []
     for k, name in enumerate(with_classes[0].classes if with_classes else ()):
         values = [run.iou[k] if run.classes else None for run in runs]
