@@ -127,10 +127,11 @@ def test_the_program_turns_photographs_and_says_so_once(tmp_path):
 
 def test_python_says_once_what_it_converts(folder, monkeypatch, caplog):
     monkeypatch.setattr(decode, "_named", set())
-    with caplog.at_level(logging.INFO, "mindseg.data"):
-        logging.getLogger("mindseg").propagate = True
-        for name in ("turned6.jpg", "turned3.png", "alpha16.png", "cmyk.jpg", "grey.jpg", "alpha.webp", "cmyk.tif"):
-            decode_image(read_bytes(folder / name), name)
+    logger = logging.getLogger("mindseg.data")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)     # other tests may have set up logging
+    for name in ("turned6.jpg", "turned3.png", "alpha16.png", "cmyk.jpg", "grey.jpg", "alpha.webp", "cmyk.tif"):
+        decode_image(read_bytes(folder / name), name)
     assert caplog.messages == [
         "turned6.jpg: turned by its EXIF orientation (6); further ones are not named",
         "alpha16.png: its transparency is left out; further ones are not named",

@@ -128,8 +128,8 @@ def parts(monkeypatch):
     """Arguments that ``build_step`` passes to the training step."""
     found = {}
 
-    def record(net, loss, optimizer, normalize, options):
-        found.update(net=net, loss=loss, optimizer=optimizer, normalize=normalize, options=options)
+    def record(net, loss, optimizer, normalize, options, teacher):
+        found.update(net=net, loss=loss, optimizer=optimizer, normalize=normalize, options=options, teacher=teacher)
         return found
 
     monkeypatch.setattr(training, "TrainStep", record)
