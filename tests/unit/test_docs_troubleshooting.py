@@ -226,9 +226,12 @@ def failed_job(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "msrun").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin" / "msrun").chmod(0o755)
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)    # a bare Debian has python3 only
+    # A bare Debian has python3 only; a link would not find the packages of this one.
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
     done = subprocess.run(["bash", "scripts/run_distribute_train.sh", str(CAMVID), "2"], cwd=tmp_path, text=True,
-                          capture_output=True, env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+                          capture_output=True, env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+                                                    "PYTHONPATH": str(ROOT / "src")})
     assert done.returncode == 1
     return done.stderr.splitlines()[0]
 
