@@ -78,20 +78,19 @@ def count(name: str) -> plan.Amounts:
 
 def fast_scnn_sample(image: bytes, label: bytes) -> None:
     """A sample of the older Fast-SCNN: short side to 512 to 2048, crop, blur of every second, normalisation."""
-    picture, ids = Image.open(io.BytesIO(image)).convert("RGB"), Image.open(io.BytesIO(label))
-    if random.random() < 0.5:
-        picture, ids = picture.transpose(Image.FLIP_LEFT_RIGHT), ids.transpose(Image.FLIP_LEFT_RIGHT)
-    picture, ids = _scaled_crop(picture, ids, random.randint(512, 2048), 768)
-    _class_ids(ids)
-    _normalised(picture)
+    _flipped_crop(image, label, (512, 2048), 768)
 
 
 def pytorch_sample(image: bytes, label: bytes) -> None:
     """A sample of PyTorch's ENet: as Fast-SCNN's, but the short side to 260 to 1040 and a smaller crop."""
+    _flipped_crop(image, label, (260, 1040), 480)
+
+
+def _flipped_crop(image: bytes, label: bytes, short_sides: tuple[int, int], crop: int) -> None:
     picture, ids = Image.open(io.BytesIO(image)).convert("RGB"), Image.open(io.BytesIO(label))
     if random.random() < 0.5:
         picture, ids = picture.transpose(Image.FLIP_LEFT_RIGHT), ids.transpose(Image.FLIP_LEFT_RIGHT)
-    picture, ids = _scaled_crop(picture, ids, random.randint(260, 1040), 480)
+    picture, ids = _scaled_crop(picture, ids, random.randint(*short_sides), crop)
     _class_ids(ids)
     _normalised(picture)
 
