@@ -2,7 +2,7 @@
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from mindseg.compat import cast, cut, split
+from mindseg.compat import SPLITS, cast, cut, split
 
 SMALL = 2**20       # values up to which a tensor goes into a buffer; to copy a larger one costs more than a launch
 
@@ -33,10 +33,13 @@ class Split(nn.Cell):
         sizes = [p.size for p in parameters]
         groups = [tuple(sizes[i:i + 60]) for i in range(0, len(sizes), 60)]
         self.groups = tuple((sum(map(sum, groups[:i])), sum(group), group) for i, group in enumerate(groups))
+        self.starts = tuple(sum(sizes[:i]) for i in range(len(sizes)))
         self.map = ops.HyperMap()
 
     def construct(self, buffer: Tensor, parameters: tuple[Parameter, ...]) -> tuple[Tensor, ...]:
         """Maps (P,) float32 to one tensor for each of the parameters."""
+        if not SPLITS:
+            return self.map(ops.partial(_part, buffer), parameters, self.starts)
         parts = ()
         for start, count, sizes in self.groups:
             parts = parts + split(cut(buffer, (start,), (count,)), sizes)
@@ -45,6 +48,10 @@ class Split(nn.Cell):
 
 def _flat(x: Tensor) -> Tensor:
     return cast(ops.reshape(x, (-1,)), mstype.float32)
+
+
+def _part(buffer: Tensor, like: Parameter, start: int) -> Tensor:
+    return _shaped(cut(buffer, (start,), (like.size,)), like)
 
 
 def _shaped(part: Tensor, like: Parameter) -> Tensor:

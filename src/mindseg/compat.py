@@ -315,8 +315,12 @@ def cut(x: Tensor, start: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
     return ops.Slice()(x, start, size)
 
 
+# MindSpore 2.7 has no kernel of SplitWithSize for the CPU.
+SPLITS = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 8)
+
+
 def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Cuts (P,) into parts of these sizes, by one operator."""
+    """Cuts (P,) into parts of these sizes, by one operator; only where ``SPLITS`` is True."""
     return SplitWithSize()(x, sizes, 0)
 
 

@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal
 
-from mindseg import compat
+from mindseg import buffers, compat
 from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
@@ -216,3 +216,28 @@ def test_the_device_is_known_when_the_older_question_is_gone(monkeypatch):
     assert compat.device_target() == "CPU"
     monkeypatch.delattr(ms, "get_context", raising=False)
     assert compat.device_target() == "CPU"
+
+
+class CutUp(nn.Cell):
+    """A buffer's cut in a cell that owns the parameters, as an optimizer is."""
+
+    def __init__(self, parameters: ms.ParameterTuple) -> None:
+        super().__init__()
+        self.parameters, self.split = parameters, buffers.Split(parameters)
+
+    def construct(self, buffer: Tensor) -> tuple[Tensor, ...]:
+        return self.split(buffer, self.parameters)
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["one operator", "slices, for MindSpore 2.7"])
+def test_a_buffer_is_cut_into_the_shapes_of_parameters(rng, monkeypatch, splits):
+    if splits and not compat.SPLITS:
+        pytest.skip("MindSpore 2.7 has no kernel of this operator for the CPU")
+    monkeypatch.setattr(buffers, "SPLITS", splits)
+    shapes = [tuple(rng.integers(1, 4, rng.integers(1, 4))) for _ in range(130)]      # more than two groups of 60
+    values = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    parameters = ms.ParameterTuple([Parameter(Tensor(np.zeros_like(value)), name=f"p{i}")
+                                    for i, value in enumerate(values)])
+    flat = Tensor(np.concatenate([value.ravel() for value in values]))
+    for part, value in zip(CutUp(parameters)(flat), values, strict=True):
+        np.testing.assert_array_equal(part.asnumpy(), value)
