@@ -20,7 +20,8 @@ from mindseg.models import build_network
 from mindseg.models.weight_files import check_finite, read_ckpt
 
 # What is stored beside the parameters: whole numbers, numbers as text, and text.
-_COUNTS, _NUMBERS, _TEXTS = ("epoch", "step", "eval_step", "samples"), ("best_miou", "saved_at"), ("config",)
+_COUNTS, _TEXTS = ("epoch", "step", "eval_step", "samples"), ("config",)
+_NUMBERS = ("best_miou", "saved_at", "temperature")
 EXTRAS = _COUNTS + _NUMBERS + _TEXTS
 
 
@@ -113,7 +114,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
 
     Returns:
         Arrays by parameter name, and if it is ours the extras ``epoch``, ``step``, ``best_miou``, ``eval_step``,
-        ``config``, and, except in older files, ``samples`` and ``saved_at`` (seconds since 1970).
+        ``config``, and, except in older files, ``samples`` and ``saved_at`` (seconds since 1970); after a calibration
+        also ``temperature``, the divisor of the logits.
 
     Raises:
         UserError: No such file, or it is damaged.
@@ -149,7 +151,7 @@ def _check_extras(path: Path, content: dict[str, np.ndarray | str]) -> dict:
                 valid = isinstance(value, str)
             elif name in _NUMBERS:      # a score is an array in older files
                 value = float(value)
-                valid = np.isfinite(value)
+                valid = np.isfinite(value) and (name != "temperature" or 0.01 <= value <= 100)
             else:
                 valid = not isinstance(value, str) and value.dtype.kind in "iu" and value.size == 1 and value >= -1
                 value = value.item() if valid else value

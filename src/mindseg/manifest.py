@@ -106,11 +106,23 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The output tensor: ``argmax`` (class ids (N,H,W)) or ``logits`` (float32 (N,C,H,W))."""
+    """The output tensor: ``argmax`` (class ids (N,H,W)) or ``logits`` (float32 (N,C,H,W)).
+
+    Attributes:
+        name: Tensor name.
+        type: ``argmax`` or ``logits``.
+        dtype: ``uint8`` or ``int32``; ``float32`` or ``float16`` for logits.
+        shape: The batch is -1 if it is dynamic.
+        confidence: Name of a second tensor, uint8 of the shape of the ids: the probability of the class,
+            ``round(255 * p)``. None: the model has no such output.
+        temperature: Divisor of the logits before that probability's softmax; None without it.
+    """
     name: str
     type: str
     dtype: str
     shape: tuple[int, ...]
+    confidence: str | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +229,16 @@ class Manifest:
                                 "to another export; copy both files again or run export.py again")
         return path
 
+    def check_confidence(self) -> None:
+        """Checks that the model gives the confidence of its classes.
+
+        Raises:
+            ManifestError: It was exported without.
+        """
+        if self.output.confidence is None:
+            raise ManifestError(f"{self.path}: this model gives no confidence; export it again with --set "
+                                "export.confidence=true")
+
     def copy_fusion_switch(self, folder: Path) -> None:
         """Copies the file that ``ascend.fusion_switch`` names beside a manifest in another folder.
 
@@ -232,6 +254,8 @@ class Manifest:
         content: dict[str, Any] = {"format_version": FORMAT_VERSION, "model": dict(self.model)}
         for name in ("input", "output", "dataset"):
             content[name] = _plain(asdict(getattr(self, name)))
+        if self.output.confidence is None:
+            del content["output"]["confidence"], content["output"]["temperature"]
         content.update(source=_plain(self.source), versions=_plain(self.versions), models=[])
         if self.ascend:
             content["ascend"] = _plain(self.ascend)
@@ -431,7 +455,15 @@ def _read_output(section: _Section) -> OutputSpec:
     kind = section.get("type", str, ("argmax", "logits"))
     dtype = section.get("dtype", str, ("uint8", "int32") if kind == "argmax" else ("float32", "float16"))
     shape = section.numbers("shape", 3 if kind == "argmax" else 4, int)
-    return OutputSpec(name=section.get("name", str), type=kind, dtype=dtype, shape=shape)
+    output = OutputSpec(name=section.get("name", str), type=kind, dtype=dtype, shape=shape)
+    if section.content.get("confidence") is None:
+        return output
+    confidence, temperature = section.get("confidence", str), section.get("temperature", (int, float))
+    if kind != "argmax" or confidence == output.name:
+        raise section.error("confidence", confidence, "it must be a second output beside class ids (argmax)")
+    if temperature <= 0:
+        raise section.error("temperature", temperature, "it must be above 0")
+    return replace(output, confidence=confidence, temperature=temperature)
 
 
 def _read_dataset(section: _Section) -> DatasetSpec:

@@ -12,20 +12,25 @@ Logits = Callable[[np.ndarray], np.ndarray]     # uint8 (N, H, W, 3) of any size
 
 def scores(logits: Logits, cfg: Config, images: np.ndarray, size: Size) -> np.ndarray:
     """Sums of probabilities of all passes, or the logits of a single pass, float64 (N, C, height, width)."""
+    passes = resized_logits(logits, cfg, images, size)
+    return passes[0] if len(passes) == 1 else sum(map(softmax, passes))
+
+
+def resized_logits(logits: Logits, cfg: Config, images: np.ndarray, size: Size) -> list[np.ndarray]:
+    """Logits of each pass at the size of the answer, float64 (N, C, height, width)."""
     resize, e = create_resize(cfg), cfg.eval
     window = tuple(e.window or cfg.data.crop_size) if "slide" in e.mode else None
     scales = e.scales if "ms" in e.mode else [1.0]
     flips = (False, True) if "flip" in e.mode else (False,)
-    total = 0
+    passes = []
     for scale in scales:
         rows, columns = scale_size(resize.content_size(*images.shape[1:3]), scale)
         for flip in flips:
             fitted = np.stack([resize.apply(image, scale, flip) for image in images])
             answer = windowed(logits, fitted, window, e.stride) if window else logits(fitted)
             answer = answer[:, :, :rows, :columns]
-            answer = bilinear(answer[..., ::-1] if flip else answer, size)
-            total = total + (softmax(answer) if scales != [1.0] or "flip" in e.mode else answer)
-    return total
+            passes.append(bilinear(answer[..., ::-1] if flip else answer, size))
+    return passes
 
 
 def windowed(logits: Logits, images: np.ndarray, window: Size, stride: Size | None) -> np.ndarray:

@@ -13,7 +13,7 @@ def info_of(count: int) -> DatasetInfo:
 
 
 class FunctionPredictor:
-    """A predictor whose answer is ``function(images, size)``."""
+    """A predictor whose answer is ``function(images, size)``, and whose confidence is each image's first channel."""
     size_step = None
 
     def __init__(self, function: Callable[[np.ndarray, tuple[int, int]], np.ndarray], info: DatasetInfo,
@@ -23,3 +23,6 @@ class FunctionPredictor:
 
     def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return self.function(images, size)
+
+    def with_confidence(self, images: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return self.function(images, size), images[..., 0]

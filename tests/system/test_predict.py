@@ -18,6 +18,7 @@ from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
 from mindseg.outputs import RECORD_NAME
 from tests.support.evaluation import CONFIG, make_checkpoint, street_config
+from tests.support.hostile import check_refused
 from tests.support.networks import make_tiny_network
 from tests.support.predictors import FunctionPredictor
 from tests.support.runner import MEAN, STD
@@ -72,7 +73,7 @@ def test_all_pictures_of_one_image(tmp_path):
     path = tmp_path / "in put.png"
     cv2.imwrite(str(path), street(20))
     out = tmp_path / "out"
-    kinds = ("overlay", "mask", "ids", "labelIds", "side")
+    kinds = ("overlay", "mask", "ids", "labelIds", "side", "confidence")
     assert predict(MODEL, str(path), Output(out, kinds, 1.0)) == 0
     expected = np.zeros(SIZE, np.uint8)
     expected[:, :20] = 10
@@ -80,6 +81,8 @@ def test_all_pictures_of_one_image(tmp_path):
     assert np.array_equal(ids, expected)
     official = cv2.imread(str(out / "in put_labelIds.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(official, np.where(expected == 10, 23, 7))
+    confidence = cv2.imread(str(out / "in put_confidence.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(confidence, street(20)[..., 0])
     from PIL import Image
     with Image.open(out / "in put_mask.png") as mask:
         assert mask.mode == "P"
@@ -159,12 +162,14 @@ def test_broken_frames_are_named_and_the_time_stays_right(tmp_path):
     path = write_video(tmp_path / "drive.avi", 20)
     break_frame(path, 8)
     break_frame(path, 1)
-    assert predict(MODEL, str(path), Output(tmp_path / "out", ("overlay", "ids"))) == 3
+    assert predict(MODEL, str(path), Output(tmp_path / "out", ("overlay", "ids", "confidence"))) == 3
     found = summary(tmp_path / "out")
     assert found["images"] == 18
     assert [item["file"].rsplit("#")[1] for item in found["failed"]] == ["1", "8"]
     assert len(read_video(tmp_path / "out" / "drive_overlay.mp4")) == 20
-    assert len(list((tmp_path / "out" / "drive_ids").iterdir())) == 20
+    for kind in ("ids", "confidence"):
+        assert len(list((tmp_path / "out" / f"drive_{kind}").iterdir())) == 20
+    assert cv2.imread(str(tmp_path / "out" / "drive_confidence" / "000011.png"), cv2.IMREAD_UNCHANGED)[9, 9] > 200
 
 
 def test_video_that_ends_early_keeps_what_there_is(tmp_path):
@@ -260,6 +265,15 @@ def test_a_mindir_model_gets_the_device_that_eval_would_take(exported, tmp_path,
                                           "--output", str(tmp_path / "out"), "--file_format", file_format])
         assert predict_verb.main() == 0
     assert asked == ["onnx", ("auto", "graph"), "mindir"]
+
+
+def test_a_model_without_confidence_is_refused_before_the_work(exported, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), street(10))
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--manifest", str(exported[1]), "--input", str(tmp_path / "a.png"),
+                                      "--output", str(tmp_path / "out"), "--save", "ids", "confidence"])
+    monkeypatch.setattr(predict_verb, "setup_logging", lambda: None)
+    check_refused(predict_verb.main, exported[1] / "deploy.yaml", "no confidence", "export.confidence=true")
+    assert not (tmp_path / "out").exists()
 
 
 def test_random_weights_are_refused(run_cli, tmp_path):

@@ -8,10 +8,10 @@ from mindspore import Tensor, nn, ops
 import mindseg  # noqa: F401  (before mindspore)
 from mindseg.config import Config, load_config
 from mindseg.errors import ConfigError
-from mindseg.inference.network import NetworkPredictor, _padded, size_step
+from mindseg.inference.network import Confidence, NetworkPredictor, _padded, size_step
 from mindseg.models.layers import SegmentationNetwork, avg_pool3
 from mindseg.resize import EvalResize, argmax_resized, create_resize
-from tests.support.inference import assert_same_ids, bilinear, scores
+from tests.support.inference import assert_same_ids, bilinear, resized_logits, scores, softmax
 from tests.support.predictors import info_of
 
 BASE = "configs/_base_/voc.yaml"
@@ -109,6 +109,41 @@ def test_every_mode_equals_numpy(mode, resize, align_corners, graph_mode):
     assert ids.shape == (2, 97, 75)
     assert ids.dtype == np.uint8
     assert_same_ids(ids, scores(lambda part: direct(net, cfg, part), cfg, images, (97, 75)))
+
+
+@pytest.mark.parametrize(("mode", "resize", "align_corners", "temperature"), [
+    ("whole", "null", None, 1.0), ("whole", "null", True, 2.5), ("whole", "{rule: exact, size: [70, 80]}", False, 0.4),
+    ("slide", "null", True, 1.7), ("flip", "null", False, 1.0), ("msflip", "null", None, 3.0)])
+def test_confidence_of_every_mode_equals_numpy(mode, resize, align_corners, temperature):
+    """The probability at full size of the class that a call gives, which no temperature changes."""
+    cfg = config(f"eval.mode={mode}", *MODES.get(mode, "").split(), f"eval.resize={resize}")
+    net = PixelNet() if align_corners is None else SmallNet(align_corners)
+    net.set_train(False)
+    images = np.repeat(np.repeat(np.random.default_rng(13).integers(0, 256, (2, 11, 13, 3), np.uint8), 9, 1), 7, 2)
+    size = images.shape[1:3]
+    segment = NetworkPredictor(cfg, net, info_of(5), temperature)
+    ids, confidence = segment.with_confidence(images, size)
+    assert confidence.dtype == np.uint8
+    assert np.array_equal(ids, segment(images, size))
+    passes = resized_logits(lambda part: direct(net, cfg, part), cfg, images, size)
+    probabilities = np.mean([softmax(logits / temperature) for logits in passes], 0)
+    chosen = np.take_along_axis(probabilities, ids[:, None].astype(int), 1)[:, 0]
+    assert np.ptp(chosen) > 0.2
+    assert np.abs(confidence - np.round(255 * chosen)).max() <= 1
+    assert (confidence == np.round(255 * chosen)).mean() > 0.98
+
+
+@pytest.mark.slow
+def test_confidence_of_compiled_graphs(graph_mode):
+    test_confidence_of_every_mode_equals_numpy("slide_msflip", "null", None, 3.0)
+
+
+def test_confidence_of_equal_and_of_distant_logits():
+    """1 / 5 where all classes are alike, 1 where one is far above the others; no overflow in between."""
+    logits = np.zeros((1, 5, 1, 3), np.float32)
+    logits[0, 3, 0, 1:] = 3.0, 1e4
+    expected = np.round(255 * np.array([0.2, np.exp(1.5) / (np.exp(1.5) + 4), 1]))
+    assert Confidence(2.0)(Tensor(logits)).asnumpy().tolist() == [[expected.tolist()]]
 
 
 def test_flip_of_a_symmetric_network_is_symmetric():

@@ -41,6 +41,14 @@ def test_files_arrays_and_lists(segment, tmp_path, rng):
         assert result.classes == segment.classes == ("class0", "class1")
 
 
+def test_confidence_comes_on_request(segment, rng):
+    rgb = np.ascontiguousarray(random_image(rng, 40, 56))
+    assert segment(rgb).confidence is None
+    for result in (segment(rgb, confidence=True), *segment([rgb], confidence=True)):
+        np.testing.assert_array_equal(result.ids, segment(rgb).ids)
+        np.testing.assert_array_equal(result.confidence, rgb[..., 0])
+
+
 def test_models_of_both_colour_orders_see_the_same_photograph(rng):
     rgb = np.ascontiguousarray(random_image(rng, 40, 56))
     other = Segmenter(FunctionPredictor(lambda images, size: red_above_blue(images[..., ::-1], size), info_of(2),

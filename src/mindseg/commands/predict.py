@@ -24,14 +24,14 @@ from mindseg.files import read_bytes, write_json
 from mindseg.inference.exported import open_exported
 from mindseg.inference.loading import checkpoint_config, open_checkpoint
 from mindseg.inference.masks import MaskWriter, write_submission
-from mindseg.inference.predictor import Predictor, segment_image
+from mindseg.inference.predictor import Predictor, segment_image, segment_with_confidence
 from mindseg.inference.video import FrameSink, frames, video_facts
 from mindseg.logs import log, setup_logging
 from mindseg.outputs import OutputFolder, check_apart, output_path, result_names
 from mindseg.runtime import setup_runtime
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-KINDS = ("overlay", "mask", "ids", "labelIds", "side")
+KINDS = ("overlay", "mask", "ids", "labelIds", "side", "confidence")
 SOME_FAILED = 3                # exit status when some inputs could not be read, as the runner's
 _NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)     # the next file would fail, too
 EXAMPLES = """examples:
@@ -74,6 +74,8 @@ def main() -> int:
         if args.file_format == "MINDIR":
             setup_runtime(load_config(SCHEMA_FILE).runtime)     # the defaults, and DEVICE_TARGET and DEVICE_ID
         predictor = open_exported(args.manifest, args.file_format.lower())
+        if "confidence" in args.save:
+            predictor.manifest.check_confidence()
     else:
         overrides = args.set + ([f"eval.mode={args.mode}"] if args.mode else [])
         cfg = read_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
@@ -231,9 +233,10 @@ def predict_images(predictor: Predictor, names: Mapping[Path, str], output: Outp
             targets = {kind: output_path(output.folder, f"{name}_{kind}.png", f"{path}") for kind in output.kinds}
             results.claim(*targets.values())
             image = decode_image(read_bytes(path), str(path))
-            ids = _timed(predictor, image, tally)
+            ids, confidence = _timed(predictor, image, tally, "confidence" in output.kinds)
             for kind, target in targets.items():
-                _save(target, kind, render(kind, image, ids, predictor.info, output.alpha), predictor.info)
+                picture = render(kind, image, ids, confidence, predictor.info, output.alpha)
+                _save(target, kind, picture, predictor.info)
             if writer:
                 writer.write(image_stem(path), ids)
         except UserError as error:
@@ -257,27 +260,33 @@ def _named(path: Path, error: Exception) -> str:
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
-def _timed(predictor: Predictor, image: np.ndarray, tally: Tally) -> np.ndarray:
+def _timed(predictor: Predictor, image: np.ndarray, tally: Tally,
+           confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class ids, and their confidence if asked for; counts the seconds."""
     started = time.perf_counter()
     try:
-        return segment_image(predictor, image)
+        return segment_with_confidence(predictor, image) if confidence else (segment_image(predictor, image), None)
     except UserError as error:      # smaller than the model can take, for example
         raise DataError(str(error)) from None
     finally:
         tally.model_seconds += time.perf_counter() - started
 
 
-def render(kind: str, image: np.ndarray, ids: np.ndarray, info: DatasetInfo, alpha: float) -> np.ndarray:
+def render(kind: str, image: np.ndarray, ids: np.ndarray, confidence: np.ndarray | None, info: DatasetInfo,
+           alpha: float) -> np.ndarray:
     """One kind of picture.
 
     Args:
         kind: ``overlay`` and ``side`` (photograph, overlay, and the legend below) are RGB; ``mask`` and ``ids`` are the
-            class ids, ``labelIds`` the official ones.
+            class ids, ``labelIds`` the official ones, ``confidence`` their probability.
         image: uint8 BGR (H, W, 3).
         ids: uint8 class ids (H, W).
+        confidence: uint8 (H, W); None: not needed.
         info: Names and colours.
         alpha: Opacity.
     """
+    if kind == "confidence":
+        return confidence
     if kind in ("mask", "ids"):
         return ids
     if kind == "labelIds":
@@ -307,9 +316,9 @@ def predict_video(predictor: Predictor, path: Path, name: str, output: Output, r
                   tally: Tally) -> None:
     """Segments a video frame by frame.
 
-    Overlay, mask and side by side become ``<name>_<kind>.mp4`` at the source's frame rate; ids, which no lossy video
-    can hold, ``<name>_<kind>/<frame>.png``. In the place of a broken frame the one before is shown again, so that
-    the time stays right.
+    Overlay, mask and side by side become ``<name>_<kind>.mp4`` at the source's frame rate; ids and confidence, which
+    no lossy video can hold, ``<name>_<kind>/<frame>.png``. In the place of a broken frame the one before is shown
+    again, so that the time stays right.
 
     Args:
         predictor: Model.
@@ -338,9 +347,9 @@ def predict_video(predictor: Predictor, path: Path, name: str, output: Output, r
                 for sink in sinks.values():
                     sink.again(number)
                 continue
-            ids = _timed(predictor, frame, tally)
+            ids, confidence = _timed(predictor, frame, tally, "confidence" in output.kinds)
             for kind, sink in sinks.items():
-                sink.write(number, render(kind, frame, ids, predictor.info, output.alpha))
+                sink.write(number, render(kind, frame, ids, confidence, predictor.info, output.alpha))
             tally.images += 1
         finished = True
     except (UserError, OSError) as error:

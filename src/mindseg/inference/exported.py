@@ -14,11 +14,12 @@ class ExportedPredictor:
 
     Args:
         manifest: Manifest of the model.
-        run: Function from one input tensor of the model's batch to the output tensor.
+        run: Function from one input tensor of the model's batch to the output tensors: ids or logits, and the
+            confidence if the manifest has it.
         batch: Batch size of the model file, -1 if dynamic.
     """
 
-    def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], np.ndarray], batch: int) -> None:
+    def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], Sequence[np.ndarray]], batch: int) -> None:
         self.manifest, self.batch = manifest, batch
         self.info = manifest.dataset_info()
         self.resize = manifest.input.eval_resize
@@ -34,14 +35,18 @@ class ExportedPredictor:
         Returns:
             Ids (N, height, width) or logits (N, C, height, width) at the model's size.
         """
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """The answer of :meth:`infer`, and the uint8 confidence (N, height, width) if the model has that output."""
         tensors = np.stack([self.manifest.input.prepare(image) for image in images])
         step = len(tensors) if self.batch < 0 else self.batch
         answers = []
         for start in range(0, len(tensors), step):
             part = tensors[start:start + step]
             filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), 0)]) if len(part) < step else part
-            answers.append(self._run(filled)[:len(part)])
-        return np.concatenate(answers)
+            answers.append([output[:len(part)] for output in self._run(filled)])
+        return [np.concatenate(output) for output in zip(*answers, strict=True)]
 
     def __call__(self, images: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
         """Segments images of one size.
@@ -53,8 +58,31 @@ class ExportedPredictor:
         Returns:
             uint8 class ids (N, height, width).
         """
+        return self._restore(self.infer(images), images, size)
+
+    def with_confidence(self, images: np.ndarray,
+                        size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Segments images of one size and says how sure the model is.
+
+        At another size than the model's both are sampled at the nearest pixel.
+
+        Args:
+            images: As for a call.
+            size: As for a call.
+
+        Returns:
+            uint8 class ids, and the uint8 probability of each, ``round(255 * p)``; both (N, height, width).
+
+        Raises:
+            ManifestError: The model was exported without confidence.
+        """
+        self.manifest.check_confidence()
+        ids, confidence = (self._restore(output, images, size) for output in self.outputs(images))
+        return ids, confidence
+
+    def _restore(self, answers: np.ndarray, images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         image_size = images.shape[1:3]
-        return np.stack([self.resize.restore(answer, image_size, size or image_size) for answer in self.infer(images)])
+        return np.stack([self.resize.restore(answer, image_size, size or image_size) for answer in answers])
 
 
 def open_exported(manifest: Manifest | str | Path, fmt: str = "onnx") -> ExportedPredictor:
@@ -76,7 +104,7 @@ def open_exported(manifest: Manifest | str | Path, fmt: str = "onnx") -> Exporte
     return ExportedPredictor(manifest, openers[fmt](manifest.model_path(entry), manifest), entry.batch)
 
 
-def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
+def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], list[np.ndarray]]:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -88,27 +116,42 @@ def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndar
     spec, result = manifest.input, manifest.output
     ids = result.type == "argmax"
     batch = manifest.find("onnx").batch
-    _check_tensor(path, manifest, "input", session.get_inputs(), spec.name, (batch, *spec.shape[1:]),
-                  {"float32": ("float", "float16"), "uint8": ("uint8",)}[spec.dtype])
-    _check_tensor(path, manifest, "output", session.get_outputs(), result.name, (batch, *result.shape[1:]),
-                  ("uint8", "int32", "int64") if ids else ("float", "float16"))
-    return lambda tensor: session.run([result.name], {spec.name: tensor})[0]
+    _check_tensors(path, manifest, "input", session.get_inputs(), (batch, *spec.shape[1:]),
+                   {spec.name: {"float32": ("float", "float16"), "uint8": ("uint8",)}[spec.dtype]})
+    types = {result.name: ("uint8", "int32", "int64") if ids else ("float", "float16")}
+    if result.confidence:
+        types[result.confidence] = ("uint8",)
+    _check_tensors(path, manifest, "output", session.get_outputs(), (batch, *result.shape[1:]), types)
+    return lambda tensor: session.run(list(types), {spec.name: tensor})
 
 
-def _check_tensor(path: Path, manifest: Manifest, part: str, found: Sequence[Any], name: str, shape: tuple[int, ...],
-                  types: tuple[str, ...]) -> None:
-    """Compares a model's only input or output with the manifest; a size that the model leaves open fits any."""
-    value = found[0]
-    sizes = [size if isinstance(size, int) else -1 for size in value.shape]
-    fits = len(sizes) == len(shape) and all(size in (-1, other) for size, other in zip(sizes, shape, strict=True))
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
-    if len(found) != 1 or value.name != name or not fits or kind not in types:
-        raise UserError(f"{manifest.path}: {part} is {shorten(name)} {list(shape)} of {types[0]}, but {path} has "
-                        f"{shorten(value.name)} {sizes} of {kind}; is this the manifest of another model? Run "
-                        "export.py again")
+def _check_tensors(path: Path, manifest: Manifest, part: str, found: Sequence[Any], shape: tuple[int, ...],
+                   types: dict[str, tuple[str, ...]]) -> None:
+    """Compares a model's inputs or outputs with the manifest; a size that the model leaves open fits any.
+
+    Args:
+        path: Model file.
+        manifest: Its manifest.
+        part: ``input`` or ``output``.
+        found: The model's tensors.
+        shape: Shape of each of them.
+        types: Types that are accepted, by name, in the order of the tensors.
+    """
+    names = [value.name for value in found]
+    if names != list(types):
+        raise UserError(f"{manifest.path}: {part} is {shorten(', '.join(types))}, but {path} has "
+                        f"{shorten(', '.join(names))}; is this the manifest of another model? Run export.py again")
+    for value in found:
+        sizes = [size if isinstance(size, int) else -1 for size in value.shape]
+        fits = len(sizes) == len(shape) and all(size in (-1, other) for size, other in zip(sizes, shape, strict=True))
+        kind, accepted = value.type.removeprefix("tensor(").removesuffix(")"), types[value.name]
+        if not fits or kind not in accepted:
+            raise UserError(f"{manifest.path}: {part} {shorten(value.name)} is {list(shape)} of {accepted[0]}, but "
+                            f"{path} has {sizes} of {kind}; is this the manifest of another model? Run export.py "
+                            "again")
 
 
-def _open_mindir(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
+def _open_mindir(path: Path, manifest: Manifest) -> Callable[[np.ndarray], list[np.ndarray]]:
     try:
         import mindspore as ms
         from mindspore import nn
@@ -119,16 +162,18 @@ def _open_mindir(path: Path, manifest: Manifest) -> Callable[[np.ndarray], np.nd
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"{path}: MindSpore cannot load it ({first_line(error)}); run export.py again") from error
 
-    def run(tensor: np.ndarray) -> np.ndarray:
-        expected = (len(tensor), *manifest.output.shape[1:])
+    def run(tensor: np.ndarray) -> list[np.ndarray]:
+        expected = [(len(tensor), *manifest.output.shape[1:])] * (2 if manifest.output.confidence else 1)
         try:
-            answer = cell(ms.Tensor(tensor)).asnumpy()
+            answer = cell(ms.Tensor(tensor))
+            arrays = [part.asnumpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{path}: cannot take the input of {manifest.path}, {list(tensor.shape)} "
                             f"({first_line(error)}); is this the manifest of another model?") from error
-        if answer.shape != expected:
-            raise UserError(f"{manifest.path}: output.shape is {list(expected)}, but {path} answers with "
-                            f"{list(answer.shape)}; is this the manifest of another model?")
-        return answer
+        shapes = [array.shape for array in arrays]
+        if shapes != expected:
+            raise UserError(f"{manifest.path}: the outputs are {expected}, but {path} answers with {shapes}; is this "
+                            "the manifest of another model?")
+        return arrays
 
     return run

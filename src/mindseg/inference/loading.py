@@ -15,7 +15,7 @@ from mindseg.drawing import overlay, save_png
 from mindseg.errors import DataError, UserError
 from mindseg.files import read_bytes
 from mindseg.inference.exported import open_exported
-from mindseg.inference.predictor import Predictor, segment_image
+from mindseg.inference.predictor import Predictor, segment_image, segment_with_confidence
 from mindseg.manifest import MANIFEST_NAME, load_manifest
 
 if TYPE_CHECKING:       # exported ONNX models need no MindSpore
@@ -30,10 +30,12 @@ class Segmentation:
         image: The image, uint8 (H, W, 3) RGB.
         ids: Class of each pixel, uint8 (H, W): an index into ``classes``.
         info: Class names and colours.
+        confidence: Probability of that class, ``round(255 * p)``, uint8 (H, W); None: not asked for.
     """
     image: np.ndarray
     ids: np.ndarray
     info: DatasetInfo
+    confidence: np.ndarray | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,20 +79,23 @@ class Segmenter:
         """Names of the classes, in the order of the ids."""
         return self.predictor.info.classes
 
-    def __call__(self, images: str | Path | np.ndarray | Sequence) -> Segmentation | list[Segmentation]:
+    def __call__(self, images: str | Path | np.ndarray | Sequence,
+                 confidence: bool = False) -> Segmentation | list[Segmentation]:
         """Segments one image or several.
 
         Args:
             images: Image file, uint8 (H, W, 3) RGB array, or a sequence of either.
+            confidence: Give the probability of each pixel's class, too.
 
         Returns:
             One result, or a list of them for a sequence.
 
         Raises:
             DataError: A file is missing or no image, an array has another shape or type, or the model cannot take it.
+            UserError: An exported model that gives no confidence.
         """
         if isinstance(images, (list, tuple)):
-            return [self(image) for image in images]
+            return [self(image, confidence) for image in images]
         if isinstance(images, np.ndarray):
             if images.ndim != 3 or images.shape[2] != 3 or images.dtype != np.uint8:
                 raise DataError(f"image of shape {images.shape} and type {images.dtype}: it must be uint8 (H, W, 3), "
@@ -98,8 +103,11 @@ class Segmenter:
             rgb = images
         else:
             rgb = cv2.cvtColor(decode_image(read_bytes(images), str(images)), cv2.COLOR_BGR2RGB)
-        ids = segment_image(self.predictor, np.ascontiguousarray(rgb[..., ::-1]))
-        return Segmentation(rgb, ids, self.predictor.info)
+        bgr = np.ascontiguousarray(rgb[..., ::-1])
+        if confidence:
+            ids, levels = segment_with_confidence(self.predictor, bgr)
+            return Segmentation(rgb, ids, self.predictor.info, levels)
+        return Segmentation(rgb, segment_image(self.predictor, bgr), self.predictor.info)
 
 
 def load(path: str | Path, device: str = "auto", config: str | Path | None = None) -> Segmenter:
@@ -176,10 +184,10 @@ def open_checkpoint(path: str | Path, cfg: Config | None = None, whole_image: bo
     cfg = cfg or checkpoint_config(path)
     check_classes(cfg)
     limit_pixels(cfg.runtime.max_pixels)
-    arrays, _ = read_checkpoint(path)
+    arrays, extras = read_checkpoint(path)
     net = build_network(cfg)
     load_weights(net, arrays, str(path))
-    predictor = NetworkPredictor(cfg, net, dataset_info(cfg.data))
+    predictor = NetworkPredictor(cfg, net, dataset_info(cfg.data), extras.get("temperature", 1.0))
     if whole_image:
         predictor.resize = replace(predictor.resize, center_crop=None)
     return predictor

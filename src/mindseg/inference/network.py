@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from mindseg.compat import cast, device_target, take, transpose
+from mindseg.compat import cast, device_target, take, take_along, transpose
 from mindseg.config import Config
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.labels import IGNORE
@@ -22,6 +22,30 @@ STRIDE = 32            # the deepest stride of all networks; they pad their inpu
 _COARSE_STEP = 128     # eval.size_step on Ascend, where a graph takes tens of seconds to compile
 
 
+class Confidence(nn.Cell):
+    """Probability of the most probable class, ``1 / sum_c exp((logit_c - highest logit) / temperature)``.
+
+    Args:
+        temperature: Divisor of the logits before the softmax, above 0: above 1 the model is less sure.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def construct(self, logits: Tensor) -> Tensor:
+        """Maps float32 logits (N, C, ...) to uint8 (N, ...): 255 times the probability, rounded."""
+        distance = logits - ops.ReduceMax(True)(logits, 1)
+        if self.temperature != 1:
+            distance = distance / self.temperature
+        return _to_uint8(1.0 / ops.reduce_sum(ops.exp(distance), 1))
+
+
+def _to_uint8(probability: Tensor) -> Tensor:
+    """``round(255 * p)``, halves upwards, of float32 probabilities."""
+    return cast(ops.floor(probability * 255.0 + 0.5), mstype.uint8)
+
+
 class Forward(nn.Cell):
     """Normalisation, network and arg-max in one graph: what is compiled here and what is exported.
 
@@ -31,18 +55,21 @@ class Forward(nn.Cell):
         num_classes: Logits that may be predicted; a void channel behind them never is.
         ids: Return class ids instead of logits.
         small: Return the logits before the resize that ends the network, which must be a ``SegmentationNetwork``.
+        confidence: Return it too, behind the ids; None: ids alone.
     """
 
     def __init__(self, net: nn.Cell, normalize: Normalize | None, num_classes: int, ids: bool,
-                 small: bool = False) -> None:
+                 small: bool = False, confidence: Confidence | None = None) -> None:
         super().__init__(auto_prefix=False)     # the network's parameters keep their names
         self.net = net
         self.normalize = normalize
         self.num_classes = num_classes
         self.ids = ids
         self.small = small
+        self.confidence = confidence
 
-    def construct(self, image: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    def construct(self, image: Tensor, rows: Tensor | None = None,
+                  columns: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Runs the network.
 
         Args:
@@ -51,7 +78,7 @@ class Forward(nn.Cell):
             columns: float32 (1, 1, 1, W), likewise.
 
         Returns:
-            uint8 ids (N, H, W) or float32 logits (N, num_classes, H, W).
+            uint8 ids (N, H, W), these and the uint8 confidence (N, H, W), or float32 logits (N, num_classes, H, W).
         """
         x = image if self.normalize is None else self.normalize(image)
         if rows is not None:
@@ -59,7 +86,10 @@ class Forward(nn.Cell):
         logits = self.net.small_logits(x) if self.small else self.net(x)
         if logits.shape[1] != self.num_classes:     # a slice of everything would still be a copy
             logits = logits[:, :self.num_classes]
-        return cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else cast(logits, mstype.float32)
+        if not self.ids:
+            return cast(logits, mstype.float32)
+        ids = cast(ops.argmax(logits, 1), mstype.uint8)
+        return ids if self.confidence is None else (ids, self.confidence(cast(logits, mstype.float32)))
 
 
 class Resample(nn.Cell):
@@ -111,15 +141,19 @@ class AddProbabilities(nn.Cell):
         classes: Number of classes.
         by_products: The logits are at most 0; sum over classes by a matrix product, a quarter of the time of the
             CPU's softmax. Other devices might round its inputs to 16 bits.
+        temperature: Divisor of the logits before the softmax.
     """
 
-    def __init__(self, classes: int, by_products: bool) -> None:
+    def __init__(self, classes: int, by_products: bool, temperature: float = 1.0) -> None:
         super().__init__()
         self.by_products = by_products
+        self.temperature = temperature
         self.ones = Tensor(np.ones((1, 1, classes), np.float32))
 
     def construct(self, logits: Tensor, total: Tensor | None = None) -> Tensor:
         """Adds the softmax of float32 logits (N, C, W, H) to ``total``, of the same shape; None: the first pass."""
+        if self.temperature != 1:
+            logits = logits / self.temperature
         probabilities = self._products(logits) if self.by_products else ops.Softmax(1)(logits)
         return probabilities if total is None else total + probabilities
 
@@ -138,6 +172,28 @@ class ClassIds(nn.Cell):
     def construct(self, scores: Tensor) -> Tensor:
         """Maps (N, C, W, H) to uint8 (N, H, W)."""
         return transpose(cast(ops.argmax(scores, 1), mstype.uint8), (0, 2, 1))
+
+
+class MeanConfidence(nn.Cell):
+    """Mean probability over several passes.
+
+    Args:
+        passes: Their number.
+    """
+
+    def __init__(self, passes: int) -> None:
+        super().__init__()
+        self.passes = passes
+
+    def construct(self, scores: Tensor, total: Tensor) -> Tensor:
+        """Maps sums of probabilities (N, C, W, H) to uint8 (N, H, W).
+
+        Args:
+            scores: Those whose highest chooses the class.
+            total: Those that its probability is taken from.
+        """
+        chosen = take_along(total, 1, ops.expand_dims(ops.argmax(scores, 1), 1))
+        return transpose(_to_uint8(ops.squeeze(chosen, 1) / self.passes), (0, 2, 1))
 
 
 class PixelLoss(nn.Cell):
@@ -160,9 +216,10 @@ class NetworkPredictor:
         cfg: Configuration: normalisation, ``eval.mode``, ``eval.resize`` and what belongs to them.
         net: Network.
         info: Classes of the data set; channels of the network behind them are never predicted.
+        temperature: Divisor of the logits for the confidence; the classes do not depend on it.
     """
 
-    def __init__(self, cfg: Config, net: nn.Cell, info: DatasetInfo) -> None:
+    def __init__(self, cfg: Config, net: nn.Cell, info: DatasetInfo, temperature: float = 1.0) -> None:
         d, e = cfg.data, cfg.eval
         normalize = Normalize(d.mean, d.std, d.value_range)
         self.net = net
@@ -174,13 +231,19 @@ class NetworkPredictor:
         self.window = tuple(e.window or d.crop_size) if "slide" in e.mode else None
         self.stride = tuple(e.stride) if e.stride else (None, None)
         self.size_step = size_step(e.size_step)
+        self.temperature = temperature
         # What is resized afterwards anyway is resized once, in one with the end of the network.
         self._upsampling = net.upsampling if isinstance(net, SegmentationNetwork) else None
+        self._confidence = Confidence(temperature)
         self._to_ids = Forward(net, normalize, len(info.classes), ids=True)
+        self._to_both = Forward(net, normalize, len(info.classes), ids=True, confidence=self._confidence)
         self._to_logits = Forward(net, normalize, len(info.classes), ids=False, small=self._upsampling is not None)
         by_products, self._averages = device_target() == "CPU", self.scales != (1.0,) or self.flip
         self._resample = Resample(shift=by_products and self._averages)
         self._add = AddProbabilities(len(info.classes), by_products)
+        self._add_tempered = AddProbabilities(len(info.classes), by_products, temperature)
+        self._passes = [(scale, flip) for scale in self.scales for flip in ((False, True) if self.flip else (False,))]
+        self._mean_confidence = MeanConfidence(len(self._passes))
         self._ids, self._loss = ClassIds(), PixelLoss()
 
     def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -194,18 +257,52 @@ class NetworkPredictor:
             uint8 class ids (N, height, width).
         """
         height, width = size = (int(size[0]), int(size[1]))
-        if not self._averages and self.window is None and self.resize.content_size(*images.shape[1:3]) == size:
+        if self._runs_once(images, size):
             ids = self._run(self._to_ids, self._fit(images), self.size_step)
         elif self._averages:
-            total = None
-            for scale in self.scales:
-                for flip in (False, True) if self.flip else (False,):
-                    logits = self._resampled(images, size, scale, flip)
-                    total = self._add(logits) if total is None else self._add(logits, total)
-            ids = self._ids(total)
+            ids = self._ids(self._sums(images, size, self._add)[0])
         else:
             ids = self._ids(self._resampled(images, size))
         return ids.asnumpy()[:, :height, :width]
+
+    def with_confidence(self, images: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Segments images of one size and says how sure the network is.
+
+        Several passes: the probability of the class is their mean; the class is that of temperature 1.
+
+        Args:
+            images: As for a call.
+            size: As for a call.
+
+        Returns:
+            uint8 class ids, those of a call, and the uint8 probability of each, ``round(255 * p)``; both (N, height,
+            width).
+        """
+        height, width = size = (int(size[0]), int(size[1]))
+        if self._runs_once(images, size):
+            answers = self._run(self._to_both, self._fit(images), self.size_step)
+        elif self._averages:
+            tempered = () if self.temperature == 1 else (self._add_tempered,)
+            sums = self._sums(images, size, self._add, *tempered)
+            answers = self._ids(sums[0]), self._mean_confidence(sums[0], sums[-1])
+        else:
+            logits = self._resampled(images, size)
+            answers = self._ids(logits), transpose(self._confidence(logits), (0, 2, 1))
+        return tuple(answer.asnumpy()[:, :height, :width] for answer in answers)
+
+    def _runs_once(self, images: np.ndarray, size: tuple[int, int]) -> bool:
+        """One pass gives the answer at its size."""
+        once = not self._averages and self.window is None
+        return once and self.resize.content_size(*images.shape[1:3]) == size
+
+    def _sums(self, images: np.ndarray, size: tuple[int, int], *adders: AddProbabilities) -> list[Tensor]:
+        """Sums of the probabilities of all passes, float32 (N, C, W, H), one for each adder."""
+        totals: list[Tensor | None] = [None] * len(adders)
+        for scale, flip in self._passes:
+            logits = self._resampled(images, size, scale, flip)
+            for i, add in enumerate(adders):
+                totals[i] = add(logits) if totals[i] is None else add(logits, totals[i])
+        return totals
 
     def loss(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Cross entropy of one pass over whole images (or windows), whatever the mode, at the size of the labels.

@@ -30,8 +30,32 @@ class Predictor(Protocol):
             uint8 class ids (N, height, width).
         """
 
+    def with_confidence(self, images: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Segments images of one size and says how sure the model is.
+
+        Args:
+            images: As for a call.
+            size: As for a call.
+
+        Returns:
+            uint8 class ids, and the uint8 probability of each, ``round(255 * p)``; both (N, height, width).
+
+        Raises:
+            UserError: An exported model without this output.
+        """
+
 
 def segment_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     """Class ids uint8 (H, W) of one image uint8 (H, W, 3) in BGR order, as OpenCV reads it."""
-    pixels = np.ascontiguousarray(image[..., ::-1]) if predictor.color_order == "RGB" else image
-    return predictor(pixels[None], image.shape[:2])[0]
+    return predictor(_one(predictor, image), image.shape[:2])[0]
+
+
+def segment_with_confidence(predictor: Predictor, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Class ids and their probabilities, ``round(255 * p)``, both uint8 (H, W), of one image as OpenCV reads it."""
+    ids, confidence = predictor.with_confidence(_one(predictor, image), image.shape[:2])
+    return ids[0], confidence[0]
+
+
+def _one(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    """One BGR image as a batch in the predictor's colour order."""
+    return (np.ascontiguousarray(image[..., ::-1]) if predictor.color_order == "RGB" else image)[None]

@@ -67,11 +67,12 @@ def frames(path: Path) -> Iterator[np.ndarray | None]:
 
 
 class FrameSink:
-    """Writer of one kind of result of a video: an mp4, or a folder of PNGs for class ids, which no lossy video holds.
+    """Writer of one kind of result of a video: an mp4, or a folder of PNGs for numbers, which no lossy video holds.
 
     Args:
         target: Path of the result without kind and suffix.
-        kind: ``overlay``, ``side`` (RGB), ``mask`` (ids that get colours), ``ids`` or ``labelIds`` (kept as they are).
+        kind: ``overlay``, ``side`` (RGB), ``mask`` (ids that get colours), ``ids``, ``labelIds`` or ``confidence``
+            (kept as they are).
         rate: Frames a second.
         palette: Colours of a mask.
         output: Output folder, which the target lies in.
@@ -82,7 +83,7 @@ class FrameSink:
 
     def __init__(self, target: Path, kind: str, rate: float, palette: Palette, output: OutputFolder) -> None:
         self.kind, self.rate, self.palette, self.output = kind, rate, palette, output
-        self.lossless = kind in ("ids", "labelIds")
+        self.lossless = kind in ("ids", "labelIds", "confidence")
         self.path = Path(f"{target}_{kind}" if self.lossless else f"{target}_{kind}.mp4")
         self.partial = temporary_name(self.path)
         if not self.lossless:
@@ -92,7 +93,7 @@ class FrameSink:
         self.owed: list[int] = []
 
     def write(self, number: int, picture: np.ndarray) -> None:
-        """Adds a frame: RGB (H, W, 3) or ids (H, W); numbers start at 1.
+        """Adds a frame: RGB (H, W, 3), ids or confidence (H, W); numbers start at 1.
 
         Raises:
             UserError: OpenCV cannot write such a video there.
