@@ -264,6 +264,15 @@ def test_ais_bench_summary_maps_names_with_dots_and_gives_times(tmp_path):
     assert np.array(record["confusion"]).shape == (2, 2)
 
 
+def test_the_confidence_that_ais_bench_wrote_is_no_result_of_another_sample(tmp_path):
+    manifest = make_manifest(tmp_path)
+    manifest = replace(manifest, output=replace(manifest.output, confidence="confidence", temperature=1.0))
+    for name, value in (("a_0", 0), ("a_1", 200), ("a_1_0", 1), ("a_1_1", 210)):
+        np.full((48, 64), value, np.uint8).tofile(tmp_path / f"{name}.bin")
+    results = Results(tmp_path, manifest)
+    assert [np.unique(results.read(name)).tolist() for name in ("a_1", "a")] == [[1], [0]]
+
+
 def test_names_that_ais_bench_merged_are_refused(tmp_path):
     make_frames(tmp_path / "data", seed=10, count=2)
     manifest = make_manifest(tmp_path)

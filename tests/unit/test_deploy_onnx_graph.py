@@ -262,6 +262,27 @@ def test_argmax_takes_the_first_of_equal_maxima_and_gives_bytes(opset):
     assert model.graph.output[0].name == "y"
 
 
+@pytest.mark.parametrize(("opset", "temperature"), [(11, 1.0), (13, 0.3), (17, 2.5)])
+def test_confidence_equals_a_softmax_written_out(opset, temperature):
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 7, 9, 4], [2, 7, 9, 4], opset)
+    x = np.random.default_rng(8).uniform(0, 6, (2, 7, 9, 4)).astype(np.float32)
+    x[0, :, 0, 0] = 1e4, 0, 0, 0, 0, 0, 3e38       # neither overflows
+    x[0, :, 0, 1] = 2
+    onnx_graph.append_confidence(model, "sure", temperature)
+    model = onnx_graph.check_graph(onnx_graph.append_argmax(model))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids, confidence = session.run(["y", "sure"], {"x": x})
+    assert [(value.name, value.shape) for value in session.get_outputs()] == [("y", [2, 9, 4]), ("sure", [2, 9, 4])]
+    np.testing.assert_array_equal(ids, x.argmax(1))
+    scaled = x.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(1, keepdims=True))
+    expected = 255 * np.take_along_axis(powers / powers.sum(1, keepdims=True), ids[:, None].astype(int), 1)[:, 0]
+    assert confidence.dtype == np.uint8
+    assert confidence[0, 0, :2].tolist() == [255, 36]       # 255 / 7
+    np.testing.assert_array_equal(confidence, np.floor(expected + 0.5))
+    assert ops_of(model).count("Div") == (1 if temperature == 1 else 2)
+
+
 @pytest.mark.parametrize("opset", range(11, 18))
 def test_every_opset_is_valid_and_keeps_the_numbers(opset):
     rng = np.random.default_rng(9)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from mindseg.checkpoint import load_network
+from mindseg.checkpoint import load_network, read_checkpoint
 from mindseg.compat import device_target
 from mindseg.data.datasets import dataset_info
 from mindseg.data.transforms import normalize
@@ -26,7 +26,7 @@ from mindseg.deploy.export_folder import open_folder, staging
 from mindseg.deploy.onnx_simplify import simplify
 from mindseg.errors import ConfigError, UserError, first_line, shorten
 from mindseg.files import file_sha256, write_json
-from mindseg.inference.network import Forward
+from mindseg.inference.network import Confidence, Forward
 from mindseg.manifest import (
     MANIFEST_NAME,
     DatasetSpec,
@@ -45,7 +45,7 @@ from mindseg.version import __version__
 
 FORMATS = ("MINDIR", "ONNX", "AIR")
 REPORT_NAME = "export.json"
-INPUT_NAME, OUTPUT_NAME = "image", "segmentation"
+INPUT_NAME, OUTPUT_NAME, CONFIDENCE_NAME = "image", "segmentation", "confidence"
 # Largest difference accepted, as a share of the largest logit: float32 sums in another order.
 TOLERANCE = 1e-4
 
@@ -59,7 +59,7 @@ def export(cfg: dict, ckpt_path: str | Path, formats: Sequence[str], output_dir:
 
     Args:
         cfg: Resolved configuration.
-        ckpt_path: Checkpoint file.
+        ckpt_path: Checkpoint file; a temperature in it is built into the output of ``export.confidence``.
         formats: Of ``MINDIR``, ``ONNX``, ``AIR``.
         output_dir: Folder, made if need be.
         output_type: ``argmax`` or ``logits``; ``None`` takes ``export.output_type``.
@@ -71,11 +71,13 @@ def export(cfg: dict, ckpt_path: str | Path, formats: Sequence[str], output_dir:
     model_name(cfg)     # a wrong name is refused before the work
     network = load_network(cfg, ckpt_path)
     source = {"checkpoint": Path(ckpt_path).name, "checkpoint_sha256": file_sha256(Path(ckpt_path))}
-    return export_network(network, cfg, source, formats, output_dir, output_type, overwrite)
+    temperature = read_checkpoint(ckpt_path)[1].get("temperature", 1.0) if cfg.export.confidence else 1.0
+    return export_network(network, cfg, source, formats, output_dir, output_type, overwrite, temperature)
 
 
 def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats: Sequence[str],
-                   output_dir: str | Path, output_type: str | None = None, overwrite: bool = False) -> Manifest:
+                   output_dir: str | Path, output_type: str | None = None, overwrite: bool = False,
+                   temperature: float = 1.0) -> Manifest:
     """Exports a network in memory, see :func:`export`.
 
     Args:
@@ -86,12 +88,13 @@ def export_network(network: nn.Cell, cfg: dict, source: dict[str, str], formats:
         output_dir: Folder, made if need be.
         output_type: ``argmax`` or ``logits``; ``None`` takes ``export.output_type``.
         overwrite: Replace files that this program did not write.
+        temperature: Divisor of the logits for ``export.confidence``.
     """
     writable, refused = _split_formats(formats)
     if not writable:
         raise UserError(refused)
     output = Path(output_dir)
-    manifest = describe(cfg, source, output / MANIFEST_NAME, output_type)
+    manifest = describe(cfg, source, output / MANIFEST_NAME, output_type, temperature)
     stem = model_name(cfg)
     files = [f"{stem}.{fmt.lower()}" for fmt in writable]
     with open_folder(output, overwrite) as folder, staging(folder, [*files, REPORT_NAME, MANIFEST_NAME]) as place:
@@ -139,7 +142,8 @@ def _write_files(network: nn.Cell, cfg: dict, manifest: Manifest, paths: Sequenc
     return manifest
 
 
-def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | None = None) -> Manifest:
+def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | None = None,
+             temperature: float = 1.0) -> Manifest:
     """Builds the manifest of an export, still without model files.
 
     Args:
@@ -147,9 +151,11 @@ def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | N
         source: Section ``source`` of the manifest.
         path: Place of the manifest.
         output_type: ``argmax`` or ``logits``; ``None`` takes ``export.output_type``.
+        temperature: Divisor of the logits for ``export.confidence``.
 
     Raises:
-        ConfigError: Only one of height and width is given, or the size is too small for the resize rule.
+        ConfigError: Only one of height and width is given, the size is too small for the resize rule, or logits are to
+            have a confidence.
     """
     d, e, info = cfg.data, cfg.export, dataset_info(cfg.data)
     height, width = _input_size(cfg)
@@ -165,6 +171,11 @@ def describe(cfg: dict, source: dict[str, str], path: Path, output_type: str | N
                           f" = {{rule: {spec.resize['rule']}, size: {spec.resize['size']}}}; change one of them")
     if kind == "argmax":
         output = OutputSpec(name=OUTPUT_NAME, type=kind, dtype="uint8", shape=(n, height, width))
+        if e.confidence:
+            output = replace(output, confidence=CONFIDENCE_NAME, temperature=temperature)
+    elif e.confidence:
+        raise ConfigError("export.confidence = true needs class ids, not logits: choose --output_type argmax or leave "
+                          "export.confidence out")
     else:
         output = OutputSpec(name=OUTPUT_NAME, type=kind, dtype="float32", shape=(n, classes, height, width))
     dataset = DatasetSpec(name=info.name, classes=tuple(info.classes), palette=tuple(tuple(c) for c in info.palette),
@@ -257,7 +268,8 @@ def _forward(network: nn.Cell, manifest: Manifest, ids: bool) -> Forward:
     """The network with what the manifest puts around it."""
     spec = manifest.input
     norm = Normalize(spec.mean, spec.std, spec.value_range) if spec.normalize == "graph" else None
-    return Forward(network, norm, manifest.num_classes, ids).set_train(False)
+    confidence = Confidence(manifest.output.temperature) if ids and manifest.output.confidence else None
+    return Forward(network, norm, manifest.num_classes, ids, confidence=confidence).set_train(False)
 
 
 def _write_mindspore(network: nn.Cell, manifest: Manifest, path: Path, feed: np.ndarray,
@@ -270,7 +282,9 @@ def _write_mindspore(network: nn.Cell, manifest: Manifest, path: Path, feed: np.
     _export_aside(cell, example, path)
     if path.suffix == ".air":
         return {"compared": False}
-    return _compare(path.name, nn.GraphCell(ms.load(str(path)))(Tensor(feed)).asnumpy(), reference)
+    answer = nn.GraphCell(ms.load(str(path)))(Tensor(feed))
+    outputs = [part.asnumpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
+    return _compare_outputs(path.name, outputs, reference, manifest.output)
 
 
 def _export_aside(cell: nn.Cell, example: Tensor, path: Path) -> None:
@@ -297,22 +311,43 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, settings: dict, path: Path
     if manifest.input.batch < 0:
         onnx_graph.set_dynamic_batch(model)
     model = onnx_graph.check_graph(model)
-    figures = _compare(f"{path.name} (logits)", _run_onnx(model, feed), reference)
+    figures = _compare(f"{path.name} (logits)", _run_onnx(model, feed)[0], reference)
     if manifest.output.type == "argmax":
+        if manifest.output.confidence:
+            onnx_graph.append_confidence(model, manifest.output.confidence, manifest.output.temperature)
         model = onnx_graph.check_graph(onnx_graph.append_argmax(model))
-        figures |= _compare(path.name, _run_onnx(model, feed), reference)
+        figures |= _compare_outputs(path.name, _run_onnx(model, feed), reference, manifest.output)
     onnx_graph.set_origin(model, ms.__version__, {"project": __version__, **manifest.source})
     onnx.save(model, path)
     return {**figures, "opset": settings.opset, "nodes": len(model.graph.node)}
 
 
-def _run_onnx(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
+def _run_onnx(model: onnx.ModelProto, feed: np.ndarray) -> list[np.ndarray]:
     try:
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return session.run(None, {INPUT_NAME: feed})[0]
+        return session.run(None, {INPUT_NAME: feed})
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise UserError(f"onnxruntime cannot run the exported graph on a batch of {len(feed)} ({first_line(error)}); "
                         "try a fixed export.batch_size or another export.opset") from error
+
+
+def _compare_outputs(what: str, outputs: Sequence[np.ndarray], reference: np.ndarray,
+                     spec: OutputSpec) -> dict[str, Any]:
+    """Compares all outputs of a model with the checkpoint's logits (N,C,H,W), see :func:`_compare`.
+
+    Raises:
+        UserError: A difference is larger than float32 rounding explains.
+    """
+    figures = _compare(what, outputs[0], reference)
+    if spec.confidence is None:
+        return figures
+    distance = (reference.max(1, keepdims=True) - reference.astype(np.float64)) / spec.temperature
+    expected = np.rint(255 / np.exp(-distance).sum(1))
+    difference = float(np.abs(outputs[1] - expected).max())
+    if not difference <= 1:
+        raise UserError(f"{what}: its confidence differs from the checkpoint's by {difference:.0f}/255 (at most 1 is "
+                        "accepted); nothing was written: try another export.opset, and report the network")
+    return {**figures, "confidence_max_abs_diff": difference / 255}
 
 
 def _compare(what: str, answer: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
@@ -344,6 +379,8 @@ def _report(manifest: Manifest, figures: dict[str, Any]) -> dict[str, Any]:
     """Content of ``export.json``: comparison figures and what travels between host and device for one image."""
     sizes = {part: int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize
              for part, spec in (("input", manifest.input), ("output", manifest.output))}
+    if manifest.output.confidence:
+        sizes["confidence"] = int(np.prod(manifest.output.shape[1:]))
     return {"checkpoint": manifest.source, "versions": manifest.versions, "size": list(manifest.input.size),
             "batch": manifest.input.batch, "output_type": manifest.output.type, "comparison": figures,
             "bytes_per_image": sizes}

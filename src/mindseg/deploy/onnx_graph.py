@@ -41,7 +41,10 @@ def set_dynamic_batch(model: ModelProto) -> ModelProto:
 
 
 def append_argmax(model: ModelProto) -> ModelProto:
-    """Replaces the logits (N,C,H,W) by uint8 class ids (N,H,W); the first of equal maxima wins, as in ``np.argmax``."""
+    """Replaces the logits (N,C,H,W), the first output, by uint8 class ids (N,H,W).
+
+    The first of equal maxima wins, as in ``np.argmax``.
+    """
     graph = model.graph
     value = graph.output[0]
     shape = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -52,6 +55,41 @@ def append_argmax(model: ModelProto) -> ModelProto:
     graph.node.append(helper.make_node("ArgMax", [logits], [ids], axis=1, keepdims=0, name=f"{name}.argmax"))
     graph.node.append(helper.make_node("Cast", [ids], [name], to=TensorProto.UINT8, name=f"{name}.cast"))
     value.CopyFrom(helper.make_tensor_value_info(name, TensorProto.UINT8, [shape[0], *shape[2:]]))
+    return model
+
+
+def append_confidence(model: ModelProto, name: str, temperature: float) -> ModelProto:
+    """Adds a second output behind the logits (N,C,H,W): the highest probability, uint8 (N,H,W), ``round(255 * p)``.
+
+    Args:
+        model: Its only output are the logits.
+        name: Name of the new output.
+        temperature: Divisor of the logits before the softmax; 1 adds no operator.
+    """
+    graph, logits = model.graph, model.graph.output[0]
+
+    def add(operator: str, *inputs: str, result: str = "", **attributes: int | list[int]) -> str:
+        result = result or f"{name}.{operator.lower()}"
+        graph.node.append(helper.make_node(operator, inputs, [result], name=f"{result}.node", **attributes))
+        return result
+
+    def constant(key: str, value: np.ndarray) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}.{key}"))
+        return f"{name}.{key}"
+
+    distance = add("Sub", logits.name, add("ReduceMax", logits.name, axes=[1], keepdims=1))
+    if temperature != 1:
+        distance = add("Div", distance, constant("temperature", np.float32(temperature)), result=f"{name}.tempered")
+    powers = add("Exp", distance)
+    if opset_of(model) < 13:
+        total = add("ReduceSum", powers, axes=[1], keepdims=0)
+    else:
+        total = add("ReduceSum", powers, constant("axis", np.array([1])), keepdims=0)
+    level = add("Div", constant("255", np.float32(255)), total)
+    level = add("Floor", add("Add", level, constant("half", np.float32(0.5))))
+    add("Cast", level, result=name, to=TensorProto.UINT8)
+    batch, _, height, width = (dim.dim_param or dim.dim_value for dim in logits.type.tensor_type.shape.dim)
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, [batch, height, width]))
     return model
 
 

@@ -119,6 +119,8 @@ class Results:
         if self.identity == "verified":
             return self.folder / f"{name}.{'png' if self.manifest.output.type == 'argmax' else 'bin'}"
         stems = (name, f"{name}_0", f"{name}_leftImg8bit_0", f"{name.split('.')[0]}_0")
+        if self.manifest.output.confidence:     # of ais_bench, a_1.bin is the confidence of a and not the ids of a_1
+            stems = (*stems[1:], name)
         listed = (self._listed.get(key) for key in (name, f"{name}_leftImg8bit"))
         plain = (self.folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES)
         for path in (*filter(None, listed), *plain):
