@@ -48,9 +48,9 @@ class Backend {
   virtual std::unique_ptr<Buffer> MakeBuffer(size_t size) { return std::make_unique<Buffer>(size); }
 
   // Runs the `count` <= batch images at `input` (room for a whole batch; what follows the images is padding) and fills
-  // `output` (room for a whole batch too), both from MakeBuffer. Threads call at once under different numbers `call`,
-  // which are below Info().Calls(). Throws UserError.
-  virtual void Infer(int call, int64_t count, const uint8_t* input, uint8_t* output) = 0;
+  // `output` and, unless it is null, `confidence` (room for a whole batch too, uint8); all memory is from MakeBuffer.
+  // Threads call at once under different numbers `call`, which are below Info().Calls(). Throws UserError.
+  virtual void Infer(int call, int64_t count, const uint8_t* input, uint8_t* output, uint8_t* confidence) = 0;
 };
 
 struct BackendKind {
@@ -67,6 +67,13 @@ std::string BuiltBackendNames();
 // `name` is one of the built ones or `auto`: the first whose model file is listed and whose device is there.
 std::unique_ptr<Backend> CreateBackend(const std::string& name, const Manifest& manifest,
                                        const BackendOptions& options);
+
+// Outputs that a model file must have, the confidence behind the ids.
+size_t OutputCount(const Manifest& manifest);
+
+// Throws UserError if a model file's second output is not the confidence of the manifest.
+void CheckConfidence(const Manifest& manifest, const ModelFile& file, int64_t batch, DType dtype,
+                     const std::vector<int64_t>& shape);
 
 std::unique_ptr<Backend> CreateAclBackend(const Manifest& manifest, const BackendOptions& options);
 std::unique_ptr<Backend> CreateMsliteBackend(const Manifest& manifest, const BackendOptions& options);

@@ -53,6 +53,7 @@ struct OutputSpec {
   int classes = 1;  // channels of logits; 1 for class ids
   int height = 0;
   int width = 0;
+  std::string confidence;  // a second output, uint8 in the shape of the ids: 255 p of each class; empty: none
 
   size_t ElementsPerImage() const { return static_cast<size_t>(classes) * height * width; }
   std::vector<int64_t> Shape(int64_t with_batch) const;
@@ -86,6 +87,9 @@ Manifest LoadManifest(const std::filesystem::path& path);
 
 // The same from text, for tests and fuzzing; `path` only names the file in messages.
 Manifest ParseManifest(const std::string& text, const std::filesystem::path& path);
+
+// Throws UserError if the model was exported without confidence.
+void CheckHasConfidence(const Manifest& manifest);
 
 // Leaves only the model file that `file` names, as a path or as a name beside the manifest. Throws UserError if the
 // manifest does not list it.

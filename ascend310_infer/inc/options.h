@@ -20,6 +20,7 @@ struct Options {
   std::string output;
   std::string backend = "auto";
   BackendOptions backend_options;
+  bool confidence = false;          // also writes the probability of each pixel's class
   bool overwrite = false;           // replaces files in the output folder that this program did not write
   int64_t max_pixels = kMaxPixels;  // of an image
   int threads = 0;                  // for decoding and preprocessing; 0: half the cores

@@ -37,11 +37,15 @@ struct PipelineResult {
 // Ending of the results' names.
 inline const char* ResultEnding(bool logits) { return logits ? ".bin" : ".png"; }
 
+// Ending of the names of their confidence.
+inline constexpr char kConfidenceEnding[] = "_confidence.png";
+
 // Images of more than `max_pixels` are refused. `threads` decode and preprocess; 0: half the cores. A signal caught by
 // StopOnSignals ends the intake: what was taken up is finished. Bad inputs are reported on stderr and collected. Throws
-// UserError when the backend or the output folder fails; finished files stay.
+// UserError when the backend or the output folder fails; finished files stay. `confidence`: also write that of the
+// classes, which the manifest must have.
 PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
-                           int64_t max_pixels, int threads);
+                           int64_t max_pixels, int threads, bool confidence = false);
 
 // From now on the first SIGINT or SIGTERM only asks to stop; a second one kills.
 void StopOnSignals();

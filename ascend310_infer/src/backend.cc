@@ -74,4 +74,15 @@ std::unique_ptr<Backend> CreateBackend(const std::string& name, const Manifest& 
                   "); set ASCEND_HOME_PATH (acl), MS_LITE_HOME (mslite) or OpenVINO_DIR (openvino) and run build.sh");
 }
 
+size_t OutputCount(const Manifest& manifest) { return manifest.output.confidence.empty() ? 1 : 2; }
+
+void CheckConfidence(const Manifest& manifest, const ModelFile& file, int64_t batch, DType dtype,
+                     const std::vector<int64_t>& shape) {
+  const std::vector<int64_t> expected = manifest.output.Shape(batch);
+  if (dtype == DType::kUint8 && shape == expected) return;
+  throw UserError(manifest.path.string() + ": output.confidence: says '" + manifest.output.confidence + "' uint8 " +
+                  ShapeName(expected) + " but " + file.path.string() + " has " + DTypeName(dtype) + " " +
+                  ShapeName(shape) + "; is this the manifest of another model?");
+}
+
 }  // namespace mindseg

@@ -258,13 +258,22 @@ std::vector<int64_t> Sides(const aclmdlIODims& dims) {
 // One loaded model with its streams and memory.
 class Slot {
  public:
-  explicit Slot(const std::string& path)
-      : path_(path), model_(path), description_(model_.id()), gears_(ReadGears()), image_index_(FindImageInput()) {}
+  // `confidence`: name of the second output; empty: there is none.
+  Slot(const std::string& path, const std::string& confidence)
+      : path_(path),
+        model_(path),
+        description_(model_.id()),
+        gears_(ReadGears()),
+        image_index_(FindImageInput(confidence.empty() ? 1 : 2)),
+        result_index_(!confidence.empty() && output_name(0) == confidence ? 1 : 0) {}
 
   // Static batch: empty. Dynamic batch: what the model was converted for, ascending.
   const std::vector<int64_t>& gears() const { return gears_; }
   DType input_dtype() const { return FromAcl(aclmdlGetInputDataType(description_.get(), image_index_), path_); }
-  DType output_dtype() const { return FromAcl(aclmdlGetOutputDataType(description_.get(), 0), path_); }
+  DType output_dtype() const { return FromAcl(aclmdlGetOutputDataType(description_.get(), result_index_), path_); }
+  DType confidence_dtype() const {
+    return FromAcl(aclmdlGetOutputDataType(description_.get(), 1 - result_index_), path_);
+  }
   std::string input_name() const {
     const char* name = aclmdlGetInputNameByIndex(description_.get(), image_index_);
     return name == nullptr ? "" : name;
@@ -274,24 +283,28 @@ class Slot {
     ACL_CALL(aclmdlGetInputDims, description_.get(), image_index_, &dims);
     return Sides(dims);
   }
-  std::vector<int64_t> output_shape() const {
-    aclmdlIODims dims;
-    ACL_CALL(aclmdlGetOutputDims, description_.get(), 0, &dims);
-    return Sides(dims);
-  }
+  std::vector<int64_t> output_shape() const { return Sides(OutputDims(result_index_)); }
+  std::vector<int64_t> confidence_shape() const { return Sides(OutputDims(1 - result_index_)); }
   size_t input_bytes() const { return aclmdlGetInputSizeByIndex(description_.get(), image_index_); }
-  size_t output_bytes() const { return aclmdlGetOutputSizeByIndex(description_.get(), 0); }
+  size_t output_bytes() const { return aclmdlGetOutputSizeByIndex(description_.get(), result_index_); }
 
   void Allocate() {
     for (size_t i = 0; i < aclmdlGetNumInputs(description_.get()); ++i) {
       DeviceBuffer& buffer = inputs_.Add(aclmdlGetInputSizeByIndex(description_.get(), i));
       if (i == image_index_) image_ = &buffer;
     }
-    result_ = &outputs_.Add(output_bytes());
+    std::vector<DeviceBuffer*> outputs;
+    for (size_t i = 0; i < aclmdlGetNumOutputs(description_.get()); ++i) {
+      outputs.push_back(&outputs_.Add(aclmdlGetOutputSizeByIndex(description_.get(), i)));
+    }
+    result_ = outputs[result_index_];
+    if (outputs.size() == 2) confidence_ = outputs[1 - result_index_];
   }
 
-  // For any thread: while the result of one is copied out, the image of the next is copied in.
-  void Run(int64_t batch, const uint8_t* input, size_t input_size, uint8_t* output, size_t output_size) {
+  // For any thread: while the results of one are copied out, the image of the next is copied in. `confidence` may be
+  // null.
+  void Run(int64_t batch, const uint8_t* input, size_t input_size, uint8_t* output, size_t output_size,
+           uint8_t* confidence, size_t confidence_size) {
     std::unique_lock<std::mutex> input_lock(input_mutex_);
     Tasks computing(compute_stream_);
     image_->CopyFromHost(input, input_size, compute_stream_);
@@ -304,6 +317,7 @@ class Slot {
     input_lock.unlock();
     Tasks fetching(fetch_stream_);
     result_->CopyToHost(output, output_size, fetch_stream_);
+    if (confidence != nullptr) confidence_->CopyToHost(confidence, confidence_size, fetch_stream_);
     fetching.Finish();
   }
 
@@ -318,12 +332,25 @@ class Slot {
     return gears;
   }
 
-  size_t FindImageInput() const {
+  aclmdlIODims OutputDims(size_t index) const {
+    aclmdlIODims dims;
+    ACL_CALL(aclmdlGetOutputDims, description_.get(), index, &dims);
+    return dims;
+  }
+
+  // ATC calls the outputs NODE:NUMBER:NAME, with the names of the ONNX file.
+  std::string output_name(size_t index) const {
+    const std::string name = OutputDims(index).name;
+    return name.substr(name.rfind(':') + 1);
+  }
+
+  size_t FindImageInput(size_t wanted_outputs) const {
     const size_t inputs = aclmdlGetNumInputs(description_.get());
     const size_t outputs = aclmdlGetNumOutputs(description_.get());
-    if (inputs != (gears_.empty() ? 1u : 2u) || outputs != 1) {
+    if (inputs != (gears_.empty() ? 1u : 2u) || outputs != wanted_outputs) {
       throw UserError(path_ + ": has " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
-                      " outputs, must have one image and one result; convert with scripts/convert_om.sh");
+                      " outputs, must have one image and " + (wanted_outputs == 1 ? "one result" : "two results") +
+                      "; convert with scripts/convert_om.sh");
     }
     return gears_.empty() || batch_index_ == 1 ? 0 : 1;
   }
@@ -336,10 +363,12 @@ class Slot {
   size_t batch_index_ = 0;
   std::vector<int64_t> gears_;
   size_t image_index_;
+  size_t result_index_;  // of the ids or logits among the outputs; the confidence is the other one
   Dataset inputs_;
   Dataset outputs_;
   DeviceBuffer* image_ = nullptr;
   DeviceBuffer* result_ = nullptr;
+  DeviceBuffer* confidence_ = nullptr;
   std::mutex input_mutex_;   // from copying in until the execution is done
   std::mutex output_mutex_;  // from the execution until copying out is done
 };
@@ -348,13 +377,13 @@ class AclBackend : public Backend {
  public:
   AclBackend(const Manifest& manifest, const BackendOptions& options)
       : file_(Choose(manifest, options)), device_(options.device_id), context_(options.device_id) {
-    slots_.push_back(std::make_unique<Slot>(file_.path.string()));
+    slots_.push_back(std::make_unique<Slot>(file_.path.string(), manifest.output.confidence));
     DescribeDevice();
     CheckAgainst(manifest);
     PickBatch(options);
     CheckBytes(manifest);
     slots_[0]->Allocate();
-    AddSlots(static_cast<size_t>(options.streams));
+    AddSlots(static_cast<size_t>(options.streams), manifest.output.confidence);
     info_.slots = static_cast<int>(slots_.size());
     info_.ahead = info_.slots > 1 ? 1 : 0;  // one slot gives the latency of an inference alone
   }
@@ -378,13 +407,14 @@ class AclBackend : public Backend {
   }
 
   // Slots take turns whichever thread calls, so that each always has its next batch.
-  void Infer(int /*call*/, int64_t count, const uint8_t* input, uint8_t* output) override {
+  void Infer(int /*call*/, int64_t count, const uint8_t* input, uint8_t* output, uint8_t* confidence) override {
     context_.MakeCurrent();
     const std::vector<int64_t>& gears = slots_[0]->gears();
     const auto gear = std::lower_bound(gears.begin(), gears.end(), count);  // the least one that is enough
     const int64_t batch = gear == gears.end() ? info_.batch : *gear;
     slots_[turn_++ % slots_.size()]->Run(batch, input, info_.input.BytesPerImage() * static_cast<size_t>(batch), output,
-                                         output_bytes_per_image_ * static_cast<size_t>(count));
+                                         output_bytes_per_image_ * static_cast<size_t>(count), confidence,
+                                         elements_per_image_ * static_cast<size_t>(count));
   }
 
  private:
@@ -396,10 +426,10 @@ class AclBackend : public Backend {
   }
 
   // 0: the default, or as many as the device has memory for.
-  void AddSlots(size_t wanted) {
+  void AddSlots(size_t wanted, const std::string& confidence) {
     while (slots_.size() < (wanted ? wanted : kDefaultSlots)) {
       try {
-        auto slot = std::make_unique<Slot>(file_.path.string());
+        auto slot = std::make_unique<Slot>(file_.path.string(), confidence);
         slot->Allocate();
         slots_.push_back(std::move(slot));
       } catch (const OutOfMemory& error) {
@@ -441,6 +471,9 @@ class AclBackend : public Backend {
     const int64_t output_batch = slot.gears().empty() ? file_.batch : slot.gears().back();
     const std::vector<int64_t> input = info_.input.Shape(input_batch);
     const std::vector<int64_t> output = manifest.output.Shape(output_batch);
+    if (OutputCount(manifest) == 2) {
+      CheckConfidence(manifest, file_, output_batch, slot.confidence_dtype(), slot.confidence_shape());
+    }
     if (slot.input_shape() == input && slot.output_shape() == output && slot.input_name() == manifest.input.name)
       return;
     throw UserError(manifest.path.string() + ": says '" + manifest.input.name + "' " + ShapeName(input) + " -> " +
@@ -464,7 +497,8 @@ class AclBackend : public Backend {
 
   void CheckBytes(const Manifest& manifest) {
     const Slot& slot = *slots_[0];
-    output_bytes_per_image_ = manifest.output.ElementsPerImage() * ElementSize(info_.output_dtype);
+    elements_per_image_ = manifest.output.ElementsPerImage();
+    output_bytes_per_image_ = elements_per_image_ * ElementSize(info_.output_dtype);
     const auto largest = static_cast<size_t>(slot.gears().empty() ? info_.batch : slot.gears().back());
     if (slot.input_bytes() == info_.input.BytesPerImage() * largest &&
         slot.output_bytes() >= output_bytes_per_image_ * largest) {
@@ -477,6 +511,7 @@ class AclBackend : public Backend {
   }
 
   BackendInfo info_;
+  size_t elements_per_image_ = 0;
   size_t output_bytes_per_image_ = 0;
   ModelFile file_;
   Library library_;

@@ -76,7 +76,7 @@ class MsliteBackend : public Backend {
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int call, int64_t /*count*/, const uint8_t* input, uint8_t* output) override {
+  void Infer(int call, int64_t /*count*/, const uint8_t* input, uint8_t* output, uint8_t* confidence) override {
     mindspore::Model& model = *models_[static_cast<size_t>(call)];
     std::vector<MSTensor> inputs = model.GetInputs();
     void* room = inputs.at(0).MutableData();
@@ -84,11 +84,14 @@ class MsliteBackend : public Backend {
     std::memcpy(room, input, input_bytes_);
     std::vector<MSTensor> outputs;
     Check(model.Predict(inputs, &outputs), "Predict of " + info_.model_file);
-    if (outputs.size() != 1 || outputs[0].DataSize() != output_bytes_) {
-      throw UserError("MindSpore Lite: " + info_.model_file + " did not give one output of " +
-                      std::to_string(output_bytes_) + " bytes; is this the manifest of another model?");
+    std::vector<int64_t> sizes;
+    for (const MSTensor& tensor : outputs) sizes.push_back(static_cast<int64_t>(tensor.DataSize()));
+    if (sizes != output_bytes_) {
+      throw UserError("MindSpore Lite: " + info_.model_file + " gave outputs of " + ShapeName(sizes) +
+                      " bytes, must give " + ShapeName(output_bytes_) + "; is this the manifest of another model?");
     }
-    std::memcpy(output, outputs[0].MutableData(), output_bytes_);
+    std::memcpy(output, outputs[0].MutableData(), outputs[0].DataSize());
+    if (confidence != nullptr) std::memcpy(confidence, outputs[1].MutableData(), outputs[1].DataSize());
   }
 
  private:
@@ -122,8 +125,9 @@ class MsliteBackend : public Backend {
   void CheckAgainst(const Manifest& manifest, const ModelFile& file) {
     std::vector<MSTensor> inputs = models_[0]->GetInputs();
     const std::vector<MSTensor> outputs = models_[0]->GetOutputs();
-    if (outputs.size() != 1) {
-      throw UserError(file.path.string() + ": has " + std::to_string(outputs.size()) + " outputs, must have one");
+    if (outputs.size() != OutputCount(manifest)) {
+      throw UserError(file.path.string() + ": has " + std::to_string(outputs.size()) + " outputs, must have " +
+                      std::to_string(OutputCount(manifest)) + "; is this the manifest of another model?");
     }
     info_.input = manifest.input;
     info_.input.dtype = FromLite(inputs[0].DataType(), file.path.string());
@@ -134,7 +138,13 @@ class MsliteBackend : public Backend {
     }
     const auto batch = static_cast<size_t>(info_.batch);
     input_bytes_ = info_.input.BytesPerImage() * batch;
-    output_bytes_ = manifest.output.ElementsPerImage() * ElementSize(info_.output_dtype) * batch;
+    const size_t elements = manifest.output.ElementsPerImage() * batch;
+    output_bytes_ = {static_cast<int64_t>(elements * ElementSize(info_.output_dtype))};
+    if (outputs.size() == 2) {
+      CheckConfidence(manifest, file, info_.batch, FromLite(outputs[1].DataType(), file.path.string()),
+                      outputs[1].Shape());
+      output_bytes_.push_back(static_cast<int64_t>(elements));
+    }
     const std::vector<int64_t> input = info_.input.Shape(info_.batch);
     if (inputs[0].Shape() == input && inputs[0].DataSize() == input_bytes_) return;
     throw UserError(manifest.path.string() + ": says input " + ShapeName(input) + " but " + file.path.string() +
@@ -144,7 +154,7 @@ class MsliteBackend : public Backend {
   BackendInfo info_;
   std::vector<std::unique_ptr<mindspore::Model>> models_;
   size_t input_bytes_ = 0;
-  size_t output_bytes_ = 0;
+  std::vector<int64_t> output_bytes_;  // of each output
 };
 
 }  // namespace

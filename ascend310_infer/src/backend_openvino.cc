@@ -45,22 +45,25 @@ class OpenvinoBackend : public Backend {
     info_.model_sha256 = file.sha256;
     info_.input = manifest.input;
     info_.input.dtype = FromOpenvino(model->input().get_element_type());
-    info_.output_dtype = FromOpenvino(model->output().get_element_type());
+    info_.output_dtype = FromOpenvino(model->output(0).get_element_type());
     const auto sizes = [](const std::vector<int64_t>& shape) { return ov::Shape(shape.begin(), shape.end()); };
     input_type_ = model->input().get_element_type();
     input_shape_ = sizes(manifest.input.Shape(info_.batch));
-    output_type_ = model->output().get_element_type();
+    output_type_ = model->output(0).get_element_type();
     output_shape_ = sizes(manifest.output.Shape(info_.batch));
   }
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int call, int64_t /*count*/, const uint8_t* input, uint8_t* output) override {
+  void Infer(int call, int64_t /*count*/, const uint8_t* input, uint8_t* output, uint8_t* confidence) override {
     try {
       ov::InferRequest& request = requests_[static_cast<size_t>(call)];
       // The plugin only reads the input tensor; its constructor just has no const form.
       request.set_input_tensor(ov::Tensor(input_type_, input_shape_, const_cast<uint8_t*>(input)));
-      request.set_output_tensor(ov::Tensor(output_type_, output_shape_, output));
+      request.set_output_tensor(0, ov::Tensor(output_type_, output_shape_, output));
+      if (confidence != nullptr) {
+        request.set_output_tensor(1, ov::Tensor(ov::element::u8, output_shape_, confidence));
+      }
       request.start_async();  // infer() would run in this thread and not on the stream made for the request
       request.wait();
     } catch (const std::exception& error) {
@@ -90,9 +93,10 @@ class OpenvinoBackend : public Backend {
     } catch (const std::exception& error) {
       throw UserError(file.path.string() + ": not a model that OpenVINO can read; export it again: " + error.what());
     }
-    if (model->inputs().size() != 1 || model->outputs().size() != 1) {
+    if (model->inputs().size() != 1 || model->outputs().size() != OutputCount(manifest)) {
       throw UserError(file.path.string() + ": has " + std::to_string(model->inputs().size()) + " inputs and " +
-                      std::to_string(model->outputs().size()) + " outputs, must have one each; use export.py");
+                      std::to_string(model->outputs().size()) + " outputs, must have 1 and " +
+                      std::to_string(OutputCount(manifest)) + "; use export.py");
     }
     try {
       const std::vector<int64_t> shape = manifest.input.Shape(info_.batch);
@@ -101,7 +105,14 @@ class OpenvinoBackend : public Backend {
       throw UserError(file.path.string() + ": cannot take batch " + std::to_string(info_.batch) + ": " + error.what());
     }
     CheckTensor(manifest, file, "input", model->input(), manifest.input.name, manifest.input.Shape(info_.batch));
-    CheckTensor(manifest, file, "output", model->output(), manifest.output.name, manifest.output.Shape(info_.batch));
+    CheckTensor(manifest, file, "output", model->output(0), manifest.output.name, manifest.output.Shape(info_.batch));
+    if (OutputCount(manifest) == 2) {
+      const ov::Output<ov::Node> second = model->output(1);
+      CheckTensor(manifest, file, "output.confidence", second, manifest.output.confidence,
+                  manifest.output.Shape(info_.batch));
+      CheckConfidence(manifest, file, info_.batch, FromOpenvino(second.get_element_type()),
+                      manifest.output.Shape(info_.batch));
+    }
     const DType dtype = FromOpenvino(model->input().get_element_type());
     if (dtype != manifest.input.dtype && dtype != DType::kFloat16) {
       throw UserError(manifest.path.string() + ": input.dtype: is " + DTypeName(manifest.input.dtype) + " but " +

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "inc/buffer.h"
@@ -48,6 +49,21 @@ void CheckResults(const ImageSource& source, const Manifest& manifest, const Out
   for (const char* name : {kSummaryName, kNamesName}) output.Check(name);
   for (const InputItem& item : source.items) {
     if (item.problem.empty()) output.Check(item.name + ResultEnding(manifest.output.logits));
+  }
+}
+
+// The same for the confidence, which must not take the name of another image's mask.
+void CheckConfidenceResults(const ImageSource& source, const OutputFolder& output) {
+  std::set<std::string> masks;
+  for (const InputItem& item : source.items) masks.insert(item.name + ResultEnding(false));
+  for (const InputItem& item : source.items) {
+    if (!item.problem.empty()) continue;
+    const std::string name = item.name + kConfidenceEnding;
+    if (masks.count(name) > 0) {
+      throw UserError("--confidence: " + name + " would be both the confidence of " + item.path.string() +
+                      " and the mask of another image; rename one of them, or run them one after the other");
+    }
+    output.Check(name);
   }
 }
 
@@ -111,7 +127,7 @@ std::vector<double> InferMany(Backend* backend, int total, const Buffers& inputs
       while (next++ < total && CaughtSignal() == 0) {
         const Clock::time_point start = Clock::now();
         const auto index = static_cast<size_t>(call);
-        backend->Infer(call, backend->Info().batch, inputs[index]->data(), outputs[index]->data());
+        backend->Infer(call, backend->Info().batch, inputs[index]->data(), outputs[index]->data(), nullptr);
         const double elapsed = MillisecondsSince(start);
         const std::lock_guard<std::mutex> lock(mutex);
         times.push_back(elapsed);
@@ -184,19 +200,22 @@ void PrintBackend(const Manifest& manifest, const BackendInfo& info) {
 
 int RunCommand(const Options& options) {
   const Manifest manifest = LoadSelected(options);
+  if (options.confidence) CheckHasConfidence(manifest);
   CheckApart(options.input, options.output);
   const ImageSource source = ListInputs(options.input, options.output);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   // After the model, so that a missing one leaves no empty folder behind.
   OutputFolder output(options.output, options.overwrite);
   CheckResults(source, manifest, output);
+  if (options.confidence) CheckConfidenceResults(source, output);
   StopOnSignals();
   const std::string names = ResultNames(source);
   Json summary = RunIdentity(manifest, backend->Info(), names, source.items.size());
+  if (options.confidence) summary["confidence"] = true;
   output.Write(kSummaryName, JsonText(summary) + "\n");
   output.Write(kNamesName, names);
   const PipelineResult result =
-      RunPipeline(source, manifest, backend.get(), &output, options.max_pixels, options.threads);
+      RunPipeline(source, manifest, backend.get(), &output, options.max_pixels, options.threads, options.confidence);
   summary["status"] = result.interrupted ? "interrupted" : "finished";
   summary.update(RunSummary(manifest, backend->Info(), result));
   output.Write(kSummaryName, JsonText(summary) + "\n");

@@ -260,6 +260,12 @@ OutputSpec ReadOutput(const Field& field, const InputSpec& input) {
     shape.Fail("has another height or width than input.shape");
   }
   if (output.batch != input.batch) shape.Fail("has another batch than input.shape");
+  if (!field.ContainsValue("confidence")) return output;
+  output.confidence = field.At("confidence").String();
+  if (output.logits || output.confidence == output.name) {
+    field.At("confidence").Fail("must be a second output beside class ids (argmax)");
+  }
+  if (field.At("temperature").Number() <= 0) field.At("temperature").Fail("must be above 0");
   return output;
 }
 
@@ -524,6 +530,12 @@ Manifest LoadManifest(const fs::path& path) {
   }
   const std::vector<uint8_t> bytes = ReadFile(file, kLargestManifest);
   return ParseManifest(std::string(bytes.begin(), bytes.end()), file);
+}
+
+void CheckHasConfidence(const Manifest& manifest) {
+  if (!manifest.output.confidence.empty()) return;
+  throw UserError("--confidence: the model of " + manifest.path.string() +
+                  " gives none; export it again with --set export.confidence=true, or leave --confidence out");
 }
 
 void SelectModel(const fs::path& file, Manifest* manifest) {

@@ -44,6 +44,9 @@ void AddCommands(CLI::App* app, Options* o) {
                              o);
   run->add_option("--input", o->input, "Images or bins: a file or a folder")->required();
   run->add_option("--output", o->output, "Folder of the results, made if need be")->required();
+  run->add_flag("--confidence", o->confidence,
+                "Also writes NAME_confidence.png: 255 times the probability of each pixel's class, rounded. The model "
+                "must be exported with export.confidence=true");
   run->add_flag("--overwrite", o->overwrite, "Replaces files in the output folder that this program did not write");
   run->add_option("--max_pixels", o->max_pixels, "Refuses larger images, default 268435456")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));

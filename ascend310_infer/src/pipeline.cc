@@ -161,21 +161,23 @@ class PipelineStats {
 class Pipeline {
  public:
   Pipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
-           int64_t max_pixels)
+           int64_t max_pixels, bool confidence)
       : source_(source),
         manifest_(manifest),
         backend_(backend),
         info_(backend->Info()),
         output_(output),
         max_pixels_(max_pixels),
+        confidence_(confidence),
         preprocessor_(info_.input),
         calls_(static_cast<size_t>(info_.Calls())),
         to_infer_(calls_ + 1),
         to_write_(calls_ + 1),
         output_pool_(calls_ + 1),
         packer_(source.items.size(), static_cast<size_t>(info_.batch),
-                MakeBuffers(calls_ + 2, info_.input.BytesPerImage()), &to_infer_) {
-    for (std::unique_ptr<Buffer>& buffer : MakeBuffers(calls_ + 1, OutputBytesPerImage())) {
+                MakeBuffers(calls_ + 2, info_.input.BytesPerImage() * static_cast<size_t>(info_.batch)), &to_infer_) {
+    const size_t pixels = confidence ? manifest.output.ElementsPerImage() * static_cast<size_t>(info_.batch) : 0;
+    for (std::unique_ptr<Buffer>& buffer : MakeBuffers(calls_ + 1, ConfidenceStart() + pixels)) {
       output_pool_.Push(std::move(buffer));
     }
   }
@@ -202,13 +204,19 @@ class Pipeline {
   }
 
  private:
-  std::vector<std::unique_ptr<Buffer>> MakeBuffers(size_t count, size_t bytes_per_image) const {
+  std::vector<std::unique_ptr<Buffer>> MakeBuffers(size_t count, size_t size) const {
     std::vector<std::unique_ptr<Buffer>> buffers(count);
-    for (auto& buffer : buffers) buffer = backend_->MakeBuffer(bytes_per_image * static_cast<size_t>(info_.batch));
+    for (auto& buffer : buffers) buffer = backend_->MakeBuffer(size);
     return buffers;
   }
 
   size_t OutputBytesPerImage() const { return manifest_.output.ElementsPerImage() * ElementSize(info_.output_dtype); }
+
+  // In an output buffer the confidence follows the results of the whole batch, at an aligned address.
+  size_t ConfidenceStart() const {
+    const size_t results = OutputBytesPerImage() * static_cast<size_t>(info_.batch);
+    return (results + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+  }
 
   // A thread whose first uncaught exception stops the whole pipeline.
   std::thread Start(std::function<void()> body) {
@@ -247,6 +255,7 @@ class Pipeline {
     const InputItem& item = source_.items[index];
     stats_.Fail(index, item.path, error);
     output_->Remove(item.name + ResultEnding(manifest_.output.logits));
+    if (confidence_) output_->Remove(item.name + kConfidenceEnding);
   }
 
   void Prepare(const InputItem& item, uint8_t* tensor) {
@@ -278,7 +287,9 @@ class Pipeline {
         if (!buffer) return;  // the pipeline failed elsewhere
         batch.output = std::move(*buffer);
         const Clock::time_point start = Clock::now();
-        backend_->Infer(call, static_cast<int64_t>(batch.count), batch.input->data(), batch.output->data());
+        uint8_t* const output = batch.output->data();
+        backend_->Infer(call, static_cast<int64_t>(batch.count), batch.input->data(), output,
+                        confidence_ ? output + ConfidenceStart() : nullptr);
         stats_.Time(&PipelineResult::infer_ms, start);
       }
       packer_.GiveBack(std::move(batch.input));
@@ -295,6 +306,7 @@ class Pipeline {
         const Clock::time_point start = Clock::now();
         try {
           Write(item, batch.output->data() + position * OutputBytesPerImage());
+          if (confidence_) WriteConfidence(item, batch.output->data() + ConfidenceStart(), position);
         } catch (const ItemError& error) {
           Fail(batch.first + position, item.path.string() + ": " + error.what());
           continue;
@@ -321,12 +333,23 @@ class Pipeline {
     }
     cv::Mat ids(output.height, output.width, CV_8UC1);
     ToClassIds(info_.output_dtype, tensor, count, ids.data);
+    WritePng(item.name + ResultEnding(false), ids);
+  }
+
+  // `batch` is the confidence of all images of a batch.
+  void WriteConfidence(const InputItem& item, uint8_t* batch, size_t position) const {
+    const OutputSpec& output = manifest_.output;
+    WritePng(item.name + kConfidenceEnding,
+             cv::Mat(output.height, output.width, CV_8UC1, batch + position * output.ElementsPerImage()));
+  }
+
+  void WritePng(const std::string& name, const cv::Mat& image) const {
     std::vector<uint8_t> png;
     // Level 1: masks compress well anyway, and higher levels cost more time than the network on fast devices.
-    if (!cv::imencode(".png", ids, png, {cv::IMWRITE_PNG_COMPRESSION, 1})) {
+    if (!cv::imencode(".png", image, png, {cv::IMWRITE_PNG_COMPRESSION, 1})) {
       throw UserError("OpenCV cannot encode PNG; install a build of it with PNG");
     }
-    output_->Write(item.name + ResultEnding(false), png.data(), png.size());
+    output_->Write(name, png.data(), png.size());
   }
 
   void Progress() {
@@ -342,6 +365,7 @@ class Pipeline {
   const BackendInfo& info_;
   OutputFolder* const output_;
   const int64_t max_pixels_;
+  const bool confidence_;  // is written too
   const Preprocessor preprocessor_;
   ConversionNotes notes_;
   const size_t calls_;  // of the backend at once
@@ -368,7 +392,7 @@ void StopOnSignals() {
 int CaughtSignal() { return g_signal; }
 
 PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
-                           int64_t max_pixels, int threads) {
+                           int64_t max_pixels, int threads, bool confidence) {
   if (source.bins && manifest.input.normalize_on_host && !backend->Info().input.normalize_on_host) {
     throw UserError(
         backend->Info().model_file +
@@ -377,7 +401,7 @@ PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, 
   cv::setNumThreads(1);  // images are prepared side by side; threads within one would only fight the inference
   const size_t cores = std::max(1u, std::thread::hardware_concurrency());
   const size_t decoders = threads > 0 ? static_cast<size_t>(threads) : std::max<size_t>(1, cores / 2);
-  Pipeline pipeline(source, manifest, backend, output, max_pixels);
+  Pipeline pipeline(source, manifest, backend, output, max_pixels, confidence);
   return pipeline.Run(decoders);
 }
 

@@ -64,7 +64,7 @@ struct Predictor::Model {
       throw UserError("Predict: the image must be BGR of 8 bits (CV_8UC3) and not empty; convert it with cv::cvtColor");
     }
     preprocessor.Run(image, "Predict", input->data());
-    backend->Infer(0, 1, input->data(), output->data());
+    backend->Infer(0, 1, input->data(), output->data(), nullptr);
     const OutputSpec& spec = manifest.output;
     const cv::Rect content(cv::Point(0, 0), ContentSize(info.input.resize, image.size()));
     if (spec.logits) {

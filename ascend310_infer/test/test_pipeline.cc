@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 constexpr int kHeight = 6;
 constexpr int kWidth = 8;
 
-Manifest SmallManifest(int64_t batch, bool logits) {
+Manifest SmallManifest(int64_t batch, bool logits, const std::string& confidence = "") {
   Manifest manifest;
   manifest.path = "deploy.yaml";
   manifest.input.batch = batch;
@@ -33,12 +33,13 @@ Manifest SmallManifest(int64_t batch, bool logits) {
   manifest.input.normalize_on_host = false;
   manifest.output.batch = batch;
   manifest.output.logits = logits;
+  manifest.output.confidence = confidence;
   manifest.output.height = kHeight;
   manifest.output.width = kWidth;
   return manifest;
 }
 
-// Class id of a pixel = its red value + 1; padding must never reach the results.
+// Class id of a pixel = its red value + 1, confidence = 255 - its red value; padding must never reach the results.
 class PlainBackend : public Backend {
  public:
   PlainBackend(const Manifest& manifest, int64_t batch, int slots, int ahead = 0) {
@@ -52,7 +53,7 @@ class PlainBackend : public Backend {
 
   const BackendInfo& Info() const override { return info_; }
 
-  void Infer(int call, int64_t count, const uint8_t* input, uint8_t* output) override {
+  void Infer(int call, int64_t count, const uint8_t* input, uint8_t* output, uint8_t* confidence) override {
     if (busy_[static_cast<size_t>(call)].exchange(true))
       throw std::logic_error("a number was used by two threads at once");
     if (count < 1 || count > info_.batch) throw std::logic_error("count");
@@ -60,6 +61,7 @@ class PlainBackend : public Backend {
     if (calls == signal_at) std::raise(SIGTERM);
     const size_t pixels = static_cast<size_t>(info_.batch) * kHeight * kWidth;
     for (size_t i = 0; i < pixels; ++i) {
+      if (confidence != nullptr) confidence[i] = static_cast<uint8_t>(255 - input[3 * i]);
       if (info_.output_dtype == DType::kUint8) {
         output[i] = static_cast<uint8_t>(input[3 * i] + 1);
       } else {
@@ -118,6 +120,32 @@ TEST(EveryImageGetsItsOwnResult) {
         }
       }
     }
+  }
+}
+
+TEST(EveryImageGetsItsOwnConfidence) {
+  for (const int64_t batch : {1, 3, 4}) {
+    const TemporaryFolder folder;
+    MakeImages(folder, 11);
+    const Manifest manifest = SmallManifest(batch, false, "confidence");
+    for (const bool broken : {false, true}) {
+      if (broken) folder.Write("in/0005.png", "broken");
+      const ImageSource source = ListInputs(folder.path() / "in");
+      PlainBackend backend(manifest, batch, 2, 1);
+      OutputFolder output(folder.path() / "out", false);
+      RunPipeline(source, manifest, &backend, &output, kMaxPixels, 3, true);
+      for (int i = 0; i < 11; ++i) {
+        const std::string name = source.items[static_cast<size_t>(i)].name;
+        const bool lost = broken && i == 5;  // nothing of the earlier run stays
+        CHECK_EQ(ResultOf(folder.path() / "out" / (name + ".png")), lost ? -1 : i + 1);
+        CHECK_EQ(ResultOf(folder.path() / "out" / (name + "_confidence.png")), lost ? -1 : 255 - i);
+      }
+    }
+    PlainBackend backend(manifest, batch, 2);
+    OutputFolder output(folder.path() / "ids", false);
+    RunPipeline(ListInputs(folder.path() / "in"), manifest, &backend, &output, kMaxPixels, 3);
+    CHECK(!fs::exists(folder.path() / "ids" / "0001_confidence.png"));
+    CHECK_EQ(ResultOf(folder.path() / "ids" / "0001.png"), 2);
   }
 }
 

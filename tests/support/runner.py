@@ -18,6 +18,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support import ROOT
+from tests.support.inference import softmax
 
 RUNNER = ROOT / "ascend310_infer"
 BUILD = RUNNER / "build-test"
@@ -128,7 +129,7 @@ def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
 
 
 class TinyModel:
-    """A 1x1 convolution of 3 to ``NUM_CLASSES`` channels (and argmax), with its manifest.
+    """A 1x1 convolution of 3 to ``NUM_CLASSES`` channels (and argmax, and confidence), with its manifest.
 
     Attributes:
         weight: (classes, 3) and bias (classes,), for the NumPy truth.
@@ -136,8 +137,10 @@ class TinyModel:
     """
 
     def __init__(self, folder: Path, seed: int, height: int = 24, width: int = 40, batch: int = 1,
-                 output_type: str = "argmax", graph_normalize: bool = False, ids_type: int = TensorProto.UINT8):
+                 output_type: str = "argmax", graph_normalize: bool = False, ids_type: int = TensorProto.UINT8,
+                 temperature: float | None = None):
         self.folder = folder
+        self.temperature = temperature      # of the second output; None: there is none
         self.batch = batch
         self.output_type = output_type
         self.graph_normalize = graph_normalize
@@ -167,12 +170,22 @@ class TinyModel:
         if self.output_type == "argmax":
             nodes += [helper.make_node("ArgMax", ["logits"], ["ids"], axis=1, keepdims=0),
                       helper.make_node("Cast", ["ids"], ["segmentation"], to=ids_type)]
+        if self.temperature:
+            constants |= {"temperature": np.float32(self.temperature), "255": np.float32(255)}
+            nodes += [helper.make_node("Div", ["logits", "temperature"], ["divided"]),
+                      helper.make_node("Softmax", ["divided"], ["probabilities"], axis=1),
+                      helper.make_node("ReduceMax", ["probabilities"], ["highest"], axes=[1], keepdims=0),
+                      helper.make_node("Mul", ["highest", "255"], ["level"]),
+                      helper.make_node("Round", ["level"], ["rounded"]),
+                      helper.make_node("Cast", ["rounded"], ["confidence"], to=TensorProto.UINT8)]
         image = ((TensorProto.UINT8, [n, height, width, 3]) if self.graph_normalize
                  else (TensorProto.FLOAT, [n, 3, height, width]))
         result = ((ids_type, [n, height, width]) if self.output_type == "argmax"
                   else (TensorProto.FLOAT, [n, NUM_CLASSES, height, width]))
-        graph = helper.make_graph(nodes, "tiny", [helper.make_tensor_value_info("image", *image)],
-                                  [helper.make_tensor_value_info("segmentation", *result)],
+        results = [helper.make_tensor_value_info("segmentation", *result)]
+        if self.temperature:
+            results.append(helper.make_tensor_value_info("confidence", TensorProto.UINT8, [n, height, width]))
+        graph = helper.make_graph(nodes, "tiny", [helper.make_tensor_value_info("image", *image)], results,
                                   [numpy_helper.from_array(value, name) for name, value in constants.items()])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         onnx.checker.check_model(model)
@@ -201,6 +214,7 @@ class TinyModel:
                 "type": self.output_type,
                 "dtype": "float32" if logits else "uint8",
                 "shape": [self.batch, NUM_CLASSES, height, width] if logits else [self.batch, height, width],
+                **({"confidence": "confidence", "temperature": self.temperature} if self.temperature else {}),
             },
             "dataset": {"name": "cityscapes", "classes": ["a", "b", "c", "d", "e"],
                         "palette": [[i, i, i] for i in range(NUM_CLASSES)], "ignore_id": 255, "label_ids": None},
@@ -265,6 +279,11 @@ class TinyModel:
     def logits(self, bgr: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32 by NumPy."""
         return np.einsum("oc,chw->ohw", self.weight, self.tensor(bgr)) + self.bias[:, None, None]
+
+
+    def confidence(self, bgr: np.ndarray) -> np.ndarray:
+        """(H, W) float64, 255 times the probability of the best class, by NumPy."""
+        return 255 * softmax(self.logits(bgr)[None].astype(np.float64) / self.temperature).max(1)[0]
 
 
 def make_images(folder: Path, count: int, seed: int, height: int = 24, width: int = 40) -> dict[str, np.ndarray]:

@@ -86,6 +86,23 @@ def test_dynamic_batch_uses_its_gears(tmp_path, batch, count):
     compare_ids(tmp_path / "out", model, images)
 
 
+@pytest.mark.parametrize("lines", [{}, {"outputs": "1 0"}, {"gears": "1 4"}])
+def test_confidence_by_name_whatever_the_order(tmp_path, lines):
+    batch = -1 if "gears" in lines else 4
+    model = TinyModel(tmp_path / "model", seed=36, batch=batch, temperature=0.7)
+    images = make_images(tmp_path / "images", 9, seed=37)
+    add_om(model, batch, **lines)
+    for options in (["--confidence"], []):
+        run_ok(model, tmp_path / "images", tmp_path / f"out{len(options)}", "--batch", 4, *options)
+        compare_ids(tmp_path / f"out{len(options)}", model, images)
+    for name, image in images.items():
+        assert np.abs(read_ids(tmp_path / "out1" / f"{name}_confidence.png") - model.confidence(image)).max() < 0.51
+    assert len(list((tmp_path / "out0").glob("*.png"))) == 9
+    del model.manifest["output"]["confidence"]
+    model.save()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "2 outputs", "one result;")
+
+
 def test_a_batch_that_was_not_converted_is_refused(tmp_path):
     model = TinyModel(tmp_path / "model", seed=35, batch=-1)
     make_images(tmp_path / "images", 1, seed=36)

@@ -1,6 +1,7 @@
 """The MindSpore Lite backend end to end on a simulated library."""
 import json
 
+import numpy as np
 import pytest
 
 from tests.support.runner import (
@@ -41,6 +42,21 @@ def test_ids_equal_numpy(tmp_path, batch, options):
     assert summary["batch"] == (3 if options[:1] == ["--batch"] else max(batch, 1))
     for name, image in images.items():
         assert_ids_match(read_ids(tmp_path / "out" / f"{name}.png"), model.logits(image))
+
+
+def test_confidence(tmp_path):
+    model = TinyModel(tmp_path / "model", seed=76, batch=2, temperature=2.0)
+    images = make_images(tmp_path / "images", 3, seed=77)
+    add_mindir(model, 2)
+    for options in (["--confidence"], []):
+        done = run(model, tmp_path / "images", tmp_path / f"out{len(options)}", *options)
+        assert done.returncode == 0, done.stderr
+    for name, image in images.items():
+        assert np.abs(read_ids(tmp_path / "out1" / f"{name}_confidence.png") - model.confidence(image)).max() < 0.51
+        assert_ids_match(read_ids(tmp_path / "out0" / f"{name}.png"), model.logits(image))
+    del model.manifest["output"]["confidence"]
+    model.save()
+    assert_user_error(run(model, tmp_path / "images", tmp_path / "out"), "has 2 outputs, must have 1")
 
 
 def test_gears_of_a_converted_model(tmp_path):

@@ -74,6 +74,50 @@ def test_logits(tmp_path, batch):
         np.testing.assert_allclose(values, model.logits(image), atol=2e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_confidence_on_request(tmp_path, batch):
+    model = TinyModel(tmp_path / "model", seed=23, height=23, width=39, batch=batch, temperature=1.6)
+    images = make_images(tmp_path / "images", 6, seed=24, height=23, width=39)
+    for options in ([], ["--confidence"], []):
+        summary = run_ok(model, tmp_path / "images", tmp_path / f"out{len(options)}", *options)
+        assert summary.get("confidence", False) == bool(options)
+        assert_no_mask_changed(model, images, tmp_path / f"out{len(options)}")
+    masks = {f"{name}.png" for name in images}
+    assert {path.name for path in (tmp_path / "out0").iterdir()} == masks | RUN_FILES
+    both = masks | {f"{name}_confidence.png" for name in images}
+    assert {path.name for path in (tmp_path / "out1").iterdir()} == both | RUN_FILES
+    for name, image in images.items():
+        assert np.abs(read_ids(tmp_path / "out1" / f"{name}_confidence.png") - model.confidence(image)).max() < 0.51
+    run_ok(model, tmp_path / "images", tmp_path / "out1", "--confidence")       # over its own files
+
+
+def assert_no_mask_changed(model, images, folder):
+    for name, image in images.items():
+        assert_ids_match(read_ids(folder / f"{name}.png"), model.logits(image))
+
+
+def test_confidence_that_cannot_be_given_is_refused_before_the_work(tmp_path):
+    make_images(tmp_path / "images", 1, seed=25)
+    plain = TinyModel(tmp_path / "plain", seed=26)
+    words = ("--input", tmp_path / "images", "--output", tmp_path / "out", "--confidence")
+    assert_user_error(segment("run", "--manifest", plain.yaml_path, *words), "--confidence", "deploy.yaml",
+                      "export.confidence=true")
+    plain.manifest["output"] |= {"confidence": "confidence", "temperature": 1.0}
+    plain.save()
+    assert_user_error(segment("run", "--manifest", plain.yaml_path, *words), "1 outputs", "must have 1 and 2")
+    assert not (tmp_path / "out").exists()
+    model = TinyModel(tmp_path / "model", seed=27, temperature=1.0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "img_000_confidence.png").write_text("mine")
+    assert_user_error(segment("run", "--manifest", model.yaml_path, *words), "img_000_confidence.png", "--overwrite")
+    (tmp_path / "images" / "img_000_confidence.png").write_bytes((tmp_path / "images" / "img_000.png").read_bytes())
+    assert_user_error(segment("run", "--manifest", model.yaml_path, *words, "--overwrite"), "img_000_confidence.png",
+                      "rename")
+    model.manifest["output"]["confidence"] = "sureness"
+    model.save()
+    assert_user_error(segment("run", "--manifest", model.yaml_path, *words), "sureness", "another model")
+
+
 def test_normalisation_in_the_graph(tmp_path):
     model = TinyModel(tmp_path / "model", seed=9, graph_normalize=True)
     images = make_images(tmp_path / "images", 3, seed=10)

@@ -40,8 +40,8 @@ OmModel* Described(const aclmdlDesc* description, const char* function, size_t i
     Violate(fake::kInvalidParam, std::string(function) + ": no such description, or aclmdlGetDesc was not called");
     return nullptr;
   }
-  const size_t count = input && !known->om->gears().empty() ? 2 : 1;
-  if (index >= count) {
+  const size_t inputs = known->om->gears().empty() ? 1 : 2;
+  if (index >= (input ? inputs : known->om->output_count())) {
     Violate(fake::kInvalidParam, std::string(function) + ": index " + std::to_string(index));
     return nullptr;
   }
@@ -229,7 +229,8 @@ size_t aclmdlGetNumInputs(aclmdlDesc* modelDesc) {
 
 size_t aclmdlGetNumOutputs(aclmdlDesc* modelDesc) {
   const Lock lock(TheState().mutex);
-  return Described(modelDesc, "aclmdlGetNumOutputs", 0, false) == nullptr ? 0 : 1;
+  const OmModel* om = Described(modelDesc, "aclmdlGetNumOutputs", 0, false);
+  return om == nullptr ? 0 : om->output_count();
 }
 
 size_t aclmdlGetInputSizeByIndex(aclmdlDesc* modelDesc, size_t index) {
@@ -242,7 +243,7 @@ size_t aclmdlGetInputSizeByIndex(aclmdlDesc* modelDesc, size_t index) {
 size_t aclmdlGetOutputSizeByIndex(aclmdlDesc* modelDesc, size_t index) {
   const Lock lock(TheState().mutex);
   const OmModel* om = Described(modelDesc, "aclmdlGetOutputSizeByIndex", index, false);
-  return om == nullptr ? 0 : om->OutputBytes();
+  return om == nullptr ? 0 : om->OutputBytes(index);
 }
 
 aclError aclmdlGetInputDims(const aclmdlDesc* modelDesc, size_t index, aclmdlIODims* dims) {
@@ -263,7 +264,7 @@ aclError aclmdlGetOutputDims(const aclmdlDesc* modelDesc, size_t index, aclmdlIO
   if (const aclError status = Enter("aclmdlGetOutputDims")) return status;
   const OmModel* om = Described(modelDesc, "aclmdlGetOutputDims", index, false);
   if (om == nullptr) return fake::kInvalidParam;
-  FillDims(om->OutputShape(), "ArgMax_9:0:" + om->output_name(), dims);  // node : edge : name, as for ONNX
+  FillDims(om->OutputShape(index), "Cast_9:0:" + om->output_name(index), dims);  // node : edge : name, as for ONNX
   return ACL_SUCCESS;
 }
 
@@ -283,7 +284,7 @@ aclDataType aclmdlGetInputDataType(const aclmdlDesc* modelDesc, size_t index) {
 aclDataType aclmdlGetOutputDataType(const aclmdlDesc* modelDesc, size_t index) {
   const Lock lock(TheState().mutex);
   const OmModel* om = Described(modelDesc, "aclmdlGetOutputDataType", index, false);
-  return om == nullptr ? ACL_FLOAT : om->output_type();
+  return om == nullptr ? ACL_FLOAT : om->output_type(index);
 }
 
 aclError aclmdlGetInputIndexByName(const aclmdlDesc* modelDesc, const char* name, size_t* index) {
@@ -346,7 +347,9 @@ aclError aclmdlExecuteAsync(uint32_t modelId, const aclmdlDataset* input, aclmdl
   std::vector<size_t> bytes = {model->om->InputBytes()};
   if (!model->om->gears().empty()) bytes.push_back(kBatchBytes);
   if ((status = CheckBuffers(*AsDataset(input), bytes, true, fake::kInputNotMatch, "input"))) return status;
-  if ((status = CheckBuffers(*AsDataset(output), {model->om->OutputBytes()}, false, fake::kOutputNotMatch, "output"))) {
+  std::vector<size_t> output_bytes;
+  for (size_t i = 0; i < model->om->output_count(); ++i) output_bytes.push_back(model->om->OutputBytes(i));
+  if ((status = CheckBuffers(*AsDataset(output), output_bytes, false, fake::kOutputNotMatch, "output"))) {
     return status;
   }
   const int64_t batch = BatchOf(*model->om, *AsDataset(input));
@@ -362,7 +365,8 @@ aclError aclmdlExecuteAsync(uint32_t modelId, const aclmdlDataset* input, aclmdl
     }
   }
   const uint8_t* from = fake::DeviceContent(AsDataset(input)->buffers[kImage]->data, 1);
-  uint8_t* to = fake::DeviceContent(AsDataset(output)->buffers[0]->data, 1);
+  std::vector<uint8_t*> to;
+  for (const DataBuffer* buffer : AsDataset(output)->buffers) to.push_back(fake::DeviceContent(buffer->data, 1));
   task.work = [om = model->om, batch, from, to] { om->Run(batch, from, to); };
   fake::Give(on, std::move(task));
   ++model->in_flight;

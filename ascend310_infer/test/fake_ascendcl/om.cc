@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
+#include <utility>
 
 namespace fake {
 namespace {
@@ -99,18 +100,23 @@ void OmModel::ParseLine(const std::string& key, const std::string& value, const 
     file_bytes_ = std::filesystem::file_size(path);
     twin_ = core_.read_model(path.string());
     input_name_ = *twin_->input().get_names().begin();
-    output_name_ = *twin_->output().get_names().begin();
     input_shape_ = Sides(twin_->input().get_partial_shape());
-    output_shape_ = Sides(twin_->output().get_partial_shape());
     input_type_ = TypeOf(twin_->input().get_element_type().get_type_name());
-    output_type_ = TypeOf(twin_->output().get_element_type().get_type_name());
+    for (size_t port = 0; port < twin_->outputs().size(); ++port) {
+      const ov::Output<ov::Node> output = twin_->output(port);
+      outputs_.push_back({port, *output.get_names().begin(), Sides(output.get_partial_shape()),
+                          TypeOf(output.get_element_type().get_type_name())});
+    }
   } else if (key == "gears") {
     for (int64_t gear; words >> gear;) gears_.push_back(gear);
     if (input_shape_[0] != -1) throw std::runtime_error("gears need a twin of dynamic batch");
   } else if (key == "input_dtype") {
     input_type_ = TypeOf(value);
   } else if (key == "output_dtype") {
-    output_type_ = TypeOf(value);
+    outputs_.at(0).type = TypeOf(value);
+  } else if (key == "outputs") {
+    if (value != "1 0" || outputs_.size() != 2) throw std::runtime_error("outputs: only 1 0, for two of them");
+    std::swap(outputs_[0], outputs_[1]);
   } else if (key == "aipp") {
     for (float number; words >> number;) aipp_.push_back(number);
     if (aipp_.size() != 9) throw std::runtime_error("aipp needs 9 numbers");
@@ -125,8 +131,8 @@ std::vector<int64_t> OmModel::InputShape() const {
   return {input_shape_[0], input_shape_[2], input_shape_[3], 3};
 }
 
-std::vector<int64_t> OmModel::OutputShape() const {
-  std::vector<int64_t> shape = output_shape_;
+std::vector<int64_t> OmModel::OutputShape(size_t index) const {
+  std::vector<int64_t> shape = outputs_[index].shape;
   if (!gears_.empty()) shape[0] = gears_.back();
   return shape;
 }
@@ -136,9 +142,9 @@ size_t OmModel::InputBytes() const {
   return static_cast<size_t>(batch) * Product(input_shape_) * TypeBytes(input_type_);
 }
 
-size_t OmModel::OutputBytes() const {
-  const int64_t batch = gears_.empty() ? output_shape_[0] : gears_.back();
-  return static_cast<size_t>(batch) * Product(output_shape_) * TypeBytes(output_type_);
+size_t OmModel::OutputBytes(size_t index) const {
+  const std::vector<int64_t> shape = OutputShape(index);
+  return static_cast<size_t>(shape[0]) * Product(shape) * TypeBytes(outputs_[index].type);
 }
 
 ov::CompiledModel& OmModel::Compiled(int64_t batch) {
@@ -171,7 +177,7 @@ ov::Tensor OmModel::MakeInput(int64_t batch, const uint8_t* bytes) const {
   return tensor;
 }
 
-void OmModel::Run(int64_t batch, const uint8_t* input, uint8_t* output) {
+void OmModel::Run(int64_t batch, const uint8_t* input, const std::vector<uint8_t*>& outputs) {
   ov::InferRequest request;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -179,8 +185,10 @@ void OmModel::Run(int64_t batch, const uint8_t* input, uint8_t* output) {
   }
   request.set_input_tensor(MakeInput(batch, input));
   request.infer();
-  const ov::Tensor result = request.get_output_tensor();
-  ConvertAny(result.data(), result.get_element_type(), output, OpenvinoType(output_type_), result.get_size());
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const ov::Tensor result = request.get_output_tensor(outputs_[i].port);
+    ConvertAny(result.data(), result.get_element_type(), outputs[i], OpenvinoType(outputs_[i].type), result.get_size());
+  }
 }
 
 }  // namespace fake

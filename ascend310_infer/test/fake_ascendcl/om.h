@@ -4,7 +4,8 @@
 //   onnx: fast_scnn.onnx
 //   gears: 1 4                              dynamic batch (ascending); absent: static, as in the ONNX
 //   input_dtype: float16                    default: the ONNX's
-//   output_dtype: float16                   default: the ONNX's; also int32, int64, float32, uint8
+//   output_dtype: float16                   of the first output, default: the ONNX's; also int32, int64, float32, uint8
+//   outputs: 1 0                            order of two outputs; default: the ONNX's
 //   aipp: 123 116 103 0.675 0.28 0.53 0.017 0.0175 0.0174
 //                                           static AIPP for uint8 NHWC: mean_chn, min_chn, var_reci_chn
 #ifndef ASCEND310_INFER_TEST_FAKE_ASCENDCL_OM_H_
@@ -28,19 +29,27 @@ class OmModel {
 
   const std::vector<int64_t>& gears() const { return gears_; }
   const std::string& input_name() const { return input_name_; }
-  const std::string& output_name() const { return output_name_; }
+  size_t output_count() const { return outputs_.size(); }
+  const std::string& output_name(size_t index) const { return outputs_[index].name; }
   aclDataType input_type() const { return input_type_; }
-  aclDataType output_type() const { return output_type_; }
-  std::vector<int64_t> InputShape() const;   // -1 for the batch of a dynamic model
-  std::vector<int64_t> OutputShape() const;  // of the largest gear
-  size_t InputBytes() const;                 // of the largest gear
-  size_t OutputBytes() const;
+  aclDataType output_type(size_t index) const { return outputs_[index].type; }
+  std::vector<int64_t> InputShape() const;               // -1 for the batch of a dynamic model
+  std::vector<int64_t> OutputShape(size_t index) const;  // of the largest gear
+  size_t InputBytes() const;                             // of the largest gear
+  size_t OutputBytes(size_t index) const;
   size_t file_bytes() const { return file_bytes_; }
 
   // Plain memory in and out; `batch` is a gear, or the static batch.
-  void Run(int64_t batch, const uint8_t* input, uint8_t* output);
+  void Run(int64_t batch, const uint8_t* input, const std::vector<uint8_t*>& outputs);
 
  private:
+  struct Output {
+    size_t port;  // in the ONNX twin
+    std::string name;
+    std::vector<int64_t> shape;
+    aclDataType type;
+  };
+
   ov::CompiledModel& Compiled(int64_t batch);
   ov::Tensor MakeInput(int64_t batch, const uint8_t* bytes) const;
   void ParseLine(const std::string& key, const std::string& value, const std::string& folder);
@@ -52,11 +61,9 @@ class OmModel {
   std::vector<int64_t> gears_;
   std::vector<float> aipp_;
   std::string input_name_;
-  std::string output_name_;
   std::vector<int64_t> input_shape_;  // of the twin, batch -1 if dynamic
-  std::vector<int64_t> output_shape_;
+  std::vector<Output> outputs_;
   aclDataType input_type_ = ACL_FLOAT;
-  aclDataType output_type_ = ACL_FLOAT;
   size_t file_bytes_ = 0;
 };
 

@@ -65,7 +65,8 @@ struct Model::State {
     }
     compiled = core.compile_model(twin, "CPU", ov::hint::inference_precision(ov::element::f32));
     inputs = {MakeTensor(compiled.input())};
-    outputs = {MakeTensor(compiled.output())};
+    outputs.clear();
+    for (const ov::Output<const ov::Node>& port : compiled.outputs()) outputs.push_back(MakeTensor(port));
   }
 };
 
@@ -113,8 +114,10 @@ Status Model::Predict(const std::vector<MSTensor>& inputs, std::vector<MSTensor>
   request.set_input_tensor(ov::Tensor(state_->compiled.input().get_element_type(), state_->compiled.input().get_shape(),
                                       input.MutableData()));
   request.infer();
-  MSTensor output = state_->outputs[0];
-  std::memcpy(output.MutableData(), request.get_output_tensor().data(), output.DataSize());
+  for (size_t i = 0; i < state_->outputs.size(); ++i) {
+    MSTensor output = state_->outputs[i];
+    std::memcpy(output.MutableData(), request.get_output_tensor(i).data(), output.DataSize());
+  }
   *outputs = state_->outputs;
   state_->running = false;
   return Status();
