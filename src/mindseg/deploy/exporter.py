@@ -26,7 +26,7 @@ from mindseg.deploy.export_folder import open_folder, staging
 from mindseg.deploy.onnx_simplify import simplify
 from mindseg.errors import ConfigError, UserError, first_line, shorten
 from mindseg.files import file_sha256, write_json
-from mindseg.inference.network import Confidence, Forward
+from mindseg.inference.network import Forward, ForwardWithConfidence
 from mindseg.manifest import (
     MANIFEST_NAME,
     DatasetSpec,
@@ -264,12 +264,14 @@ def _reference(network: nn.Cell, manifest: Manifest) -> tuple[np.ndarray, np.nda
     return pixels if spec.normalize == "graph" else normalized, plain(Tensor(normalized)).asnumpy()
 
 
-def _forward(network: nn.Cell, manifest: Manifest, ids: bool) -> Forward:
+def _forward(network: nn.Cell, manifest: Manifest, ids: bool) -> nn.Cell:
     """The network with what the manifest puts around it."""
     spec = manifest.input
     norm = Normalize(spec.mean, spec.std, spec.value_range) if spec.normalize == "graph" else None
-    confidence = Confidence(manifest.output.temperature) if ids and manifest.output.confidence else None
-    return Forward(network, norm, manifest.num_classes, ids, confidence=confidence).set_train(False)
+    if ids and manifest.output.confidence:
+        to_logits = Forward(network, norm, manifest.num_classes, ids=False)
+        return ForwardWithConfidence(to_logits, manifest.output.temperature).set_train(False)
+    return Forward(network, norm, manifest.num_classes, ids).set_train(False)
 
 
 def _write_mindspore(network: nn.Cell, manifest: Manifest, path: Path, feed: np.ndarray,

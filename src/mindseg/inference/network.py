@@ -22,6 +22,46 @@ STRIDE = 32            # the deepest stride of all networks; they pad their inpu
 _COARSE_STEP = 128     # eval.size_step on Ascend, where a graph takes tens of seconds to compile
 
 
+class Forward(nn.Cell):
+    """Normalisation, network and arg-max in one graph: what is compiled here and what is exported.
+
+    Args:
+        net: Network in evaluation mode.
+        normalize: From uint8 images to the network's input; None if the host normalises.
+        num_classes: Logits that may be predicted; a void channel behind them never is.
+        ids: Return class ids instead of logits.
+        small: Return the logits before the resize that ends the network, which must be a ``SegmentationNetwork``.
+    """
+
+    def __init__(self, net: nn.Cell, normalize: Normalize | None, num_classes: int, ids: bool,
+                 small: bool = False) -> None:
+        super().__init__(auto_prefix=False)     # the network's parameters keep their names
+        self.net = net
+        self.normalize = normalize
+        self.num_classes = num_classes
+        self.ids = ids
+        self.small = small
+
+    def construct(self, image: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """Runs the network.
+
+        Args:
+            image: uint8 (N, H, W, 3), or float32 (N, 3, H, W) if the host normalises.
+            rows: float32 (1, 1, H, 1), 1 for rows of the image and 0 for padding; None if nothing is padded.
+            columns: float32 (1, 1, 1, W), likewise.
+
+        Returns:
+            uint8 ids (N, H, W) or float32 logits (N, num_classes, H, W).
+        """
+        x = image if self.normalize is None else self.normalize(image)
+        if rows is not None:
+            x = x * rows * columns      # padding is zero after normalisation, as it is inside the networks
+        logits = self.net.small_logits(x) if self.small else self.net(x)
+        if logits.shape[1] != self.num_classes:     # a slice of everything would still be a copy
+            logits = logits[:, :self.num_classes]
+        return cast(ops.argmax(logits, 1), mstype.uint8) if self.ids else cast(logits, mstype.float32)
+
+
 class Confidence(nn.Cell):
     """Probability of the most probable class, ``1 / sum_c exp((logit_c - highest logit) / temperature)``.
 
@@ -46,50 +86,24 @@ def _to_uint8(probability: Tensor) -> Tensor:
     return cast(ops.floor(probability * 255.0 + 0.5), mstype.uint8)
 
 
-class Forward(nn.Cell):
-    """Normalisation, network and arg-max in one graph: what is compiled here and what is exported.
+class ForwardWithConfidence(nn.Cell):
+    """Class ids and their confidence in one graph.
 
     Args:
-        net: Network in evaluation mode.
-        normalize: From uint8 images to the network's input; None if the host normalises.
-        num_classes: Logits that may be predicted; a void channel behind them never is.
-        ids: Return class ids instead of logits.
-        small: Return the logits before the resize that ends the network, which must be a ``SegmentationNetwork``.
-        confidence: Return it too, behind the ids; None: ids alone.
+        to_logits: Returns logits at the size of the ids.
+        temperature: Of the confidence.
     """
 
-    def __init__(self, net: nn.Cell, normalize: Normalize | None, num_classes: int, ids: bool,
-                 small: bool = False, confidence: Confidence | None = None) -> None:
-        super().__init__(auto_prefix=False)     # the network's parameters keep their names
-        self.net = net
-        self.normalize = normalize
-        self.num_classes = num_classes
-        self.ids = ids
-        self.small = small
-        self.confidence = confidence
+    def __init__(self, to_logits: Forward, temperature: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.to_logits = to_logits
+        self.confidence = Confidence(temperature)
 
     def construct(self, image: Tensor, rows: Tensor | None = None,
-                  columns: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Runs the network.
-
-        Args:
-            image: uint8 (N, H, W, 3), or float32 (N, 3, H, W) if the host normalises.
-            rows: float32 (1, 1, H, 1), 1 for rows of the image and 0 for padding; None if nothing is padded.
-            columns: float32 (1, 1, 1, W), likewise.
-
-        Returns:
-            uint8 ids (N, H, W), these and the uint8 confidence (N, H, W), or float32 logits (N, num_classes, H, W).
-        """
-        x = image if self.normalize is None else self.normalize(image)
-        if rows is not None:
-            x = x * rows * columns      # padding is zero after normalisation, as it is inside the networks
-        logits = self.net.small_logits(x) if self.small else self.net(x)
-        if logits.shape[1] != self.num_classes:     # a slice of everything would still be a copy
-            logits = logits[:, :self.num_classes]
-        if not self.ids:
-            return cast(logits, mstype.float32)
-        ids = cast(ops.argmax(logits, 1), mstype.uint8)
-        return ids if self.confidence is None else (ids, self.confidence(cast(logits, mstype.float32)))
+                  columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps the arguments of :class:`Forward` to two tensors uint8 (N, H, W)."""
+        logits = self.to_logits(image, rows, columns)
+        return cast(ops.argmax(logits, 1), mstype.uint8), self.confidence(logits)
 
 
 class Resample(nn.Cell):
@@ -236,7 +250,7 @@ class NetworkPredictor:
         self._upsampling = net.upsampling if isinstance(net, SegmentationNetwork) else None
         self._confidence = Confidence(temperature)
         self._to_ids = Forward(net, normalize, len(info.classes), ids=True)
-        self._to_both = Forward(net, normalize, len(info.classes), ids=True, confidence=self._confidence)
+        self._to_both = ForwardWithConfidence(Forward(net, normalize, len(info.classes), ids=False), temperature)
         self._to_logits = Forward(net, normalize, len(info.classes), ids=False, small=self._upsampling is not None)
         by_products, self._averages = device_target() == "CPU", self.scales != (1.0,) or self.flip
         self._resample = Resample(shift=by_products and self._averages)
@@ -346,7 +360,7 @@ class NetworkPredictor:
             return STRIDE
         return max(STRIDE, round(self.size_step * scale / STRIDE) * STRIDE)
 
-    def _run(self, cell: Forward, images: np.ndarray, step: int) -> Tensor:
+    def _run(self, cell: nn.Cell, images: np.ndarray, step: int) -> Tensor:
         """Runs a compiled cell on images of any size, padded to multiples of ``step``."""
         cell.set_train(False)
         height, width = images.shape[1:3]
