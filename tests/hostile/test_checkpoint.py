@@ -102,6 +102,9 @@ TRAINING_STATE = {
     "several scores": ours("best_miou", array("best_miou", np.array([0.5, 0.5]))),
     "number as configuration": ours("config", array("config", np.array(3))),
     "time that is infinite": with_checksum(*OURS, text("saved_at", "inf")),
+    "temperature of nothing": with_checksum(*OURS, text("temperature", "0")),
+    "temperature that is NaN": with_checksum(*OURS, text("temperature", "nan")),
+    "temperature below all": with_checksum(*OURS, text("temperature", "1e-40")),
     "text as number of samples": with_checksum(*OURS, text("samples", "5")),
 }
 
