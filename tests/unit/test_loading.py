@@ -15,6 +15,7 @@ from mindseg.manifest import ModelFile, save_manifest
 from tests.support import ROOT
 from tests.support.data import random_image, write_image
 from tests.support.deploy import make_manifest
+from tests.support.images import encode, exif, turned, with_exif
 from tests.support.predictors import FunctionPredictor, info_of
 
 WEIGHTS = next((ROOT / "weights").glob("fast_scnn_camvid-*.ckpt"))
@@ -49,6 +50,20 @@ def test_confidence_comes_on_request(segment, rng):
         np.testing.assert_array_equal(result.confidence, rgb[..., 0])
 
 
+@pytest.mark.parametrize("kind", [".png", ".jpg"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_files_are_turned_by_their_exif_orientation(segment, tmp_path, rng, orientation, kind):
+    """Image and classes lie as a viewer shows the photograph, not as it is stored."""
+    content = encode(kind, random_image(rng, 40, 56))
+    path = tmp_path / f"photo{kind}"
+    path.write_bytes(with_exif(content, exif(orientation), 56, 40))
+    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    rgb = turned(stored, orientation)[..., ::-1]
+    result = segment(path)
+    np.testing.assert_array_equal(result.image, rgb)
+    np.testing.assert_array_equal(result.ids, (rgb[..., 0] > rgb[..., 2]).astype(np.uint8))
+
+
 def test_models_of_both_colour_orders_see_the_same_photograph(rng):
     rgb = np.ascontiguousarray(random_image(rng, 40, 56))
     other = Segmenter(FunctionPredictor(lambda images, size: red_above_blue(images[..., ::-1], size), info_of(2),
@@ -80,7 +95,7 @@ def test_files_that_are_no_images_are_named(segment, tmp_path):
             segment(tmp_path / name)
 
 
-def test_a_published_checkpoint_brings_its_configuration():
+def test_a_published_checkpoint_brings_its_configuration(tmp_path):
     segment = mindseg.load(WEIGHTS, device="CPU")
     assert len(segment.classes) == 11
     assert "pedestrian" in segment.classes
@@ -89,7 +104,11 @@ def test_a_published_checkpoint_brings_its_configuration():
     assert isinstance(result, Segmentation)
     assert result.ids.shape == (96, 128)
     assert result.ids.max() < 11
-    again = mindseg.load(WEIGHTS)(image)        # a second model in the same process
+    # A second model in the same process, and the image as a camera stores it that was held upright.
+    path = tmp_path / "photo.png"
+    path.write_bytes(with_exif(encode(".png", turned(image, 8)[..., ::-1]), exif(6), 96, 128))
+    again = mindseg.load(WEIGHTS)(path)
+    np.testing.assert_array_equal(again.image, image)
     np.testing.assert_array_equal(again.ids, result.ids)
 
 
