@@ -1,4 +1,5 @@
 """YOLO segmentation: one text file an image, a polygon a line; class names in ``data.yaml``."""
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +10,7 @@ from mindseg.data.annotations.bounded import Problems, read_content, to_name
 from mindseg.data.annotations.images import ImageFolder
 from mindseg.data.annotations.rules import yolo_polygon
 from mindseg.data.annotations.shapes import Collection, Shape, ShapeAnnotation
+from mindseg.data.samples import read_lines
 from mindseg.errors import DataError, shorten
 from mindseg.yaml_text import YamlError, parse, read_text
 
@@ -33,18 +35,21 @@ def read_yolo(source: Path, problems: Problems, classes: Sequence[str] = (), ima
     file = source if source.is_file() else folder / _DESCRIPTION
     tree = _read_description(file) if file.is_file() else {}
     names = _names(tree["names"] if "names" in tree else list(classes), file)
-    splits = {split: _parts(tree.get(split)) for split in ("train", "val", "test")}
+    found = ImageFolder(images or folder, without)
+    splits = _read_splits(tree, file, found, problems)
     annotations = []
-    for image in ImageFolder(images or folder, without).files:
-        place = image.relative_to(images or folder)
+    for image in splits or found.files:
+        if splits.get(image) == "test":
+            continue
         with problems.one_image():
-            shapes = [_read_line(line, names, f"{label}:{number}") for label in [_label_file(image)] if label.is_file()
-                      for number, line in enumerate(_lines(label), 1) if line.strip()]
-            split = next((name for name, parts in splits.items() if parts and _holds(place.parts, parts)), "")
-            if split != "test":
-                annotations.append(ShapeAnnotation(str(_label_file(image)), place.as_posix(), None, shapes, None, split,
-                                                   small_on_top=True))
-    return Collection("yolo", annotations, names)
+            label, place = _label_file(image), image.relative_to(found.folder).as_posix()
+            shapes = [_read_line(line, names, f"{label}:{number}")
+                      for number, line in enumerate(_lines(label) if label.is_file() else [], 1) if line.strip()]
+            annotations.append(ShapeAnnotation(str(label), place, None, shapes, None, splits.get(image, ""),
+                                               small_on_top=True))
+    left_out = len(found.files) - len(splits or found.files)
+    notes = [f"{left_out} images are in no split of {file.name}: left out"] if left_out else []
+    return Collection("yolo", annotations, names, notes=notes)
 
 
 def _read_description(file: Path) -> dict:
@@ -67,8 +72,56 @@ def _names(value: Any, file: Path) -> list[str]:
     return [to_name(str(name) if type(name) is int else name, f"{file}: names") for name in value]
 
 
+def _read_splits(tree: dict, file: Path, images: ImageFolder, problems: Problems) -> dict[Path, str]:
+    """Split of each image that is in one, in the order of their names; the first of train, val and test counts.
+
+    Args:
+        tree: Content of ``data.yaml``: a split is a folder, a list of images (``.txt``), or several of them.
+        file: ``data.yaml``.
+        images: The images.
+        problems: Receives the images of lists that are missing.
+    """
+    splits: dict[Path, str] = {}
+    for split in ("train", "val", "test"):
+        entries = tree.get(split)
+        for entry in entries if isinstance(entries, list) else [entries]:
+            parts = _parts(entry)
+            if parts and parts[-1].endswith(".txt"):
+                chosen = _read_list(_find_list(file, tree, parts), images, problems)
+            else:
+                chosen = [image for image in images.files
+                          if parts and _holds(image.relative_to(images.folder).parts, parts)]
+            for image in chosen:
+                splits.setdefault(image, split)
+    return dict(sorted(splits.items()))
+
+
+def _find_list(file: Path, tree: dict, parts: tuple[str, ...]) -> Path:
+    """The list of a split: below the folder ``path`` of ``data.yaml``, else below that of ``data.yaml`` itself."""
+    root = file.parent
+    for path in (root.joinpath(*_parts(tree.get("path")), *parts), root.joinpath(*parts), root / parts[-1]):
+        if path.is_file():
+            return path
+    raise DataError(f"{file}: its list of images {shorten('/'.join(parts))} is not below {root}; put it there")
+
+
+def _read_list(path: Path, images: ImageFolder, problems: Problems) -> list[Path]:
+    """Images that a list names, one a line: ``./`` is the folder of the list, as in Ultralytics.
+
+    Other paths begin at the folder of the images. What is not there is searched by its file name.
+    """
+    found = []
+    for number, line in read_lines(path):
+        name = os.path.relpath(path.parent / line, images.folder) if line.startswith("./") else line
+        with problems.one_image():
+            found.append(images.find(name, f"{path}:{number}"))
+    if not found:
+        raise DataError(f"{path}: names no image that is there; export the data set again")
+    return found
+
+
 def _parts(value: Any) -> tuple[str, ...]:
-    """Folders of a split that ``data.yaml`` names; a leading ``..`` means its own folder, as some tools write it."""
+    """Folders of a path in ``data.yaml``; a leading ``..`` means its own folder, as some tools write it."""
     parts = PurePosixPath(value).parts if isinstance(value, str) else ()
     return tuple(part for part in parts if part not in ("..", ".", "/"))
 
