@@ -17,11 +17,12 @@ FORMATS = {"labelme": "the later shape", "coco": "the smaller shape", "cvat": "t
            "yolo": "the smaller shape", "masks": ""}
 
 
-def detect_format(source: Path) -> tuple[str, Path]:
+def detect_format(source: Path, colors: Path | None = None) -> tuple[str, Path]:
     """Finds the format of annotations.
 
     Args:
         source: File or folder.
+        colors: Colour table of masks, which may lie among them.
 
     Returns:
         One of ``FORMATS``, and the file or folder to read.
@@ -47,7 +48,7 @@ def detect_format(source: Path) -> tuple[str, Path]:
                             "--input, and the one to evaluate on as --val_input")
         return kind, found[0] if kind == "coco" else source
     for pattern, kind in (("*.xml", "cvat"), ("*.txt", "yolo"), ("*.png", "masks")):
-        files = sorted(source.rglob(pattern))
+        files = sorted(path for path in source.rglob(pattern) if not (colors and path.resolve() == colors.resolve()))
         if files:
             return kind, files[0] if kind == "cvat" and len(files) == 1 else source
     raise DataError(f"{source}: holds no annotations; searched *.json, *.xml, *.txt and *.png: check --input")
