@@ -10,7 +10,7 @@ import pytest
 from mindseg.commands import import_labels
 from mindseg.config import load_config
 from mindseg.data.annotations import rules
-from mindseg.errors import UserError
+from mindseg.errors import DataError, UserError
 from tests.support.annotations import (
     SIZE,
     compress,
@@ -384,6 +384,61 @@ def test_yolo_data_set(tmp_path, run, capsys):
     assert "2 to train and 1 to evaluate on" in capsys.readouterr().out
 
 
+@pytest.fixture
+def yolo_lists(tmp_path):
+    """Two images of one name, one more to test on, and one that no list names; ``data.yaml`` names lists."""
+    for number, split in enumerate(("train", "val", "test", "more")):
+        write_images(tmp_path / "images" / split, 1, seed=number)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "p00.txt").write_text(f"{number % 2} 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "data.yaml").write_text(
+        "path: ../datasets/mine\ntrain: lists/train.txt\nval: [val.txt]\ntest: images/test\nnames: [a, b]\n")
+    (tmp_path / "lists" / "train.txt").write_text("./../images/train/p00.png\n")
+    (tmp_path / "val.txt").write_text("images/val/p00.png\r\n\r\n")
+    return tmp_path
+
+
+def test_yolo_lists_of_images(yolo_lists, run, capsys):
+    """``./`` is the folder of the list, other paths begin at that of ``data.yaml``."""
+    run("--input", yolo_lists)
+    assert "2 images in the format yolo, 1 to train and 1 to evaluate on" in (printed := capsys.readouterr().out)
+    assert "note: 1 images are in no split of data.yaml: left out" in printed
+    for split in ("train", "val"):
+        assert (yolo_lists / "out" / f"{split}.txt").read_text().split(",")[0] == f"../images/{split}/p00.png"
+
+
+def test_yolo_lists_of_another_machine(yolo_lists, run, capsys):
+    """The lists lie in the folder ``path``; its images have paths that are not here, but file names of their own."""
+    for split in ("train", "val"):
+        for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+            old = yolo_lists / kind / split / f"p00{suffix}"
+            old.rename(old.with_stem(split))
+    home = yolo_lists / "datasets" / "mine"
+    home.mkdir(parents=True)
+    (yolo_lists / "lists").rename(home / "lists")
+    (home / "lists" / "train.txt").write_text("/content/datasets/mine/images/train/train.png\n")
+    (yolo_lists / "val.txt").write_text("../datasets/mine/images/val/val.png\n")
+    run("--input", yolo_lists / "data.yaml")
+    assert "1 to train and 1 to evaluate on" in capsys.readouterr().out
+    assert "images/train/train.png," in (yolo_lists / "out" / "train.txt").read_text()
+
+
+@pytest.mark.parametrize(("name", "text", "told"), [
+    ("val.txt", None, r"data\.yaml: its list of images 'val\.txt' is not below"),
+    ("val.txt", "", r"val\.txt: names no image"),
+    ("val.txt", "./images/val/none.png", r"val\.txt:1: the image .*none\.png' is not below"),
+    ("val.txt", "images/p00.png", r"val\.txt:1: the image 'images/p00\.png' may be"),
+    ("lists/train.txt", "../../../etc/passwd", r"train\.txt:1: the image '\.\./\.\./\.\./etc/passwd' is not below")])
+def test_wrong_yolo_lists_are_named(yolo_lists, run, name, text, told):
+    if text is None:
+        (yolo_lists / name).unlink()
+    else:
+        (yolo_lists / name).write_text(text)
+    with pytest.raises(DataError, match=told):
+        run("--input", yolo_lists)
+
+
 # Classes, splits, configuration.
 
 def make_labelme(folder, count=10, labels=("road", "car"), **more):
@@ -413,8 +468,11 @@ def test_holes_that_labelme_calls_background(tmp_path, run):
 
 def test_pixels_without_a_shape_may_be_ignored_or_join_a_class(tmp_path, run):
     make_labelme(tmp_path / "d")
-    found = run("--input", tmp_path / "d", "--ignore", "background")
+    run("--input", tmp_path / "d")
+    assert load_config(tmp_path / "out" / "out.yaml").data.palette[0] == [0, 0, 0]
+    found = run("--input", tmp_path / "d", "--ignore", "background", "--overwrite")
     assert set(found["p00"].ravel()) == {1, 255}
+    assert [0, 0, 0] not in load_config(tmp_path / "out" / "out.yaml").data.palette     # the background's colour
     found = run("--input", tmp_path / "d", "--background", "road", "--overwrite")
     assert set(found["p00"].ravel()) == {1}
     assert set(found["p01"].ravel()) == {0, 1}

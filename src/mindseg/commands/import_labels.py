@@ -114,7 +114,7 @@ def read_inputs(args: argparse.Namespace, classes: list[str],
         inputs, splits = [*inputs, (args.val_input, args.val_images or args.images)], ["train", "val"]
     read: list[tuple[Collection, ImageFolder]] = []
     for (source, images), split in zip(inputs, splits, strict=True):
-        kind, source = detect_format(source) if args.format == "auto" else (args.format, source)
+        kind, source = detect_format(source, args.colors) if args.format == "auto" else (args.format, source)
         if read and kind != read[0][0].format:
             raise DataError(f"--val_input {source}: has the format {kind}, but --input has {read[0][0].format}; import "
                             "them one after the other")
@@ -158,7 +158,8 @@ def convert(args: argparse.Namespace, problems: Problems) -> tuple[list[Labelled
         for (found, images), place in zip(read, places, strict=True):
             samples += write_labels(found, images, ids, ids.get(background, 0), folder, place, counts, problems)
         samples = split_samples(samples, args.val_share, args.seed)
-        tree = describe_config(samples, root, classes, whole.colors)
+        without_black = whole.background and background not in classes
+        tree = describe_config(samples, root, classes, whole.colors, without_black)
         folder.claim(config, *lists.values())
         for split, path in lists.items():
             write_text(path, list_text([sample for sample in samples if sample.split == split], root))

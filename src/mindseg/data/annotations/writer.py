@@ -166,8 +166,8 @@ def list_text(samples: Sequence[Labelled], root: Path) -> str:
     return "".join(lines)
 
 
-def describe_config(samples: Sequence[Labelled], root: Path, classes: Sequence[str],
-                    colors: Mapping[str, Color]) -> dict:
+def describe_config(samples: Sequence[Labelled], root: Path, classes: Sequence[str], colors: Mapping[str, Color],
+                    without_black: bool) -> dict:
     """Settings for a first training of Fast-SCNN, those of the quick start with sizes that fit the images.
 
     Images of over two million pixels are made smaller.
@@ -177,10 +177,11 @@ def describe_config(samples: Sequence[Labelled], root: Path, classes: Sequence[s
         root: Folder of the lists.
         classes: Class names.
         colors: Colours of classes; used if each class has one of its own.
+        without_black: No class is black, the colour that PASCAL VOC's palette gives to the background.
     """
     palette = [colors.get(name) for name in classes]
     if None in palette or len(set(palette)) < len(palette):
-        palette = voc_palette(len(classes))
+        palette = voc_palette(len(classes) + without_black)[without_black:]
     height, width = (int(np.median([sample.size[side] for sample in samples])) for side in (0, 1))
     data = {"name": "list", "root": str(root), "train_list": str(root / "train.txt"),
             "eval_list": str(root / "val.txt"), "class_names": list(classes), "palette": [list(rgb) for rgb in palette],
