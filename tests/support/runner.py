@@ -37,7 +37,7 @@ SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1",
                          "LSAN_OPTIONS": f"suppressions={RUNNER}/test/leaks.txt:print_suppressions=0:exitcode=99"}
 
 
-def _require_toolchain() -> None:
+def require_toolchain() -> None:
     """Skip only where the machine cannot compile the runner at all; the quick start installs what is missing."""
     headers = {"yaml-cpp/yaml.h": "libyaml-cpp-dev", "opencv4/opencv2/imgcodecs.hpp": "libopencv-imgcodecs-dev",
                "nlohmann/json.hpp": "nlohmann-json3-dev", "CLI/CLI.hpp": "libcli11-dev", "openssl/evp.h": "libssl-dev"}
@@ -51,7 +51,7 @@ def _require_toolchain() -> None:
 
 def build(folder: Path, *options: str) -> Path:
     """Build runner and tests into ``folder`` (incremental, one process at a time)."""
-    _require_toolchain()
+    require_toolchain()
     folder.mkdir(exist_ok=True, parents=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

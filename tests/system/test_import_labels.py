@@ -1,11 +1,15 @@
 """Labels of annotation tools, from their files to a training, with the commands of a user."""
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from tests.support import ROOT
 from tests.support.annotations import SIZE, labelme, write_images
+from tests.support.runner import require_toolchain
 
 SIZES = (96, 128)
 SHAPES = [{"label": "road", "points": [[0, 60], [127, 60], [127, 95], [0, 95]]},
@@ -45,6 +49,32 @@ def test_ten_files_of_labelme_train_with_the_second_command(tmp_path, photos, ru
         losses = [float(row["loss"]) for row in csv.DictReader(stream) if row["phase"] == "train"]
     assert len(losses) >= 2
     assert np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+def test_the_walk_of_two_users_in_small(tmp_path):
+    """Six commands from labels to the C++ runner: the labels are the tools' own, and the runner scores as eval does."""
+    require_toolchain()
+    command = [sys.executable, ROOT / "benchmarks" / "own_labels_walk.py", "--count", "8", "--epochs", "2", "--formats",
+               "labelme", "masks", "--work", tmp_path / "walk"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, first, second = done.stdout.split("| |")
+    rows, (_, *polygons) = ([[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]
+                             if line.startswith("|")] for table in (first, second))
+    walk = {row: cells for row, *cells in rows}
+    assert sum(row[:3] in ("1. ", "2. ", "3. ", "4. ", "5. ", "6. ") for row in walk) == len(walk) - 6 == 6
+    assert walk["labels as the tool draws them"] == ["all", ""]
+    assert walk["labels as in the data set"][1] == "all"
+    assert float(walk["labels as in the data set"][0].rstrip(" %")) > 98
+    assert ["labels as the tool draws them", "all"] in polygons
+    for column in range(2):
+        scores = [float(walk[f"mIoU, {program}"][column].rstrip(" %")) for program in ("eval", "C++ runner")]
+        assert scores[0] == pytest.approx(scores[1], abs=0.05)
+        assert scores[0] > 0
+    for name in ("labelme", "masks"):
+        run, = (tmp_path / "walk" / name / "outputs" / "mine").iterdir()
+        assert (run / "report.html").is_file()
 
 
 def test_a_long_file_is_never_printed(tmp_path, run_cli):
