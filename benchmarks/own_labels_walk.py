@@ -36,7 +36,7 @@ RUNNER = ROOT / "ascend310_infer" / "out" / "segment"
 WEIGHTS = sorted((ROOT / "weights").glob("fast_scnn_camvid-*.ckpt"))
 EXAMPLES = """examples:
   python benchmarks/own_labels_walk.py
-  python benchmarks/own_labels_walk.py --config fast_scnn_camvid --root data/camvid --work walk"""
+  python benchmarks/own_labels_walk.py --config fast_scnn_camvid --root data/camvid --epochs 20 --work walk"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--formats", nargs="+", choices=TOOLS, default=list(TOOLS), help="(default: all)")
     parser.add_argument("--tolerance", type=float, default=1, help="pixels that a polygon may be away from the region "
                         "it stands for; 0: none (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=20, help="of each training (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each training (%(default)s)")
     parser.add_argument("--work", type=Path, help="new folder to work in, which is kept (default: a temporary one)")
     return parser.parse_args()
 
