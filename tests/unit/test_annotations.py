@@ -386,14 +386,15 @@ def test_yolo_data_set(tmp_path, run, capsys):
 
 @pytest.fixture
 def yolo_lists(tmp_path):
-    """Two images of one name, one more to test on, and one that no list names; ``data.yaml`` names lists."""
+    """Two images of one name and two that no list names; ``data.yaml`` names lists, of which the one to test on is not
+    there, as it often is."""
     for number, split in enumerate(("train", "val", "test", "more")):
         write_images(tmp_path / "images" / split, 1, seed=number)
         (tmp_path / "labels" / split).mkdir(parents=True)
         (tmp_path / "labels" / split / "p00.txt").write_text(f"{number % 2} 0.1 0.1 0.9 0.1 0.9 0.9\n")
     (tmp_path / "lists").mkdir()
     (tmp_path / "data.yaml").write_text(
-        "path: ../datasets/mine\ntrain: lists/train.txt\nval: [val.txt]\ntest: images/test\nnames: [a, b]\n")
+        "path: ../datasets/mine\ntrain: lists/train.txt\nval: [val.txt]\ntest: test.txt\nnames: [a, b]\n")
     (tmp_path / "lists" / "train.txt").write_text("./../images/train/p00.png\n")
     (tmp_path / "val.txt").write_text("images/val/p00.png\r\n\r\n")
     return tmp_path
@@ -403,7 +404,7 @@ def test_yolo_lists_of_images(yolo_lists, run, capsys):
     """``./`` is the folder of the list, other paths begin at that of ``data.yaml``."""
     run("--input", yolo_lists)
     assert "2 images in the format yolo, 1 to train and 1 to evaluate on" in (printed := capsys.readouterr().out)
-    assert "note: 1 images are in no split of data.yaml: left out" in printed
+    assert "note: 2 images are neither in train nor in val of data.yaml: left out" in printed
     for split in ("train", "val"):
         assert (yolo_lists / "out" / f"{split}.txt").read_text().split(",")[0] == f"../images/{split}/p00.png"
 

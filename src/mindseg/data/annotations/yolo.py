@@ -39,8 +39,6 @@ def read_yolo(source: Path, problems: Problems, classes: Sequence[str] = (), ima
     splits = _read_splits(tree, file, found, problems)
     annotations = []
     for image in splits or found.files:
-        if splits.get(image) == "test":
-            continue
         with problems.one_image():
             label, place = _label_file(image), image.relative_to(found.folder).as_posix()
             shapes = [_read_line(line, names, f"{label}:{number}")
@@ -48,7 +46,7 @@ def read_yolo(source: Path, problems: Problems, classes: Sequence[str] = (), ima
             annotations.append(ShapeAnnotation(str(label), place, None, shapes, None, splits.get(image, ""),
                                                small_on_top=True))
     left_out = len(found.files) - len(splits or found.files)
-    notes = [f"{left_out} images are in no split of {file.name}: left out"] if left_out else []
+    notes = [f"{left_out} images are neither in train nor in val of {file.name}: left out"] if left_out else []
     return Collection("yolo", annotations, names, notes=notes)
 
 
@@ -73,7 +71,7 @@ def _names(value: Any, file: Path) -> list[str]:
 
 
 def _read_splits(tree: dict, file: Path, images: ImageFolder, problems: Problems) -> dict[Path, str]:
-    """Split of each image that is in one, in the order of their names; the first of train, val and test counts.
+    """Split of each image that is in train or val, in the order of their names; in both, it is in train.
 
     Args:
         tree: Content of ``data.yaml``: a split is a folder, a list of images (``.txt``), or several of them.
@@ -82,7 +80,7 @@ def _read_splits(tree: dict, file: Path, images: ImageFolder, problems: Problems
         problems: Receives the images of lists that are missing.
     """
     splits: dict[Path, str] = {}
-    for split in ("train", "val", "test"):
+    for split in ("train", "val"):
         entries = tree.get(split)
         for entry in entries if isinstance(entries, list) else [entries]:
             parts = _parts(entry)
