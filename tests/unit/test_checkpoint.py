@@ -203,6 +203,23 @@ def test_shipped_weights_start_a_network_of_other_classes(name):
             np.testing.assert_array_equal(param.asnumpy(), arrays[param.name], param.name)
 
 
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["b", "a", "c"], ["a", "b", "d"]])
+def test_a_classifier_starts_new_if_its_classes_have_other_names(names, tmp_path):
+    source, target = (load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml", [
+        "model.num_classes=3", "loss.class_weights=null", "data.name=list", "data.palette=null",
+        f"data.class_names={classes}"])
+        for classes in (["a", "b", "c"], names))
+    path, ours = tmp_path / "other.ckpt", build_network(source)
+    save_checkpoint(path, list(ours.get_parameters()), Progress(), source)
+    net = build_network(target)
+    load_pretrained(net, target, path)
+    values = {p.name: p.asnumpy() for p in ours.get_parameters()}
+    same = np.array_equal(net.classifier.conv.weight.asnumpy(), values["classifier.conv.weight"])
+    assert same == (names == ["a", "b", "c"])
+    weight = "learning_to_downsample.conv.conv.weight"
+    np.testing.assert_array_equal(net.learning_to_downsample.conv.conv.weight.asnumpy(), values[weight])
+
+
 def test_starting_weights_that_changed_since_they_were_recorded(cfg, network_file):
     target = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml")
     target.train.pretrained, target.train.pretrained_sha256 = str(network_file[0]), "0" * 64

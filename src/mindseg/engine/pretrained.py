@@ -6,7 +6,9 @@ import numpy as np
 
 from mindspore import Tensor, nn
 
-from mindseg.config import Config
+from mindseg.checkpoint import read_checkpoint
+from mindseg.config import Config, parse_config
+from mindseg.data.datasets import dataset_info
 from mindseg.errors import UserError
 from mindseg.files import file_sha256
 from mindseg.logs import log
@@ -18,8 +20,8 @@ def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
 
     Args:
         net: Network of ``cfg.model``.
-        cfg: Resolved configuration; ``model.pretrained_part`` is ``all`` (but for classifiers if the file has another
-            number of classes, or none), ``backbone`` (FCN-8s also takes an ImageNet VGG16 with BatchNorm) or
+        cfg: Resolved configuration; ``model.pretrained_part`` is ``all`` (but for classifiers if the file has other
+            classes, or none), ``backbone`` (FCN-8s also takes an ImageNet VGG16 with BatchNorm) or
             ``encoder``.
         path: Checkpoint of this project, or any file that ``mindseg.models.weights`` reads.
 
@@ -36,7 +38,8 @@ def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
                         "changed since it was recorded; give the old file, or set train.pretrained_sha256=null")
     t.pretrained, t.pretrained_sha256 = str(path), digest
     try:
-        found = convert(m.name, state, part=m.pretrained_part, drop_classifier=None, **options)
+        drop = True if _has_other_classes(path, cfg) else None
+        found = convert(m.name, state, part=m.pretrained_part, drop_classifier=drop, **options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     own = {p.name: p for p in net.get_parameters()}
@@ -46,6 +49,23 @@ def load_pretrained(net: nn.Cell, cfg: Config, path: str | Path) -> None:
     log.info("%d of %d parameters loaded from %s (%s)", len(found.params), len(own), path, found.source)
     if found.missing:
         log.info("new, with random weights: %s", ", ".join(_layers(found.missing, found.params)))
+
+
+def _has_other_classes(path: str | Path, cfg: Config) -> bool:
+    """Tests whether a checkpoint of this project names other classes, or has them in another order.
+
+    Args:
+        path: Any file of weights.
+        cfg: Resolved configuration of the network that shall get them.
+    """
+    text = read_checkpoint(path)[1].get("config") if Path(path).suffix == ".ckpt" else None
+    if not text:
+        return False
+    try:
+        theirs = dataset_info(parse_config(text, f"{path}: its configuration").data).classes
+    except UserError:       # of another version of this project; the shapes of the weights still tell the number
+        return False
+    return tuple(theirs) != tuple(dataset_info(cfg.data).classes)
 
 
 def _layers(missing: Iterable[str], loaded: Iterable[str]) -> list[str]:
