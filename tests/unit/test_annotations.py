@@ -22,6 +22,7 @@ from tests.support.annotations import (
     runs,
     write_images,
 )
+from tests.support.colours import difference
 from tests.support.data import random_image, random_label, write_image, write_palette
 
 HEIGHT, WIDTH = SIZE
@@ -340,6 +341,17 @@ def test_masks_of_class_numbers(tmp_path, rng, run, palette):
     found = run("--input", tmp_path / "masks", "--images", tmp_path / "images", "--classes", "a", "b", "c")
     for i, label in enumerate(labels):
         assert np.array_equal(found[f"p{i:02d}"], label)
+
+
+def test_colours_of_many_classes_differ_where_they_touch(tmp_path, run):
+    write_images(tmp_path / "images", 2)
+    label = np.arange(HEIGHT * WIDTH).reshape(SIZE) // WIDTH // 2 % 12     # stripes: each class touches two others
+    for i in range(2):
+        write_image(tmp_path / "masks" / f"p{i:02d}.png", label.astype(np.uint8))
+    run("--input", tmp_path / "masks", "--images", tmp_path / "images")
+    palette = load_config(tmp_path / "out" / "out.yaml").data.palette
+    assert len(palette) == 12
+    assert min(difference(palette[k], palette[k + 1]) for k in range(11)) >= 20
 
 
 def test_binary_masks(tmp_path, rng, run):

@@ -158,8 +158,7 @@ def convert(args: argparse.Namespace, problems: Problems) -> tuple[list[Labelled
         for (found, images), place in zip(read, places, strict=True):
             samples += write_labels(found, images, ids, ids.get(background, 0), folder, place, counts, problems)
         samples = split_samples(samples, args.val_share, args.seed)
-        without_black = whole.background and background not in classes
-        tree = describe_config(samples, root, classes, whole.colors, without_black)
+        tree = describe_config(samples, root, classes, whole.colors, counts)
         folder.claim(config, *lists.values())
         for split, path in lists.items():
             write_text(path, list_text([sample for sample in samples if sample.split == split], root))

@@ -12,6 +12,7 @@ import numpy as np
 from mindseg.data.label_tables import ADE20K as ADE20K_TABLE
 from mindseg.data.label_tables import MAPILLARY as MAPILLARY_TABLE
 from mindseg.data.labels import IGNORE, UNMAPPED, label_lut, train_id_lut
+from mindseg.data.palettes import default_palette
 from mindseg.data.samples import IMAGE_SUFFIXES, Sample, image_stem, pair_files, read_list, unique_names
 from mindseg.errors import ConfigError, DataError
 
@@ -251,7 +252,7 @@ def dataset_info(data: Mapping) -> DatasetInfo:
     info, classes = _named(data), _classes(data)
     if info.classes:
         return info
-    palette = data.get("palette") or voc_palette(len(classes))
+    palette = data.get("palette") or default_palette(len(classes))
     if len(palette) != len(classes) or not all(map(_is_colour, palette)):
         raise DataError(f"data.palette: give one [r, g, b] of 0..255 for each of the {len(classes)} classes")
     mapping = data.get("label_map")

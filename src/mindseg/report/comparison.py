@@ -1,13 +1,15 @@
 """Comparison of several runs on one page, and means over runs that repeat each other."""
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from mindseg.data.datasets import CITYSCAPES, VOC, voc_palette
+from mindseg.data.datasets import DATASETS, dataset_info
+from mindseg.drawing import Palette
 from mindseg.errors import DataError
 from mindseg.report.charts import NUM_STYLES, number, read_history, training_charts
 from mindseg.report.pages import ReportData, plain, write_page
@@ -39,10 +41,20 @@ def read_run(folder: Path, title: str) -> ReportData:
         raise DataError(f"{folder / 'eval.json'}: missing, or without classes and IoU, and there is no metrics.csv; "
                         "give the folder of a training, or run eval.py --output for it first")
     classes = tuple(scores["classes"])
-    known = {info.classes: info.palette for info in (CITYSCAPES, VOC)}
-    return ReportData(title, classes, known.get(classes) or voc_palette(len(classes)), scores, history=history,
-                      config=_read(folder / "config.yaml", str) or "",
-                      environment=_read(folder / "env.json", json.loads) or {})
+    black = ((0, 0, 0),) * len(classes)
+    run = ReportData(title, classes, black, scores, history=history, config=_read(folder / "config.yaml", str) or "",
+                     environment=_read(folder / "env.json", json.loads) or {})
+    return replace(run, palette=_palette(run)) if classes else run
+
+
+def _palette(run: ReportData) -> Palette:
+    """Official colours of the data set, or those of the run's configuration, or default ones."""
+    official = {info.classes: info.palette for info in DATASETS.values()}
+    data = {"name": "list", "class_names": run.classes, "palette": _settings(run).get("data.palette")}
+    try:
+        return official.get(run.classes) or dataset_info(data).palette
+    except DataError as error:
+        raise DataError(f"{run.title}: config.yaml: {error}") from None
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from mindseg.data.annotations.bounded import Problems
 from mindseg.data.annotations.images import ImageFolder, read_size
 from mindseg.data.annotations.shapes import Annotation, Collection, Color
-from mindseg.data.datasets import voc_palette
 from mindseg.data.decode import encode_label
 from mindseg.data.labels import IGNORE
+from mindseg.data.palettes import arranged_palette, count_contacts
 from mindseg.data.samples import check_name, image_stem
 from mindseg.errors import DataError, shorten
 from mindseg.files import file_sha256, write_bytes
@@ -51,11 +51,13 @@ class Statistics:
 
     Attributes:
         pixels: Pixels of each class id, int64 (256,).
+        contacts: Neighbouring pixels of each two class ids, int64 (256, 256).
         overlap: Pixels that shapes of different classes cover.
         overlapping: Images with such pixels.
         empty: Images without any shape.
     """
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    contacts: np.ndarray = field(default_factory=lambda: np.zeros((256, 256), np.int64))
     overlap: int = 0
     overlapping: int = 0
     empty: int = 0
@@ -94,6 +96,7 @@ def write_labels(collection: Collection, images: ImageFolder, ids: Mapping[str, 
             write_bytes(path, encode_label(label))
             samples.append(Labelled(image, path, (height, width), file_sha256(image), annotation.split))
             counts.pixels += np.bincount(label.ravel(), minlength=256)
+            counts.contacts += count_contacts(label)
             counts.overlap, counts.overlapping = counts.overlap + overlap, counts.overlapping + (overlap > 0)
             counts.empty += not annotation.labels()
     return samples
@@ -166,8 +169,8 @@ def list_text(samples: Sequence[Labelled], root: Path) -> str:
     return "".join(lines)
 
 
-def describe_config(samples: Sequence[Labelled], root: Path, classes: Sequence[str], colors: Mapping[str, Color],
-                    without_black: bool) -> dict:
+def describe_config(samples: Sequence[Labelled], root: Path, classes: Sequence[str],
+                    colors: Mapping[str, Color], counts: Statistics) -> dict:
     """Settings for a first training of Fast-SCNN, those of the quick start with sizes that fit the images.
 
     Images of over two million pixels are made smaller.
@@ -177,11 +180,11 @@ def describe_config(samples: Sequence[Labelled], root: Path, classes: Sequence[s
         root: Folder of the lists.
         classes: Class names.
         colors: Colours of classes; used if each class has one of its own.
-        without_black: No class is black, the colour that PASCAL VOC's palette gives to the background.
+        counts: Counts of the import.
     """
     palette = [colors.get(name) for name in classes]
     if None in palette or len(set(palette)) < len(palette):
-        palette = voc_palette(len(classes) + without_black)[without_black:]
+        palette = arranged_palette(counts.contacts[:len(classes), :len(classes)])
     height, width = (int(np.median([sample.size[side] for sample in samples])) for side in (0, 1))
     data = {"name": "list", "root": str(root), "train_list": str(root / "train.txt"),
             "eval_list": str(root / "val.txt"), "class_names": list(classes), "palette": [list(rgb) for rgb in palette],
