@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindseg.data.datasets import CITYSCAPES, VOC, voc_palette
+from mindseg.data.datasets import ADE20K, CITYSCAPES, VOC, voc_palette
+from mindseg.data.palettes import default_palette
 from mindseg.errors import DataError, UserError
 from mindseg.evaluation.evaluator import Example
 from mindseg.metrics import ConfusionMatrix
@@ -88,7 +89,7 @@ def test_share_of_the_pixels_settings_and_environment_are_on_the_page(tmp_path):
     text, page = read(write_report(tmp_path / "r.html", data))
     assert "Share of the labelled pixels" in page.text
     bar = re.search(r'<div class="share" role="img" aria-label="([^"]+)">(.*?)</div>', text, re.DOTALL)
-    assert bar[1] == "a 60.0 %, b 30.0 %, c 10.0 %, and smaller ones"
+    assert bar[1] == "a 60.0 %, b 30.0 %, c 10.0 %"
     assert re.findall(r'style="flex:([\d.]+);--c:rgb\((\d+) (\d+) (\d+)\)"', bar[2]) == [
         (f"{share:.6f}", *map(str, colour)) for share, colour in zip((0.6, 0.3, 0.1), voc_palette(3), strict=True)]
     details = dict(re.findall(r"<details><summary>(\w+)</summary>(.*?)</details>", text, re.DOTALL))
@@ -202,7 +203,7 @@ class TestHistory:
         np.testing.assert_allclose(np.diff(values), values[1] - values[0])
 
     def test_points_lie_where_they_should(self):
-        chart = line_chart("t", [("s1", [0, 50, 100], [0.0, 2.0, 4.0])])
+        chart = line_chart("t", ("x", "y"), [("s1", [0, 50, 100], [0.0, 2.0, 4.0])])
         (style, ((x0, y0), (x1, y1), (x2, y2))), = chart["lines"]
         assert style == "s1"
         assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
@@ -303,5 +304,13 @@ class TestComparison:
 
 def test_palettes_and_flat_keys(tmp_path):
     assert read_run(make_run(tmp_path / "a", 0.5, 0.1), "a").palette == CITYSCAPES.palette
-    assert read_run(make_run(tmp_path / "b", 0.5, 0.1, ("x", "y")), "b").palette == voc_palette(2)
+    assert read_run(make_run(tmp_path / "b", 0.5, 0.1, ADE20K.classes), "b").palette == ADE20K.palette
+    folder = make_run(tmp_path / "c", 0.5, 0.1, ("x", "y"))
+    assert read_run(folder, "c").palette == default_palette(2)
+    with open(folder / "config.yaml", "a", encoding="utf-8") as stream:
+        stream.write("data: {palette: [[1, 2, 3], [4, 5, 6]]}\n")
+    assert read_run(folder, "c").palette == ((1, 2, 3), (4, 5, 6))
+    (folder / "config.yaml").write_text("data: {palette: [red, green]}\n")
+    with pytest.raises(DataError, match=r"c: config\.yaml: data\.palette"):
+        read_run(folder, "c")
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": []}) == {"a.b": 1, "a.c.d": 2, "e": []}

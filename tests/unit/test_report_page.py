@@ -1,4 +1,4 @@
-"""The report in a real browser: silent, offline, readable on a phone and in the dark, usable with the keyboard."""
+"""The pages in a real browser: silent, offline, readable on a phone and in the dark, usable by keyboard and touch."""
 import fcntl
 import itertools
 import json
@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindseg.data.datasets import CITYSCAPES
+from mindseg.data.datasets import CITYSCAPES, dataset_info
 from mindseg.evaluation.evaluator import Example
+from mindseg.evaluation.suspects import Suspects
 from mindseg.metrics import ConfusionMatrix
 from mindseg.report.charts import read_history
 from mindseg.report.comparison import write_comparison
 from mindseg.report.pages import ReportData, write_report
+from mindseg.report.suspects_page import write_suspects
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
@@ -98,6 +100,7 @@ class Browser:
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 700)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=width < 700)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
@@ -114,6 +117,16 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key],
                       **(text if kind == "keyDown" else {}))
+
+    def tap(self, selector: str) -> None:
+        """A short touch in the middle of the first such element."""
+        x, y = self.run(f"""(() => {{
+            const node = document.querySelector({json.dumps(selector)});
+            node.scrollIntoView({{behavior: "instant", block: "center", inline: "center"}});
+            const box = node.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def complaints(self) -> list:
         """Console messages, exceptions, log entries, and requests for anything but the page and its own data."""
@@ -142,26 +155,35 @@ def browser(tmp_path_factory):
     browser.close()
 
 
-def make_data(title: str, seed: int, history: Path) -> ReportData:
+def make_data(title: str, seed: int, history: Path, info=CITYSCAPES) -> ReportData:
     """A report with every part, from random predictions."""
-    rng = np.random.default_rng(seed)
-    matrix, examples = ConfusionMatrix(19), []
+    rng, count = np.random.default_rng(seed), len(info.classes)
+    matrix, examples = ConfusionMatrix(count), []
     for k in range(4):
-        label = rng.integers(0, 19, (6, 12)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+        label = rng.integers(0, count, (6, 12)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
         pred = np.where(rng.random(label.shape) < 0.2 * k, np.roll(label, 9, 1), label)
         matrix.update(pred, label)
         image = rng.integers(0, 256, (*label.shape, 3), np.uint8)
         examples.append(Example(1 - 0.2 * k, f"image_{k}", image, pred, label))
     scores = matrix.compute() | {"images": 4, "checkpoint": "run/ckpt/best.ckpt", "mode": "whole"}
-    return ReportData(title, CITYSCAPES.classes, CITYSCAPES.palette, scores, subtitle="a run",
+    return ReportData(title, info.classes, info.palette, scores, subtitle="a run",
                       history=read_history(history), config="a: 1\n",
                       programs=[("MindSpore", scores["miou"]), ("onnxruntime", scores["miou"] - 1e-4)],
                       worst=examples[:1:-1], best=examples[:2], environment={"python": "3.11"}, facts=[("FPS", "22")])
 
 
+def make_suspects(path: Path, data: ReportData) -> Path:
+    """The page of labels to look at, for the examples of a report."""
+    suspects, examples = Suspects(len(data.classes)), {example.name: example for example in data.worst}
+    for example in examples.values():
+        suspects.add(example.name, example.pred, ConfusionMatrix(19).update(example.pred, example.label))
+    shown = [(suspect, examples[suspect.name]) for suspect in suspects.ranking()]
+    return write_suspects(path, "Labels to look at", "best.ckpt", CITYSCAPES, suspects, shown)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """A full report, a report of eval.json alone, and a comparison."""
+    """A full report, one of eval.json alone, one of classes with long names, a comparison, and labels to look at."""
     folder = tmp_path_factory.mktemp("pages with space")
     history = folder / "metrics.csv"
     lines = ["phase,epoch,step,total_steps,loss,lr,data_ms,step_ms,images_per_s,eta_s,miou,pixel_accuracy"]
@@ -170,21 +192,24 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         if step % 25 == 0:
             lines.append(f"eval,1,{step},100,,,,,,,{step / 200},0.9")
     history.write_text("\n".join(lines) + "\n")
-    full, other = make_data("Full report", 1, history), make_data("Another run", 2, history)
+    full, other = make_data("Full report", 1, history), make_data("fast_scnn_cityscapes/20260131-141516", 2, history)
+    info = dataset_info({"name": "list", "class_names": [f"class with a long name {k}" for k in range(30)]})
     bare = ReportData("Bare report", CITYSCAPES.classes, CITYSCAPES.palette,
                       {"miou": 0.5, "iou": [0.5] * 18 + [None], "pixel_accuracy": 0.9})
     return {"full": write_report(folder / "full.html", full), "bare": write_report(folder / "bare.html", bare),
+            "long": write_report(folder / "long.html", make_data("Long_names" * 8, 3, history, info)),
+            "suspects": make_suspects(folder / "suspects.html", full),
             "compare": write_comparison(folder / "compare.html", [full, other])}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["full", "bare", "compare"])
+@pytest.mark.parametrize(("name", "scheme"), [*itertools.product(("full", "bare", "compare"), ("light", "dark")),
+                                              ("long", "light"), ("suspects", "light")])
 def test_opens_silently_and_is_legible(browser, pages, name, width, scheme):
     browser.open(pages[name], width, 900, scheme)
     assert browser.complaints() == []
     assert browser.run("innerWidth") == width
-    assert browser.run("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert browser.run("document.scrollingElement.scrollWidth") <= width, "the page scrolls sideways"
     dark = browser.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((v) => v < 60)")
     assert dark == (scheme == "dark")
     assert browser.run(CONTRAST) == []
@@ -251,6 +276,87 @@ def test_chart_and_pictures_by_keyboard(browser, pages):
     assert browser.run("document.querySelector('dialog p').textContent") == "image_3, prediction"
     browser.press("Escape")
     assert not browser.run("document.querySelector('dialog').open")
+    assert browser.complaints() == []
+
+
+EDGES = "[...document.querySelectorAll({})].map((n) => n.getBoundingClientRect()).map((b) => [b.left, b.right])"
+
+
+def edges(browser: Browser, selector: str) -> np.ndarray:
+    """Left and right edges of elements in the window, (N, 2)."""
+    found = np.array(browser.run(EDGES.format(json.dumps(selector))))
+    assert len(found), selector
+    return found
+
+
+@pytest.mark.parametrize("name", ["full", "long"])
+def test_matrix_has_numbers_and_names_on_a_phone(browser, pages, name):
+    browser.open(pages[name], 390, 844, "light")
+    sizes = np.array(browser.run("""[...document.querySelectorAll(".matrix tbody td:not(.z), .matrix tbody th")]
+        .map((n) => [parseFloat(getComputedStyle(n).fontSize), n.clientWidth - n.scrollWidth])"""))
+    assert sizes[:, 0].min() >= 10
+    assert sizes[:, 1].min() >= 0, "a number or name does not fit its cell"
+    cut = browser.run("""[...document.querySelectorAll(".matrix thead .name")].filter((n) =>
+        n.getBoundingClientRect().height < 20 || n.scrollHeight > n.clientHeight).map((n) => n.textContent)""")
+    assert cut == []
+    for end in ("0", "1e6"):        # the left end of the matrix, then the right one: names stay, cells come
+        browser.run(f"document.querySelector('.scroll:has(.matrix)').scrollLeft = {end}")
+        names, cells = edges(browser, ".matrix tbody th"), edges(browser, ".matrix tbody tr td:last-child")
+        assert names.min() >= 0
+        assert names.max() < 390 / 3
+    assert cells.max() <= 390
+
+
+def test_scores_and_all_runs_are_on_a_phone(browser, pages):
+    browser.open(pages["long"], 390, 844, "light")
+    assert edges(browser, ".classes td").max() <= 390 - 16, "the margin is kept"
+    browser.open(pages["full"], 390, 844, "light")
+    heads = browser.run("[...document.querySelectorAll('.classes thead button')].map((n) => n.textContent)")
+    assert heads == ["class", "IoU %", "accuracy %", "pixels %"]
+    assert edges(browser, ".classes td, .classes thead button").max() <= 390
+    assert (np.diff(edges(browser, ".classes td.num")) > 20).all()
+    browser.open(pages["compare"], 390, 844, "light")
+    assert edges(browser, ".versus td, .versus thead th").max() <= 390
+
+
+def test_headline_fills_the_row(browser, pages):
+    browser.open(pages["full"], 1280, 900, "light")
+    left, right = edges(browser, "header h1")[0]
+    boxes = edges(browser, ".headline dl > div")
+    assert boxes[:, 0].min() == pytest.approx(left, abs=1)
+    assert boxes[:, 1].max() == pytest.approx(right, abs=1)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axes_and_classes_have_names(browser, pages, width):
+    browser.open(pages["full"], width, 844, "light")
+    axes = browser.run("[...document.querySelectorAll('.chart')].map((c) => [...c.querySelectorAll('.axis')]"
+                       ".map((t) => t.textContent))")
+    assert [sorted(names) for names in axes] == [sorted((name, "training step"))
+                                                 for name in ("loss", "mIoU, %", "learning rate")]
+    drawings, texts = edges(browser, ".chart svg"), edges(browser, ".chart text")
+    assert texts.min() >= drawings.min() - 1
+    assert texts.max() <= drawings.max() + 1
+    legends = browser.run("""[...document.querySelectorAll(".legend")].map((list) =>
+        [...list.children].map((n) => n.firstElementChild.nextSibling.data))""")
+    assert sorted(legends[0]) == sorted(legends[1]) == sorted(CITYSCAPES.classes)
+
+
+def test_touch(browser, pages):
+    browser.open(pages["full"], 390, 844, "light")
+    browser.tap(".matrix tbody tr:nth-child(2) td:nth-child(4)")
+    assert "sidewalk predicted as building: " in browser.run("document.getElementById('readout-1').textContent")
+    box = browser.run("document.getElementById('readout-1').getBoundingClientRect().toJSON()")
+    assert 0 <= box["top"] < box["bottom"] <= 844, "what a tap shows is in the window"
+    browser.tap(".chart svg")
+    assert browser.run("document.querySelector('.chart output').textContent").startswith("step ")
+    browser.tap(".classes th:nth-child(4) button")
+    assert browser.run("document.querySelector('.classes th[aria-sort]').textContent") == "accuracy %"
+    browser.tap(".panels button")
+    assert browser.run("document.querySelector('dialog').open")
+    browser.tap("dialog button[data-step='1']")
+    assert browser.run("document.querySelector('dialog p').textContent") == "image_3, prediction"
+    assert browser.run("document.querySelectorAll('[title]').length") == 0, "a title is shown to a mouse only"
     assert browser.complaints() == []
 
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from mindseg.errors import DataError
 
-PLOT = (46, 392, 10, 184)   # left, right, top and bottom of the plot area in a drawing of 400 x 210
+PLOT = (46, 392, 26, 196)   # left, right, top and bottom of the plot area in a drawing of 400 x 236
 MAX_POINTS = 300            # per line; more cannot be told apart at this size
 NUM_STYLES = 6              # line styles in the style sheet
-# Title, phase and column in metrics.csv, factor, number format, and the value that sums up a curve.
-CURVES = (("Training loss", "train", "loss", 1, "{:.3f}", "last"),
-          ("Validation mIoU, %", "eval", "miou", 100, "{:.2f} %", "best"),
-          ("Learning rate", "train", "lr", 1, "{:.3g}", "peak"))
+# Title, name of the y axis, phase and column in metrics.csv, factor, number format, and the value that sums up a curve.
+CURVES = (("Training loss", "loss", "train", "loss", 1, "{:.3f}", "last"),
+          ("Validation mIoU", "mIoU, %", "eval", "miou", 100, "{:.2f} %", "best"),
+          ("Learning rate", "learning rate", "train", "lr", 1, "{:.3g}", "peak"))
 
 
 def read_history(path: Path) -> list[dict[str, str]]:
@@ -74,12 +74,13 @@ def thin_out(items: Sequence) -> list:
     return [*items[:-1:math.ceil(len(items) / MAX_POINTS)], items[-1]]
 
 
-def line_chart(title: str, lines: Sequence[tuple[str, Sequence, Sequence]], form: str = "{:g}", summary: str = "",
-               epochs: Mapping[int, str] | None = None) -> dict:
+def line_chart(title: str, axes: tuple[str, str], lines: Sequence[tuple[str, Sequence, Sequence]], form: str = "{:g}",
+               summary: str = "", epochs: Mapping[int, str] | None = None) -> dict:
     """Lays out a chart whose axes begin at 0.
 
     Args:
         title: Heading.
+        axes: Names of the x axis and of the y axis.
         lines: Classes in the style sheet, training steps and values of each line. The classes are ``s1`` to ``s6``,
             with ``raw`` for a pale line without readout, with ``dots`` for marked points.
         form: Format of a value.
@@ -104,7 +105,7 @@ def line_chart(title: str, lines: Sequence[tuple[str, Sequence, Sequence]], form
         epoch = f", epoch {epochs[step]}" if epochs and epochs.get(step) else ""
         return f"step {step}{epoch}: " + " · ".join(form.format(v[step]) if step in v else "-" for v in read)
 
-    return {"title": title, "summary": summary, "plot": PLOT,
+    return {"title": title, "summary": summary, "plot": PLOT, "x_axis": axes[0], "y_axis": axes[1],
             "x_ticks": [(px(x), axis_text(x)) for x in ticks(x_high) if x <= x_high],
             "y_ticks": [(py(y), axis_text(y)) for y in y_ticks],
             "steps": [(px(step), describe(step)) for step in thin_out(sorted(set().union(*read)))],
@@ -121,7 +122,7 @@ def training_charts(histories: Sequence[Sequence[Mapping[str, str]]]) -> list[di
     charts, epochs, single = [], {}, len(histories) == 1
     if single:
         epochs = {int(row["step"]): row.get("epoch") for row in histories[0]}
-    for title, phase, name, factor, form, kind in CURVES:
+    for title, axis, phase, name, factor, form, kind in CURVES:
         lines, summary = [], ""
         for k, history in enumerate(histories, 1):
             x, y = column(history, phase, name)
@@ -134,5 +135,5 @@ def training_charts(histories: Sequence[Sequence[Mapping[str, str]]]) -> list[di
                 y = smooth(y, len(y) // 25) if name == "loss" else y
                 lines.append((f"s{k} dots" if phase == "eval" else f"s{k}", x, y))
         if lines:
-            charts.append(line_chart(title, lines, form, summary, epochs))
+            charts.append(line_chart(title, ("training step", axis), lines, form, summary, epochs))
     return charts

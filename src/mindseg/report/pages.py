@@ -108,9 +108,13 @@ def write_report(path: Path, data: ReportData) -> Path:
                 if isinstance(value, (str, int, float)) and key not in ("miou", "pixel_accuracy", "fwiou", "present")}
     programs = [(name, percent(miou, 2), difference(miou, data.programs[0][1]) if k else "")
                 for k, (name, miou) in enumerate(data.programs)]
-    facts = [("images", f"{data.scores['images']:,}"), *data.facts] if data.scores.get("images") else data.facts
+    figures = [(label, f"{percent(value)} %") for label, value in data.overall.items()
+               if value is not None and label != "mean IoU"]
+    if data.scores.get("images"):
+        figures.append(("images", f"{data.scores['images']:,}"))
+    figures += data.facts
     speeds = column(data.history, "train", "images_per_s")[1]
-    return write_page(path, "run.html", data=data, facts=facts, error=largest_error(data), programs=programs,
+    return write_page(path, "run.html", data=data, figures=figures, error=largest_error(data), programs=programs,
                        classes=classes, examples=examples, error_colours=(CORRECT, WRONG, UNSCORED), settings=settings,
                        charts=training_charts([data.history]), speed=float(np.median(speeds)) if speeds else None)
 

@@ -68,13 +68,15 @@ for (const chart of all(".chart")) {
     output.textContent = points[at][1];
   };
   const hide = () => { cursor.style.visibility = "hidden"; output.textContent = summary; };
-  svg.addEventListener("pointermove", (event) => {
+  const follow = (event) => {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
     const distances = points.map((point) => Math.abs(point[0] - x));
     show(distances.indexOf(Math.min(...distances)));
-  });
-  svg.addEventListener("pointerleave", hide);
+  };
+  svg.addEventListener("pointermove", follow);
+  svg.addEventListener("pointerdown", follow);
+  svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
   svg.addEventListener("blur", hide);
   svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) show(at); });
   const far = Math.max(1, Math.round(points.length / 10));
