@@ -145,6 +145,11 @@ class GoldenTests:
         assert errors.max() <= 5e-2
 
 
+# Variants whose graphs differ little from those of another one mark the test as slow.
+graph_inputs = pytest.mark.parametrize(("batch", "size"), [(1, (70, 96)),
+                                                           pytest.param(3, (64, 128), marks=pytest.mark.slow)])
+
+
 class ModelTests:
     """Behaviour of a network that does not depend on its weights.
 
@@ -208,7 +213,7 @@ class ModelTests:
         assert not unused
         np.testing.assert_array_equal(other(image).asnumpy(), expected)
 
-    @pytest.mark.parametrize(("batch", "size"), [(1, (70, 96)), pytest.param(3, (64, 128), marks=pytest.mark.slow)])
+    @graph_inputs
     def test_graph_mode_and_exports_equal_pynative(self, network, rng, tmp_path, batch, size):
         image = rng.normal(0, 1, (batch, 3, *size)).astype(np.float32)
         expected = network(Tensor(image)).asnumpy()

@@ -8,7 +8,7 @@ from mindseg.compat import no_init_parameters
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.layers import avg_pool3
-from tests.models.base import GoldenTests, ModelTests
+from tests.models.base import GoldenTests, ModelTests, graph_inputs
 
 
 class TestGolden(GoldenTests):
@@ -29,6 +29,11 @@ class TestModelZoo(ModelTests):
     model = "bisenetv2"
     options = {"variant": "modelzoo", "head_channels": 64}
     heads = 5
+
+    @graph_inputs
+    @pytest.mark.slow
+    def test_graph_mode_and_exports_equal_pynative(self, network, rng, tmp_path, batch, size):
+        super().test_graph_mode_and_exports_equal_pynative(network, rng, tmp_path, batch, size)
 
 
 @pytest.mark.parametrize(("options", "millions"), [

@@ -8,7 +8,7 @@ from mindseg.compat import set_mode
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.layers import max_pool_mask, unpool
-from tests.models.base import GoldenTests, ModelTests
+from tests.models.base import GoldenTests, ModelTests, graph_inputs
 
 
 def near_ties(values: np.ndarray) -> list[tuple[int, int]]:
@@ -64,6 +64,11 @@ class TestModelZoo(ModelTests):
     model = "enet"
     options = {"variant": "modelzoo"}
     operators = {"ConvTranspose": 1, "DepthToSpace": 2}
+
+    @graph_inputs
+    @pytest.mark.slow
+    def test_graph_mode_and_exports_equal_pynative(self, network, rng, tmp_path, batch, size):
+        super().test_graph_mode_and_exports_equal_pynative(network, rng, tmp_path, batch, size)
 
 
 @pytest.mark.parametrize(("options", "millions"), [({}, 0.352), ({"unpool": "bilinear"}, 0.352)])

@@ -7,7 +7,7 @@ from mindspore import Tensor
 from mindseg.engine.batch_norm import freeze_batch_norm
 from mindseg.errors import UserError
 from mindseg.models import create_model
-from tests.models.base import GoldenTests, ModelTests
+from tests.models.base import GoldenTests, ModelTests, graph_inputs
 
 
 class TestPaperGolden(GoldenTests):
@@ -33,6 +33,11 @@ class TestModelZooWithPyramidKernel(ModelTests):
     options = {"variant": "modelzoo", "ppm_kernel": 3}
     heads = 3
     no_gradient = ("_res.conv.bias",)
+
+    @graph_inputs
+    @pytest.mark.slow
+    def test_graph_mode_and_exports_equal_pynative(self, network, rng, tmp_path, batch, size):
+        super().test_graph_mode_and_exports_equal_pynative(network, rng, tmp_path, batch, size)
 
 
 @pytest.mark.parametrize(("options", "millions"), [
