@@ -174,7 +174,46 @@ def read_bytes(path: str | Path) -> np.ndarray:
         check_regular(path)
         return np.fromfile(path, np.uint8)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+        raise _unreadable(path, error) from error
+
+
+class FileBytes:
+    """Bytes of a large file, read when they are sliced as an array would be.
+
+    Args:
+        path: File.
+
+    Attributes:
+        size: Number of bytes.
+
+    Raises:
+        DataError: The file is missing, cannot be read, or is a folder, a pipe or a device.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        try:
+            check_regular(path)
+            self._handle = os.open(path, os.O_RDONLY)
+            self.size = os.fstat(self._handle).st_size
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Reads bytes, uint8 (n,); fewer if the file has become shorter."""
+        start, stop, _ = part.indices(self.size)
+        try:
+            return np.frombuffer(os.pread(self._handle, max(stop - start, 0), start), np.uint8)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._handle)
+
+
+def _unreadable(path: str | Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}); restore the file")
 
 
 def check_regular(path: str | Path) -> None:

@@ -26,9 +26,11 @@ from mindseg.data import jpeg, tiff
 from mindseg.data.headers import PNG_SIGNATURE, Header, file_format, png_chunks, read_header
 from mindseg.data.labels import describe_unmapped, has_unmapped
 from mindseg.errors import DataError, printable
+from mindseg.files import FileBytes
 
 MAX_PIXELS = 2 ** 28
-_MAX_SIDE = 2 ** 20         # OpenCV's
+MAX_SIDE = 2 ** 20          # OpenCV's
+_MOST_TIFF_BYTES = 2 ** 31 - 1      # OpenCV's
 _IMAGE_FORMATS = ("PNG", "JPEG", "WebP", "BMP", "TIFF")
 _IMAGE_KINDS = ("", "colour", "palette", "grey", "grey with alpha", "colour with alpha", "CMYK")
 _DECODE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -48,12 +50,18 @@ def limit_pixels(count: int) -> None:
     _limits["pixels"] = count
 
 
-def decode_image(data: np.ndarray, name: str) -> np.ndarray:
+def pixel_limit() -> int:
+    """Number of pixels that :func:`limit_pixels` set."""
+    return _limits["pixels"]
+
+
+def decode_image(data: np.ndarray, name: str, most_pixels: int | None = None) -> np.ndarray:
     """Decodes a photograph.
 
     Args:
         data: Bytes of a PNG, JPEG, WebP, BMP or TIFF file, uint8 (N,).
         name: File or sample, for messages. What is converted is logged once for each kind of conversion.
+        most_pixels: Pixels that the image may have; None: as :func:`limit_pixels` says.
 
     Returns:
         uint8 (H, W, 3) in BGR order, turned by its EXIF orientation.
@@ -61,8 +69,31 @@ def decode_image(data: np.ndarray, name: str) -> np.ndarray:
     Raises:
         DataError: Empty, damaged or cut off, too large, of another format, or of pixels that cannot be decoded.
     """
-    header = _read_image_header(data, name)
+    header = read_image_header(data, name, most_pixels)
     return _turn(_decode_image(data, name, header, header.height), header.orientation)
+
+
+def decode_tiff_rows(header: Header, name: str, pieces: tiff.Pieces, first: int, last: int) -> np.ndarray:
+    """Decodes some rows of the strips or tiles of a TIFF, without turning them.
+
+    Args:
+        header: Of the file.
+        name: File, for error messages.
+        pieces: Its :func:`mindseg.data.tiff.separable_pieces`.
+        first: Number of the first row of pieces.
+        last: That of the row of pieces behind the last one.
+
+    Returns:
+        uint8 (rows, W, 3) in BGR order.
+
+    Raises:
+        DataError: The pieces cannot be decoded.
+    """
+    data = tiff.cut_rows(header.directory, pieces, first, last)
+    part = read_header(data, "TIFF")
+    if part is None or not part.whole:
+        raise DataError(f"{name}: strips or tiles are damaged; restore the file")
+    return _decode_image(data, name, part, part.height)
 
 
 def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -77,7 +108,7 @@ def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tup
     Returns:
         The rows, uint8 (bottom - top, W, 3) in BGR order, and the (height, width) of the whole image.
     """
-    header = _read_image_header(data, name)
+    header = read_image_header(data, name)
     cut = jpeg.cut_rows(data, top, bottom) if header.orientation == 1 else None
     if cut is None:
         image = _decode_image(data, name, header, header.height)
@@ -175,8 +206,10 @@ def _without_palette(data: np.ndarray, name: str) -> np.ndarray:
     return np.concatenate([start, *pixels, end])
 
 
-def _read_header(data: np.ndarray, name: str, what: str, formats: tuple[str, ...]) -> Header:
+def _read_header(data: np.ndarray, name: str, what: str, formats: tuple[str, ...],
+                 most_pixels: int | None = None) -> Header:
     """Reads the header of an image file; refuses other formats, sizes above the limit, and files that are not whole."""
+    most = _limits["pixels"] if most_pixels is None else most_pixels
     if data.size == 0:
         raise DataError(f"{name}: the file is empty or unreadable; restore it")
     kind = file_format(data)
@@ -193,16 +226,27 @@ def _read_header(data: np.ndarray, name: str, what: str, formats: tuple[str, ...
     width, height = header.width, header.height
     if width < 1 or height < 1:
         raise DataError(f"{name}: {what} claims a size of {width}x{height}; restore the file")
-    if width * height > _limits["pixels"] or max(width, height) > _MAX_SIDE:
-        raise DataError(f"{name}: {what} of {width}x{height} is above the limit of {_limits['pixels']} pixels "
-                        f"and sides of {_MAX_SIDE}; make it smaller or raise runtime.max_pixels")
+    if width * height > most or max(width, height) > MAX_SIDE:
+        remedy = "raise runtime.max_pixels" if most_pixels is None else "store it as an upright TIFF with tiles"
+        raise DataError(f"{name}: {what} of {width}x{height} is above the limit of {most} pixels and sides of "
+                        f"{MAX_SIDE}; make it smaller or {remedy}")
     if not header.whole:
         raise DataError(f"{name}: the file is cut off ({data.size} bytes); restore it")
     return header
 
 
-def _read_image_header(data: np.ndarray, name: str) -> Header:
-    header = _read_header(data, name, "image", _IMAGE_FORMATS)
+def read_image_header(data: np.ndarray | FileBytes, name: str, most_pixels: int | None = None) -> Header:
+    """Reads the header of a photograph and refuses what cannot be decoded.
+
+    Args:
+        data: Bytes of the file; those of a large TIFF need not be read.
+        name: File, for messages.
+        most_pixels: As for :func:`decode_image`.
+
+    Raises:
+        DataError: As :func:`decode_image`, except for damage among the pixels.
+    """
+    header = _read_header(data, name, "image", _IMAGE_FORMATS, most_pixels)
     if header.kind not in _IMAGE_KINDS or header.bits > 16:
         bits = f", {header.bits}-bit" if header.bits else ""
         raise DataError(f"{name}: image is {header.kind}{bits}; it cannot be decoded: convert it to an 8-bit PNG")
@@ -227,6 +271,9 @@ def _decode_image(data: np.ndarray, name: str, header: Header, height: int) -> n
     """Decodes a photograph that must come out with ``height`` rows, without turning it."""
     directory, flags = header.directory, _DECODE | cv2.IMREAD_ANYDEPTH
     if directory:
+        if data.size > _MOST_TIFF_BYTES:
+            raise DataError(f"{name}: a TIFF of {data.size} bytes cannot be decoded whole, only {_MOST_TIFF_BYTES}; "
+                            "store it upright and with tiles, and give predict --tile")
         data = tiff.plain_copy(directory)
         flags = _DECODE if directory.in_planes else flags       # OpenCV mixes up planes of 16 bits unless it rounds
     image = _imdecode(data, name, "image", (height, header.width), flags)

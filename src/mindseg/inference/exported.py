@@ -7,6 +7,7 @@ import numpy as np
 
 from mindseg.errors import UserError, first_line, shorten
 from mindseg.manifest import Manifest, load_manifest
+from mindseg.resize import argmax_resized, resized_slices
 
 
 class ExportedPredictor:
@@ -24,6 +25,8 @@ class ExportedPredictor:
         self.info = manifest.dataset_info()
         self.resize = manifest.input.eval_resize
         self.color_order = manifest.input.color_order
+        self.trained_size = None
+        self.blends = manifest.output.type == "logits"
         self._run = run
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -83,6 +86,16 @@ class ExportedPredictor:
     def _restore(self, answers: np.ndarray, images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         image_size = images.shape[1:3]
         return np.stack([self.resize.restore(answer, image_size, size or image_size) for answer in answers])
+
+    def scores(self, images: np.ndarray, size: tuple[int, int], confidence: bool = False) -> np.ndarray:
+        """Logits of a model that gives them, float32 (N, C, height, width); arguments as for a call."""
+        rows, columns = self.resize.content_size(*images.shape[1:3])
+        logits = self.infer(images)[..., :rows, :columns].astype(np.float32, copy=False)
+        return np.stack([np.concatenate([part for _, part in resized_slices(one, tuple(size))], 1) for one in logits])
+
+    def decide(self, scores: np.ndarray, confidence: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Classes by logits (C, H, W) of one image, uint8 (H, W); such a model gives no confidence."""
+        return argmax_resized(scores, scores.shape[1:]), None
 
 
 def open_exported(manifest: Manifest | str | Path, fmt: str = "onnx") -> ExportedPredictor:

@@ -13,6 +13,7 @@ from mindseg.compat import cast, device_target, take, take_along, transpose
 from mindseg.config import Config
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.labels import IGNORE
+from mindseg.inference.decision import decide_by_logits, decide_by_sums
 from mindseg.inference.sampling import Axis, sampling, window_starts
 from mindseg.models.layers import SegmentationNetwork
 from mindseg.models.normalize import Normalize
@@ -239,6 +240,8 @@ class NetworkPredictor:
         self.net = net
         self.info = info
         self.color_order = d.color_order
+        self.trained_size = None if "slide" in e.mode else tuple(d.resize or d.crop_size)     # windows are as large
+        self.blends = True
         self.resize = create_resize(cfg)
         self.scales = tuple(e.scales) if "ms" in e.mode else (1.0,)
         self.flip = "flip" in e.mode
@@ -250,7 +253,8 @@ class NetworkPredictor:
         self._upsampling = net.upsampling if isinstance(net, SegmentationNetwork) else None
         self._confidence = Confidence(temperature)
         self._to_ids = Forward(net, normalize, len(info.classes), ids=True)
-        self._to_both = ForwardWithConfidence(Forward(net, normalize, len(info.classes), ids=False), temperature)
+        self._to_full = Forward(net, normalize, len(info.classes), ids=False)
+        self._to_both = ForwardWithConfidence(self._to_full, temperature)
         self._to_logits = Forward(net, normalize, len(info.classes), ids=False, small=self._upsampling is not None)
         by_products, self._averages = device_target() == "CPU", self.scales != (1.0,) or self.flip
         self._resample = Resample(shift=by_products and self._averages)
@@ -296,13 +300,42 @@ class NetworkPredictor:
         if self._runs_once(images, size):
             answers = self._run(self._to_both, self._fit(images), self.size_step)
         elif self._averages:
-            tempered = () if self.temperature == 1 else (self._add_tempered,)
-            sums = self._sums(images, size, self._add, *tempered)
+            sums = self._sums(images, size, *self._adders(True))
             answers = self._ids(sums[0]), self._mean_confidence(sums[0], sums[-1])
         else:
             logits = self._resampled(images, size)
             answers = self._ids(logits), transpose(self._confidence(logits), (0, 2, 1))
         return tuple(answer.asnumpy()[:, :height, :width] for answer in answers)
+
+    def scores(self, images: np.ndarray, size: tuple[int, int], confidence: bool = False) -> np.ndarray:
+        """The scores that choose the classes: logits of a single pass, or sums of the probabilities of several.
+
+        Args:
+            images: As for a call.
+            size: As for a call.
+            confidence: Add the sums of the confidence, if they are others.
+
+        Returns:
+            float32 (N, K, height, width), K the number of classes, or twice that.
+        """
+        height, width = size = (int(size[0]), int(size[1]))
+        if self._runs_once(images, size):
+            return self._run(self._to_full, self._fit(images), self.size_step).asnumpy()[:, :, :height, :width]
+        if self._averages:
+            scores = _concat(self._sums(images, size, *self._adders(confidence)), 1)
+        else:
+            scores = self._resampled(images, size)
+        return scores.asnumpy().transpose(0, 1, 3, 2)[:, :, :height, :width]
+
+    def decide(self, scores: np.ndarray, confidence: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Classes by scores (K, H, W) of one image, uint8 (H, W), and their confidence if asked for."""
+        if self._averages:
+            return decide_by_sums(scores, len(self.info.classes), len(self._passes) if confidence else None)
+        return decide_by_logits(scores, self.temperature if confidence else None)
+
+    def _adders(self, confidence: bool) -> tuple[AddProbabilities, ...]:
+        """The sums that are needed: another one for the confidence if there is a temperature."""
+        return (self._add, self._add_tempered) if confidence and self.temperature != 1 else (self._add,)
 
     def _runs_once(self, images: np.ndarray, size: tuple[int, int]) -> bool:
         """One pass gives the answer at its size."""

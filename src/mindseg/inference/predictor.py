@@ -6,6 +6,8 @@ import numpy as np
 from mindseg.data.datasets import DatasetInfo
 from mindseg.resize import EvalResize
 
+Answer = tuple[np.ndarray, np.ndarray | None]       # class ids and their confidence, uint8 (H, W)
+
 
 class Predictor(Protocol):
     """A model that is ready to segment images.
@@ -14,10 +16,15 @@ class Predictor(Protocol):
         info: Class names and colours.
         resize: The way of an image to the model's input, and the size at which labels are scored.
         color_order: ``RGB`` or ``BGR``, the order of the channels that ``__call__`` takes.
+        trained_size: Height and width of a training sample; None: unknown, or images are brought to one size.
+        blends: The model gives scores, so that overlapping tiles can be blended; otherwise ``scores`` and ``decide``
+            are not called.
     """
     info: DatasetInfo
     resize: EvalResize
     color_order: str
+    trained_size: tuple[int, int] | None
+    blends: bool
 
     def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Segments images of one size.
@@ -43,6 +50,33 @@ class Predictor(Protocol):
         Raises:
             UserError: An exported model without this output.
         """
+
+    def scores(self, images: np.ndarray, size: tuple[int, int], confidence: bool = False) -> np.ndarray:
+        """Scores of images of one size, of which means over several images can be taken.
+
+        Args:
+            images: As for a call.
+            size: As for a call.
+            confidence: They shall do for the confidence, too.
+
+        Returns:
+            float32 (N, K, height, width).
+        """
+
+    def decide(self, scores: np.ndarray, confidence: bool = False) -> Answer:
+        """Classes by the scores (K, H, W) of one image, and their confidence if asked for."""
+
+
+def segment(predictor: Predictor, image: np.ndarray, confidence: bool = False) -> Answer:
+    """Segments one image uint8 (H, W, 3) in BGR order, as OpenCV reads it; the confidence is None unless asked for."""
+    return segment_with_confidence(predictor, image) if confidence else (segment_image(predictor, image), None)
+
+
+def segment_scores(predictor: Predictor, image: np.ndarray, confidence: bool = False) -> np.ndarray:
+    """Scores float32 (K, H, W) of one image in BGR order; of a model without, its ids and their confidence, uint8."""
+    if predictor.blends:
+        return predictor.scores(_one(predictor, image), image.shape[:2], confidence)[0]
+    return np.stack([part for part in segment(predictor, image, confidence) if part is not None])
 
 
 def segment_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
