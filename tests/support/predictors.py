@@ -15,6 +15,8 @@ def info_of(count: int) -> DatasetInfo:
 class FunctionPredictor:
     """A predictor whose answer is ``function(images, size)``, and whose confidence is each image's first channel."""
     size_step = None
+    trained_size = None
+    blends = False
 
     def __init__(self, function: Callable[[np.ndarray, tuple[int, int]], np.ndarray], info: DatasetInfo,
                  resize: EvalResize | None = None, color_order: str = "RGB") -> None:

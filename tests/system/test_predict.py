@@ -10,10 +10,12 @@ import pytest
 import mindspore as ms
 
 from mindseg.commands import predict as predict_verb
-from mindseg.commands.predict import Output, find_inputs, predict
+from mindseg.commands.predict import predict
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import DataError, UserError
+from mindseg.inference.inputs import find_files
+from mindseg.inference.jobs import Output
 from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
 from mindseg.outputs import RECORD_NAME
@@ -136,7 +138,7 @@ def test_glob_and_submission(tmp_path):
 def test_inputs_that_are_none(tmp_path, text, error):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match=error):
-        find_inputs(str(tmp_path / text))
+        find_files(str(tmp_path / text))
 
 
 def test_ten_seconds_of_video(tmp_path):

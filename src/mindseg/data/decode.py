@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from mindseg.data import jpeg, tiff
-from mindseg.data.headers import PNG_SIGNATURE, Header, file_format, png_chunks, read_header
+from mindseg.data.headers import PNG_SIGNATURE, Header, file_format, png_chunk, png_chunks, read_header
 from mindseg.data.labels import describe_unmapped, has_unmapped
 from mindseg.errors import DataError, printable
 from mindseg.files import FileBytes
@@ -201,8 +201,8 @@ def _without_palette(data: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name}: label is damaged ({data.size} bytes); restore the file")
     header = parts[b"IHDR"][8:-4].copy()
     header[9] = 0       # grey
-    start, end = (np.frombuffer(part, np.uint8) for part in (PNG_SIGNATURE + _png_chunk(b"IHDR", header.tobytes()),
-                                                             _png_chunk(b"IEND", b"")))
+    start, end = (np.frombuffer(part, np.uint8) for part in (PNG_SIGNATURE + png_chunk(b"IHDR", header.tobytes()),
+                                                             png_chunk(b"IEND", b"")))
     return np.concatenate([start, *pixels, end])
 
 
@@ -314,12 +314,8 @@ def encode_label(values: np.ndarray) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)      # each row is preceded by the number of its filter, 0
     rows[:, 1:] = values
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"".join([PNG_SIGNATURE, _png_chunk(b"IHDR", header), _png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
-                     _png_chunk(b"IEND", b"")])
-
-
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return b"".join([PNG_SIGNATURE, png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
+                     png_chunk(b"IEND", b"")])
 
 
 def check_sizes(image: tuple[int, ...], label: tuple[int, ...], name: str,

@@ -131,6 +131,11 @@ def png_chunks(data: np.ndarray) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Makes a chunk of a PNG, with its length and checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def _read_png(data: np.ndarray) -> Header | None:
     length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
     if (length, kind) != (13, b"IHDR"):

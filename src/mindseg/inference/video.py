@@ -1,4 +1,4 @@
-"""Videos in and out, through OpenCV."""
+"""Videos in, through OpenCV, and the results of their frames."""
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +7,14 @@ import cv2
 import numpy as np
 
 from mindseg.drawing import Palette, colorize, save_png
-from mindseg.errors import DataError, UserError
+from mindseg.errors import DataError
 from mindseg.files import temporary_name
+from mindseg.inference.encoder import VideoFile, create_video
 from mindseg.outputs import OutputFolder
 
 _GIVE_UP = 25       # frames that fail in a row before the rest of a video counts as lost
 _FASTEST = 1000     # frames a second; a larger number is a damaged header
-# What is broken is reported by us, by frame; read when the first video is opened.
+# What is broken is reported by us, by frame.
 _QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8"}
 
 
@@ -24,14 +25,25 @@ def video_facts(path: Path) -> tuple[float, int]:
         DataError: OpenCV cannot take the file's name.
     """
     capture = _open(path)
-    rate, total = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    rate, total = frame_rate(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
-    return rate if 0 < rate <= _FASTEST else 25.0, max(total, 0)
+    return rate, max(total, 0)
+
+
+def frame_rate(capture: cv2.VideoCapture) -> float:
+    """Frames a second of a video or stream, 25 if it does not say."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if 0 < rate <= _FASTEST else 25.0
+
+
+def quiet_decoder() -> None:
+    """Keeps OpenCV's decoder from writing to stderr; works before the first video or stream is opened."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def _open(path: Path) -> cv2.VideoCapture:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet_decoder()
     try:
         str(path).encode()
     except UnicodeEncodeError:      # OpenCV would crash
@@ -66,6 +78,11 @@ def frames(path: Path) -> Iterator[np.ndarray | None]:
         capture.release()
 
 
+def is_lossless(kind: str) -> bool:
+    """Tells whether a kind of result is exact numbers, which no lossy video can hold."""
+    return kind in ("ids", "labelIds", "confidence")
+
+
 class FrameSink:
     """Writer of one kind of result of a video: an mp4, or a folder of PNGs for numbers, which no lossy video holds.
 
@@ -83,12 +100,12 @@ class FrameSink:
 
     def __init__(self, target: Path, kind: str, rate: float, palette: Palette, output: OutputFolder) -> None:
         self.kind, self.rate, self.palette, self.output = kind, rate, palette, output
-        self.lossless = kind in ("ids", "labelIds", "confidence")
+        self.lossless = is_lossless(kind)
         self.path = Path(f"{target}_{kind}" if self.lossless else f"{target}_{kind}.mp4")
         self.partial = temporary_name(self.path)
         if not self.lossless:
             output.claim(self.path)
-        self.writer: cv2.VideoWriter | None = None
+        self.writer: VideoFile | None = None
         self.last: np.ndarray | None = None
         self.owed: list[int] = []
 
@@ -96,7 +113,8 @@ class FrameSink:
         """Adds a frame: RGB (H, W, 3), ids or confidence (H, W); numbers start at 1.
 
         Raises:
-            UserError: OpenCV cannot write such a video there.
+            UserError: Such a video cannot be written there.
+            DataError: The frame has another size than those before.
         """
         self.last = picture
         for index in (*self.owed, number):
@@ -119,10 +137,10 @@ class FrameSink:
         if self.lossless and finished:      # an earlier result may have had more frames
             self.output.remove_old(self.path.relative_to(self.output.folder).as_posix())
         if self.writer is not None:
-            self.writer.release()
-            if finished:
-                os.replace(self.partial, self.path)
-            else:
+            try:
+                if self.writer.close(finished):
+                    os.replace(self.partial, self.path)
+            finally:
                 self.partial.unlink(missing_ok=True)
 
     def _write(self, number: int, picture: np.ndarray) -> None:
@@ -132,15 +150,6 @@ class FrameSink:
             save_png(frame, picture)
             return
         pixels = colorize(picture, self.palette) if self.kind == "mask" else picture
-        # The codec wants even sides.
-        height, width = pixels.shape[:2]
-        even = cv2.copyMakeBorder(np.ascontiguousarray(pixels[..., ::-1]), 0, height % 2, 0, width % 2,
-                                  cv2.BORDER_REPLICATE)
         if self.writer is None:
-            size = even.shape[1::-1]
-            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, size)
-            if not self.writer.isOpened():
-                self.writer = None
-                raise UserError(f"{self.path}: OpenCV cannot write a video of {size[0]}x{size[1]} there; choose "
-                                "another --output, or --save ids")
-        self.writer.write(even)
+            self.writer = create_video(self.path, self.partial, pixels.shape[:2], self.rate)
+        self.writer.write(pixels)
