@@ -89,8 +89,11 @@ def decode_tiff_rows(header: Header, name: str, pieces: tiff.Pieces, first: int,
     Raises:
         DataError: The pieces cannot be decoded.
     """
-    data = tiff.cut_rows(header.directory, pieces, first, last)
-    part = read_header(data, "TIFF")
+    try:
+        data = tiff.cut_rows(header.directory, pieces, first, last)
+        part = read_header(data, "TIFF")
+    except struct.error:        # the file has become shorter
+        part = None
     if part is None or not part.whole:
         raise DataError(f"{name}: strips or tiles are damaged; restore the file")
     return _decode_image(data, name, part, part.height)

@@ -88,7 +88,15 @@ class ExportedPredictor:
         return np.stack([self.resize.restore(answer, image_size, size or image_size) for answer in answers])
 
     def scores(self, images: np.ndarray, size: tuple[int, int], confidence: bool = False) -> np.ndarray:
-        """Logits of a model that gives them, float32 (N, C, height, width); arguments as for a call."""
+        """Logits of a model that gives them, float32 (N, C, height, width).
+
+        Args:
+            images: As for a call.
+            size: As for a call.
+            confidence: Refused, as such a model gives none.
+        """
+        if confidence:
+            self.manifest.check_confidence()
         rows, columns = self.resize.content_size(*images.shape[1:3])
         logits = self.infer(images)[..., :rows, :columns].astype(np.float32, copy=False)
         return np.stack([np.concatenate([part for _, part in resized_slices(one, tuple(size))], 1) for one in logits])

@@ -61,7 +61,7 @@ def find_inputs(texts: Sequence[str], output: Path) -> Inputs:
         check_apart(text if Path(text).exists() else base, output)
     base = Path(os.path.commonpath([os.path.abspath(base) for base, _ in found])) if found else Path()
     own = output.resolve()      # results of an earlier call are no input, if they lie inside the input folder
-    files = {os.path.abspath(folder) / path.relative_to(folder): path for folder, paths in found for path in paths
+    files = {Path(os.path.abspath(folder)) / path.relative_to(folder): path for folder, paths in found for path in paths
              if not path.resolve().is_relative_to(own)}
     if not files and not streams:
         raise UserError(f"--input {' '.join(texts)}: holds nothing but results of an earlier call; add images or "

@@ -217,7 +217,8 @@ def _weighted(scores: np.ndarray, row: Span, column: Span) -> np.ndarray:
                            column.first - column.start:column.end - column.start])
     for weights, values in ((row.weights[:, None], part), (column.weights[:, None], part.transpose(0, 2, 1))):
         faded = np.flatnonzero(weights != 1)
-        values[:, faded] *= weights[faded]
+        if faded.size:
+            values[:, faded] *= weights[faded]
     return part
 
 
