@@ -51,7 +51,8 @@ def test_every_tiff_of_the_corpus_by_rows(tmp_path, small_pieces):
 @pytest.mark.parametrize("make", [
     lambda image: tiff(image, tile=(32, 64)), lambda image: tiff(image, tile=(32, 48), compression=8, big=True),
     lambda image: tiff(image, tile=(32, 32), order=">", planes=2), lambda image: tiff(image, rows=2 ** 31),
-    lambda image: tiff(image, rows=17, compression=8, order=">"), lambda image: tiff(image, rows=13, planes=2, big=True),
+    lambda image: tiff(image, rows=17, compression=8, order=">"),
+    lambda image: tiff(image, rows=13, planes=2, big=True),
     lambda image: pillow(image, "RGB", "TIFF", compression="tiff_lzw", strip_size=1500),
     lambda image: pillow(image, "RGB", "TIFF", compression="jpeg", strip_size=4000)])
 def test_larger_tiffs_by_rows(tmp_path, rng, small_pieces, make):

@@ -29,15 +29,15 @@ class OpenStream:
     def __init__(self, stream: Stream) -> None:
         self.label, self.is_camera = stream.label, isinstance(stream.source, int)
         quiet_decoder()
+        level = cv2.getLogLevel()
+        cv2.setLogLevel(0)      # what cannot be opened is reported here, in one line
         if self.is_camera:
-            level = cv2.getLogLevel()
-            cv2.setLogLevel(0)      # what cannot be opened is reported here, in one line
             self.capture = cv2.VideoCapture(stream.source)
-            cv2.setLogLevel(level)
         else:
             wait = int(1000 * _PATIENCE)
             self.capture = cv2.VideoCapture(stream.source, cv2.CAP_FFMPEG, [
                 cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait])
+        cv2.setLogLevel(level)
         if not self.capture.isOpened():
             what = "is it connected, and does this user have the right to read it?" if self.is_camera else (
                 "is the address right, and does its server run?")
