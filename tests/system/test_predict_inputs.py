@@ -151,7 +151,7 @@ def test_good_and_failing_inputs_together(tmp_path, serve, without_ffmpeg):
         assert item["file"] == text
         assert item["error"].startswith(text)
         assert "\n" not in item["error"]
-    with pytest.raises(UserError, match="nothing.png: no such file"):
+    with pytest.raises(UserError, match=r"nothing\.png: no such file"):
         predict(MODEL, [good, str(tmp_path / "nothing.png")], Output(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
@@ -161,8 +161,9 @@ def test_names_of_streams(tmp_path):
              "http://host/a/clip.avi", "0"]
     found = find_inputs(texts, tmp_path / "out").streams
     assert list(found.values()) == ["camera0", "10.0.0.7_554_cam_main", "host_a_clip", "camera7", "host_a_clip_2"]
-    assert list(found)[0] == Stream(0, "camera 0")
-    assert list(found)[1].label == "rtsp://10.0.0.7:554/cam/main"
+    first, second = list(found)[:2]
+    assert first == Stream(0, "camera 0")
+    assert second.label == "rtsp://10.0.0.7:554/cam/main"
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -405,7 +406,7 @@ def test_a_size_far_from_training_is_told_once(tmp_path, caplog, size, resize, t
     (["--overlap", "8"], "belongs to --tile"), (["--max_frames", "0"], "at least 1"), (["--tile", "16"], "32 to 16384"),
     (["--tile", "64", "--overlap", "64"], "must be 0 to 63")])
 def test_options_that_cannot_be(tmp_path, monkeypatch, words, error):
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--manifest", "m", "--input", "x", "--output", str(tmp_path / "out"),
-                                      *words])
+    usual = ["predict.py", "--manifest", "m", "--input", "x", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", usual + words)
     with pytest.raises(UserError, match=error):
         predict_verb.main()

@@ -11,6 +11,7 @@ from PIL import Image
 from mindseg.commands.predict import predict
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.deploy.exporter import export_network
+from mindseg.errors import UserError
 from mindseg.inference import row_files
 from mindseg.inference.exported import open_exported
 from mindseg.inference.jobs import Output
@@ -104,7 +105,6 @@ def test_an_image_that_fails_among_its_tiles_leaves_no_file(tmp_path, rng):
     def fails(images, size):
         calls.append(1)
         if len(calls) == 5:
-            from mindseg.errors import UserError
             raise UserError("too small")
         return by_colour(images, size)
 
@@ -149,6 +149,7 @@ from mindseg.commands.predict import main
 sys.argv = ["predict.py", *{words!r}]
 status = main()
 print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
 
 
 def peak_memory(*words):
@@ -163,7 +164,7 @@ def peak_memory(*words):
 def test_memory_does_not_grow_with_the_image(tmp_path):
     """Fast-SCNN on a tiled TIFF of 6000x6000 pixels: 108 MB as pixels, and 36 MB as classes.
 
-    Whole, decoding alone would hold the file's bytes twice and the pixels, another 200 MB.
+    Whole, decoding alone would hold the file's bytes twice and the pixels, another 300 MB.
     """
     small = cv2.resize(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8), (6000, 6000))
     small += np.random.default_rng(1).integers(0, 8, small.shape, np.uint8) // 4
