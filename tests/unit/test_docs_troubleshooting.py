@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -18,17 +19,23 @@ from mindseg.chips import check_atc_precision
 from mindseg.commands.arguments import read_config
 from mindseg.commands.train import divide_batch
 from mindseg.config import load_config
+from mindseg.data.bands import open_bands
 from mindseg.data.datasets import list_samples
 from mindseg.data.decode import check_sizes, decode_image, decode_label
 from mindseg.data.labels import train_id_lut
 from mindseg.data.sources import RecordSource
 from mindseg.engine.trainer import Trainer
 from mindseg.errors import UserError
+from mindseg.inference import encoder
+from mindseg.inference.inputs import Stream
+from mindseg.inference.jobs import Job, Output
+from mindseg.inference.streams import OpenStream
 from mindseg.metrics import ConfusionMatrix, format_table
 from mindseg.runtime import Runtime
 from tests.support import ROOT, images
 from tests.support.deploy import make_manifest
 from tests.support.docs import blocks, headings
+from tests.support.predictors import FunctionPredictor, info_of
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
 QUOTES = [block.text.strip() for block in blocks(PAGE) if block.language == "text"]
@@ -242,6 +249,40 @@ def mindspore_first(tmp_path):
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True).stderr
 
 
+def far_size(tmp_path):
+    predictor = FunctionPredictor(None, info_of(2))
+    predictor.trained_size = (360, 480)
+    with patch("mindseg.inference.jobs.log.warning") as warning:
+        Job(predictor, Output(tmp_path), None).check_size((1440, 1920), "street.jpg")
+    text, *values = warning.call_args.args
+    return text % tuple(values)
+
+
+def refused_stream(tmp_path):
+    with pytest.raises(UserError) as error:
+        OpenStream(Stream("rtsp://127.0.0.1:1/x", "rtsp://127.0.0.1:1/x"))
+    return str(error.value)
+
+
+def high_tiles(tmp_path):
+    (tmp_path / "a.tif").write_bytes(images.tiff(np.zeros((32, 64), np.uint8), compression=8))
+    with open_bands(tmp_path / "a.tif") as image:
+        image.size = (20000, 20000)
+        with pytest.raises(UserError) as error:
+            image.rows(0, 16384)
+    return str(error.value)
+
+
+def dying_ffmpeg(tmp_path):
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\n[ $2 = -encoders ] && echo libx264 && exit\nexit 1\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    with patch.object(encoder, "find_ffmpeg", lambda: str(tmp_path / "ffmpeg")):
+        video = encoder.create_video(tmp_path / "a.mp4", tmp_path / "b.mp4", (32, 32), 10.0)
+    with pytest.raises(UserError) as error:
+        video.close(finished=True)
+    return str(error.value)
+
+
 def logged(path: str):
     """The format strings of a file's log lines, as patterns."""
 
@@ -257,8 +298,10 @@ PROVOKED = [bad_label_value, background_ignored, colour_label, pnm_image, turned
             every_step_overflows, all_background,
             logged("src/mindseg/commands/train.py"), three_devices, odd_part, batch_of_one,
             logged("src/mindseg/engine/trainer.py"), damaged_checkpoint, absent_class, small_image, unknown_mode,
-            foreign_weights, export_without_operator, other_image_size, export_differs, precision_of_another_chip,
-            older_enet, packed_twice, renamed_record, mixed_record, failed_job, mindspore_first]
+            far_size, foreign_weights,
+            export_without_operator, other_image_size, export_differs, precision_of_another_chip,
+            older_enet, packed_twice, renamed_record, mixed_record, failed_job, refused_stream,
+            high_tiles, dying_ffmpeg, mindspore_first]
 
 
 def as_pattern(quote: str) -> str:
