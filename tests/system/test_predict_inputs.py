@@ -385,7 +385,8 @@ def test_the_real_ffmpeg(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "resize", "told"), [
-    ((480, 640), EvalResize(), False), ((1440, 1920), EvalResize(), True), ((100, 120), EvalResize(), True),
+    ((960, 1280), EvalResize(), False), ((1220, 1620), EvalResize(), True), ((230, 310), EvalResize(), True),
+    ((245, 325), EvalResize(), False),
     ((1440, 1920), EvalResize("short_side", (480,)), False)])
 def test_a_size_far_from_training_is_told_once(tmp_path, caplog, size, resize, told):
     model = FunctionPredictor(lambda images, size: np.zeros((1, *size), np.uint8), CITYSCAPES, resize)
