@@ -28,8 +28,8 @@ from mindseg.logs import log
 from mindseg.outputs import OutputFolder, output_path
 
 _NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)     # the next file would fail, too
-# Lengths of sides, by those of training samples, that need no warning: recipes evaluate at up to twice the sides of their
-# crops. On CamVid three times the size cost Fast-SCNN 10 points of mIoU, and half the size 14 (docs/evaluation.md).
+# Lengths of sides, by those of training samples, that need no warning: recipes evaluate at up to twice the sides of
+# their crops. On CamVid three times the size cost Fast-SCNN 10 points of mIoU, half the size 14 (docs/evaluation.md).
 _USUAL = (0.5, 2.5)
 
 
