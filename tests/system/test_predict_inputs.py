@@ -405,9 +405,10 @@ def test_a_size_far_from_training_is_told_once(tmp_path, caplog, size, resize, t
 
 @pytest.mark.parametrize(("words", "error"), [
     (["--overlap", "8"], "belongs to --tile"), (["--max_frames", "0"], "at least 1"), (["--tile", "16"], "32 to 16384"),
-    (["--tile", "64", "--overlap", "64"], "must be 0 to 63")])
+    (["--tile", "64", "--overlap", "64"], "must be 0 to 63"), (["--tile"], "give HxW or one number")])
 def test_options_that_cannot_be(tmp_path, monkeypatch, words, error):
-    usual = ["predict.py", "--manifest", "m", "--input", "x", "--output", str(tmp_path)]
+    model = "--ckpt_path" if words == ["--tile"] else "--manifest"
+    usual = ["predict.py", model, "m", "--input", "x", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", usual + words)
     with pytest.raises(UserError, match=error):
         predict_verb.main()

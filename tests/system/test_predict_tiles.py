@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindseg.commands import predict as predict_verb
 from mindseg.commands.predict import predict
 from mindseg.data.datasets import CITYSCAPES
 from mindseg.deploy.exporter import export_network
@@ -118,7 +119,7 @@ def test_an_image_that_fails_among_its_tiles_leaves_no_file(tmp_path, rng):
 
 
 @pytest.mark.parametrize("output_type", ["logits", "argmax"])
-def test_exported_models(tmp_path, rng, output_type):
+def test_exported_models(tmp_path, rng, monkeypatch, output_type):
     """Logits are blended as a network's own; an arg-max model gives each pixel from the nearest tile."""
     network = make_tiny_network()
     cfg = street_config(tmp_path, "export.height=64", "export.width=96", f"export.output_type={output_type}")
@@ -127,8 +128,10 @@ def test_exported_models(tmp_path, rng, output_type):
     assert predictor.blends == (output_type == "logits")
     image = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (160, 128), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    output = Output(tmp_path / "out", ("ids",), tiling=Tiling((64, 96), 32))
-    assert predict(predictor, str(tmp_path / "a.png"), output) == 0
+    monkeypatch.setattr(predict_verb, "setup_logging", lambda: None)
+    words = f"predict.py --manifest {tmp_path}/export --input {tmp_path}/a.png --output {tmp_path}/out --save ids"
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--tile", "--overlap", "32"])     # tiles as large as the input
+    assert predict_verb.main() == 0
     ids = cv2.imread(str(tmp_path / "out" / "a_ids.png"), cv2.IMREAD_UNCHANGED)
     assert ids.shape == (128, 160)
     rgb = np.ascontiguousarray(image[..., ::-1])

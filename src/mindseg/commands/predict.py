@@ -61,8 +61,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--save", nargs="*", choices=KINDS, default=["overlay"], help="what to write (overlay)")
     parser.add_argument("--alpha", type=float, default=0.55, help="opacity of the colours, 0 to 1 (%(default)s)")
-    parser.add_argument("--tile", metavar="HxW", help="segment in tiles of this size, images of any size (one number: "
-                        "both sides)")
+    parser.add_argument("--tile", metavar="HxW", nargs="?", const="", help="segment in tiles of this size, images of "
+                        "any size (one number: both sides; none: the size of an exported model)")
     parser.add_argument("--overlap", type=int, metavar="N", help="pixels that tiles share (an eighth of the shorter "
                         "side)")
     parser.add_argument("--max_frames", type=int, metavar="N", help="frames of each video or stream at most")
@@ -83,6 +83,8 @@ def main() -> int:
         raise UserError("--overlap belongs to --tile; give both, or leave it out")
     if args.max_frames is not None and args.max_frames < 1:
         raise UserError(f"--max_frames {args.max_frames} must be at least 1")
+    if args.tile == "" and args.ckpt_path:
+        raise UserError("--tile: give HxW or one number; only an exported model has a size of its own")
     tiling = read_tiling(args.tile, args.overlap) if args.tile else None
     setup_logging()
     if args.manifest:
@@ -91,6 +93,8 @@ def main() -> int:
         predictor = open_exported(args.manifest, args.file_format.lower())
         if "confidence" in args.save:
             predictor.manifest.check_confidence()
+        if args.tile == "":
+            tiling = read_tiling("x".join(map(str, predictor.manifest.input.size)), args.overlap)
     else:
         overrides = args.set + ([f"eval.mode={args.mode}"] if args.mode else [])
         cfg = read_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
