@@ -14,6 +14,7 @@ COMMANDS = {
     "class-weights": "compute class weights from the labels", "pack": "write a data set as MindRecord files",
     "build-trainaug": "merge PASCAL VOC and SBD into the list of 10,582 training images",
     "compare": "write a page that compares training runs", "convert-weights": "read PyTorch or older MindSpore weights",
+    "calibrate": "fit the confidence of a checkpoint to its accuracy",
     "publish": "write a small checkpoint of parameters and configuration",
     "plan": "predict how long a training takes on Ascend cards",
     "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",

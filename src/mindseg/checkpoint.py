@@ -23,6 +23,7 @@ from mindseg.models.weight_files import check_finite, read_ckpt
 _COUNTS, _TEXTS = ("epoch", "step", "eval_step", "samples"), ("config",)
 _NUMBERS = ("best_miou", "saved_at", "temperature")
 EXTRAS = _COUNTS + _NUMBERS + _TEXTS
+TEMPERATURES = (0.01, 100.0)        # the lowest and the highest
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Progress:
 
 
 def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress, cfg: Config, samples: int = 0,
-                    saved_at: float | None = None) -> None:
-    """Writes a checkpoint under a temporary name, syncs it and renames it.
+                    saved_at: float | None = None, temperature: float = 1.0) -> None:
+    """Writes a checkpoint.
 
     Args:
         path: Target, ending in ``.ckpt``.
@@ -52,19 +53,44 @@ def save_checkpoint(path: Path, parameters: list[Parameter], progress: Progress,
         cfg: Resolved configuration, stored as text so that the file explains itself.
         samples: Training samples, over all ranks; 0: not known.
         saved_at: Time that is stored, in seconds since 1970; None: now.
+        temperature: Divisor of the logits for the confidence.
 
     Raises:
         UserError: The folder cannot be written; an older file of that name is kept.
     """
-    tmp = path.with_name(".part.ckpt")      # one name for all, so that the next one takes the place of a leftover
     # As text: MindSpore stores a number as float32, and a score must not come back as a lower one.
     texts = {"best_miou": repr(float(progress.best_miou)), "config": dump_config(cfg),
              "saved_at": repr(float(time.time() if saved_at is None else saved_at))}
+    if temperature != 1:
+        texts["temperature"] = repr(float(temperature))
     counts = {"epoch": progress.epoch, "step": progress.step, "eval_step": progress.eval_step, "samples": samples}
     # Counts come first: a file that was cut is known by them as one that must end with a checksum.
     content = [{"name": name, "data": ms.Tensor(value)} for name, value in counts.items()]
-    content += [{"name": p.name, "data": p} for p in parameters]
+    _write(path, content + [{"name": p.name, "data": p} for p in parameters], texts)
+
+
+def copy_with_temperature(source: str | Path, target: Path, temperature: float) -> None:
+    """Copies a checkpoint, whatever it holds, and stores a temperature in the copy.
+
+    Args:
+        source: Checkpoint.
+        target: Copy, ending in ``.ckpt``; may be the source.
+        temperature: Divisor of the logits for the confidence, 0.01 to 100.
+
+    Raises:
+        UserError: The source is missing or damaged, or the copy cannot be written.
+    """
+    content = _read_content(Path(source))
+    texts = {name: value for name, value in content.items() if isinstance(value, str)}
+    arrays = [{"name": name, "data": ms.Tensor(value)} for name, value in content.items() if name not in texts]
+    _write(target, arrays, texts | {"temperature": repr(float(temperature))})
+
+
+def _write(path: Path, content: list[dict], texts: dict[str, str]) -> None:
+    """Writes a file under a temporary name, syncs it and renames it."""
+    tmp = path.with_name(".part.ckpt")      # one name for all, so that the next one takes the place of a leftover
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         ms.save_checkpoint(content, str(tmp), append_dict=texts, crc_check=True)
         sync_to_disk(tmp)
         tmp.chmod(0o644)
@@ -151,7 +177,7 @@ def _check_extras(path: Path, content: dict[str, np.ndarray | str]) -> dict:
                 valid = isinstance(value, str)
             elif name in _NUMBERS:      # a score is an array in older files
                 value = float(value)
-                valid = np.isfinite(value) and (name != "temperature" or 0.01 <= value <= 100)
+                valid = np.isfinite(value) and (name != "temperature" or TEMPERATURES[0] <= value <= TEMPERATURES[1])
             else:
                 valid = not isinstance(value, str) and value.dtype.kind in "iu" and value.size == 1 and value >= -1
                 value = value.item() if valid else value

@@ -168,6 +168,56 @@ class InstanceCounts:
         return float(hit / (hit + missed + wrong)) if hit + missed + wrong else float("nan")
 
 
+class Reliability:
+    """Counts of right and wrong pixels by confidence.
+
+    The expected calibration error is the mean over pixels of |accuracy - mean confidence| of their bin, with 15 bins of
+    equal width, (b / 15, (b + 1) / 15] (Guo et al. 2017, arXiv 1706.04599, equation 3). Confidence has 256 levels, so
+    512 counts are all that a data set needs.
+
+    Args:
+        ignore: Label value of ignored pixels.
+    """
+
+    BINS = 15       # 17 levels each
+
+    def __init__(self, ignore: int = 255) -> None:
+        self.ignore = ignore
+        self.counts = np.zeros((256, 2), np.int64)      # (level, wrong or right)
+
+    def update(self, confidence: np.ndarray, pred: np.ndarray, label: np.ndarray) -> None:
+        """Adds pixels.
+
+        Args:
+            confidence: uint8, 255 times the probability of the predicted class.
+            pred: Predicted class ids, of the same shape.
+            label: Class ids or ``ignore``, of the same shape.
+        """
+        places = np.multiply(confidence, 2, dtype=np.uint16) + (pred == label)
+        self.counts += np.bincount(places[label != self.ignore], minlength=512).reshape(256, 2)
+
+    def reduce(self) -> None:
+        """Sums the counts over all ranks, in place."""
+        self.counts = all_reduce_sum(self.counts)
+
+    def compute(self) -> dict:
+        """Computes the error.
+
+        Returns:
+            ``ece`` (0..1, NaN without pixels) and ``reliability``: for each bin with pixels their mean confidence and
+            accuracy (0..1) and their number.
+        """
+        levels = np.arange(256)
+        bins = np.maximum(levels - 1, 0) // (255 // self.BINS)
+        pixels = np.bincount(bins, self.counts.sum(1))
+        right = np.bincount(bins, self.counts[:, 1])
+        confidence = np.bincount(bins, self.counts.sum(1) * (levels / 255))
+        total = pixels.sum()
+        rows = [[float(confidence[b] / pixels[b]), float(right[b] / pixels[b]), int(pixels[b])]
+                for b in np.flatnonzero(pixels)]
+        return {"ece": float(abs(right - confidence).sum() / total) if total else float("nan"), "reliability": rows}
+
+
 class RunningMean:
     """Mean over pixels, summed in units of 2**-20 so that it does not depend on the order of images or ranks."""
 

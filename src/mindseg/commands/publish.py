@@ -74,7 +74,7 @@ def publish(config: str, ckpt_path: str, output: Path) -> Path:
     remove_leftovers(output)
     # The time of the run, so that the same weights have the same name.
     save_checkpoint(tmp, parameters, Progress(extras["epoch"], extras["step"], extras["best_miou"]), cfg,
-                    saved_at=extras.get("saved_at", 0.0))
+                    saved_at=extras.get("saved_at", 0.0), temperature=extras.get("temperature", 1.0))
     path = output / f"{Path(config).stem}-{file_sha256(tmp)[:8]}.ckpt"
     os.replace(tmp, path)
     return path

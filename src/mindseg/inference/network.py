@@ -351,6 +351,19 @@ class NetworkPredictor:
                 totals[i] = add(logits) if totals[i] is None else add(logits, totals[i])
         return totals
 
+    def logits(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Logits of one pass over whole images (or windows), whatever the mode; of several passes less their highest.
+
+        Args:
+            images: uint8 (N, H, W, 3).
+            size: Height and width of the result.
+
+        Returns:
+            float32 (N, C, height, width).
+        """
+        height, width = int(size[0]), int(size[1])
+        return self._resampled(images, (height, width)).asnumpy().swapaxes(2, 3)[:, :, :height, :width]
+
     def loss(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Cross entropy of one pass over whole images (or windows), whatever the mode, at the size of the labels.
 
