@@ -90,7 +90,6 @@ def _write(path: Path, content: list[dict], texts: dict[str, str]) -> None:
     """Writes a file under a temporary name, syncs it and renames it."""
     tmp = path.with_name(".part.ckpt")      # one name for all, so that the next one takes the place of a leftover
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         ms.save_checkpoint(content, str(tmp), append_dict=texts, crc_check=True)
         sync_to_disk(tmp)
         tmp.chmod(0o644)

@@ -17,6 +17,7 @@ class FunctionPredictor:
     size_step = None
     trained_size = None
     blends = False
+    gives_confidence = True
 
     def __init__(self, function: Callable[[np.ndarray, tuple[int, int]], np.ndarray], info: DatasetInfo,
                  resize: EvalResize | None = None, color_order: str = "RGB") -> None:

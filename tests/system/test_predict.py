@@ -9,6 +9,7 @@ import pytest
 
 import mindspore as ms
 
+from mindseg.commands import import_labels
 from mindseg.commands import predict as predict_verb
 from mindseg.commands.predict import predict
 from mindseg.data.datasets import CITYSCAPES
@@ -19,6 +20,8 @@ from mindseg.inference.jobs import Output
 from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.video import frames
 from mindseg.outputs import RECORD_NAME
+from tests.support.annotations import read_labels
+from tests.support.data import random_label
 from tests.support.evaluation import CONFIG, make_checkpoint, street_config
 from tests.support.hostile import check_refused
 from tests.support.networks import make_tiny_network
@@ -290,3 +293,32 @@ def test_random_weights_are_refused(run_cli, tmp_path):
     assert done.stderr.startswith("error: ")
     assert "model.variant" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_polygons_of_labelme_and_coco_become_the_mask_again(tmp_path, monkeypatch, rng):
+    for name in ("a", "sub/b"):
+        path = tmp_path / "in" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.where(random_label(rng, *SIZE, [0, 1])[..., None] > 0, 220, 30) * np.ones(3))
+    out = tmp_path / "out"
+    assert predict(MODEL, str(tmp_path / "in"), Output(out, ("ids", "json"))) == 0
+    (tmp_path / "polygons").mkdir()
+    for name in ("a", "sub/b"):
+        ids = cv2.imread(str(out / f"{name}_ids.png"), cv2.IMREAD_UNCHANGED)
+        tree = json.loads((out / f"{name}.json").read_text())
+        assert (out / name).parent.joinpath(tree["imagePath"]).resolve() == tmp_path / "in" / f"{name}.png"
+        assert tree["shares"] == {CITYSCAPES.classes[k]: round((ids == k).mean(), 6) for k in (0, 10)}
+        image = cv2.imread(str(tmp_path / "in" / f"{name}.png"))
+        assert tree["mean_confidence"] == pytest.approx(image[..., 0].mean() / 255, abs=1e-4)
+        (out / f"{name}.json").rename(tmp_path / "polygons" / f"{name[-1]}.json")
+    for kind, source in (("labelme", tmp_path / "polygons"), ("coco", out / "coco.json")):
+        target = tmp_path / kind
+        monkeypatch.setattr("sys.argv", ["mindseg import-labels", "--format", kind, "--input", str(source), "--images",
+                                         str(tmp_path / "in"), "--output", str(target), "--classes",
+                                         *CITYSCAPES.classes, "--val_share", "0.5"])
+        import_labels.main()
+        labels = read_labels(target)
+        assert len(labels) == 2
+        for name, label in labels.items():
+            ids = cv2.imread(str(out / f"{'sub/' if name.endswith('b') else ''}{name[-1]}_ids.png"), 0)
+            assert np.array_equal(label, ids + 1)       # before the classes comes "background"

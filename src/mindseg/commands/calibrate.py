@@ -29,6 +29,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.output.suffix != ".ckpt":
         raise UserError(f"--output {args.output}: a checkpoint is written; choose a name that ends in .ckpt")
+    if not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no such folder; make it, or choose another")
     check_new(args.output, args.overwrite)
     cfg = read_config(args.config, args.set) if args.config else checkpoint_config(args.ckpt_path, args.set)
     setup_runtime(cfg.runtime)

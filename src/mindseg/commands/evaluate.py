@@ -260,7 +260,8 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predi
             rows.append([image, *_image_scores(counts)])
 
     result = evaluate(predictor, loader, cfg.eval.num_images if request.report else 0,
-                      _instances(cfg, loader), on_image, predictor.loss if cfg.eval.loss else None)
+                      _instances(cfg, loader), on_image, predictor.loss if cfg.eval.loss else None,
+                      request.report and predictor.gives_confidence)
     resize = predictor.manifest.input.resize if request.manifest else cfg.eval.resize
     record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": resize,
               "size_step": None if request.manifest else predictor.size_step,
@@ -334,10 +335,14 @@ def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: Dataset
     found: list[tuple[dict, Result]] = []
     for path in paths:
         try:
-            load_weights(predictor.net, read_checkpoint(path)[0], str(path))
+            arrays, extras = read_checkpoint(path)
+            load_weights(predictor.net, arrays, str(path))
         except UserError as error:
             log.info("left out: %s", error)
             continue
+        temperature = extras.get("temperature", 1.0)
+        if temperature != predictor.temperature:        # compiled into its graphs
+            predictor = NetworkPredictor(cfg, predictor.net, info, temperature)
         record, result, rows = _score_one(cfg, runtime, request, predictor, path)
         log.info("%s: mIoU %.2f %%", path.name, 100 * record["miou"])
         if runtime.is_main:

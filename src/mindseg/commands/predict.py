@@ -3,6 +3,7 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -27,6 +28,7 @@ from mindseg.inference.jobs import (
 )
 from mindseg.inference.loading import checkpoint_config, open_checkpoint
 from mindseg.inference.pictures import KINDS
+from mindseg.inference.polygon_files import PolygonFiles
 from mindseg.inference.predictor import Predictor
 from mindseg.inference.tiles import read_tiling
 from mindseg.inference.video import is_lossless
@@ -133,8 +135,9 @@ def predict(predictor: Predictor, sources: str | Sequence[str], output: Output) 
         if {"overlay", "mask", "side"} & set(output.kinds):
             results.claim(output.folder / "legend.png")
             save_png(output.folder / "legend.png", legend(predictor.info.classes, predictor.info.palette))
-        job = Job(predictor, output, results, lambda: bool(signals.received))
-        with logging_redirect_tqdm([logging.getLogger("mindseg")]):
+        polygons = PolygonFiles(results, predictor.info) if "json" in output.kinds else nullcontext()
+        with logging_redirect_tqdm([logging.getLogger("mindseg")]), polygons as writer:
+            job = Job(predictor, output, results, lambda: bool(signals.received), writer)
             status, interrupted = _predict_all(job, inputs)
         seconds = time.perf_counter() - started
         write_json(summary, {

@@ -12,7 +12,7 @@ from mindseg.data.loader import Loader
 from mindseg.errors import UserError
 from mindseg.evaluation.cityscapes import instance_counts
 from mindseg.inference.predictor import Predictor
-from mindseg.metrics import ConfusionMatrix, RunningMean, category_iou
+from mindseg.metrics import ConfusionMatrix, Reliability, RunningMean, category_iou
 from mindseg.resize import EvalResize
 
 
@@ -58,7 +58,8 @@ class _Extremes:
 def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
              instances: Callable[[str], np.ndarray] | None = None,
              on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
-             loss: Callable[[np.ndarray, np.ndarray], tuple[float, int]] | None = None) -> Result:
+             loss: Callable[[np.ndarray, np.ndarray], tuple[float, int]] | None = None,
+             confidence: bool = False) -> Result:
     """Scores predictions; all ranks get the sum over all ranks.
 
     Args:
@@ -69,6 +70,8 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
         on_image: Called as ``on_image(name, ids, counts)`` with the prediction and the confusion matrix of each image.
         loss: ``loss(images, labels)``, such as ``NetworkPredictor.loss``, returns a sum over pixels and their number;
             the mean becomes ``scores["loss"]``. None leaves it out.
+        confidence: Score the confidence too: ``scores["ece"]`` and ``scores["reliability"]``, see
+            ``metrics.Reliability``. The predictor must give it.
 
     Raises:
         UserError: Not one labelled pixel was seen.
@@ -77,13 +80,19 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
     matrix = ConfusionMatrix(len(info.classes), info.ignore_id)
     counts = instance_counts(info) if instances is not None else None
     extremes, mean_loss = _Extremes((num_examples + 1) // 2), RunningMean()
+    reliability = Reliability(info.ignore_id)
     started, inside = time.perf_counter(), 0.0
     with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
         for batch in loader.samples():
             labels = np.stack([resize.label(label) for label in batch["label"]])
             asked = time.perf_counter()
-            preds = predictor(batch["image"], labels.shape[1:])
+            if confidence:
+                preds, levels = predictor.with_confidence(batch["image"], labels.shape[1:])
+            else:
+                preds = predictor(batch["image"], labels.shape[1:])
             inside += time.perf_counter() - asked
+            if confidence:
+                reliability.update(levels, preds, labels)
             if loss is not None:
                 mean_loss.update(*loss(batch["image"], labels))
             for name, image, pred, label in zip(batch["names"], batch["image"], preds, labels, strict=True):
@@ -107,6 +116,9 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
     if loss is not None:
         mean_loss.reduce()
         scores["loss"] = mean_loss.compute()
+    if confidence:
+        reliability.reduce()
+        scores |= reliability.compute()
     skipped = int(all_reduce_sum(np.array([len(loader.skipped)]))[0])
     scores |= {"images": loader.num_samples - skipped, "skipped": skipped,
                "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}

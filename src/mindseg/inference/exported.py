@@ -25,6 +25,7 @@ class ExportedPredictor:
         self.info = manifest.dataset_info()
         self.resize = manifest.input.eval_resize
         self.color_order = manifest.input.color_order
+        self.gives_confidence = manifest.output.confidence is not None
         self.trained_size = None
         self.blends = manifest.output.type == "logits"
         self._run = run

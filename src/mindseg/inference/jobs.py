@@ -19,6 +19,7 @@ from mindseg.files import read_bytes
 from mindseg.inference.inputs import Inputs, Stream
 from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.inference.pictures import PICTURES, render, save_picture
+from mindseg.inference.polygon_files import PolygonFiles
 from mindseg.inference.predictor import Answer, Predictor, segment
 from mindseg.inference.row_files import picture_file, value_file
 from mindseg.inference.streams import open_stream
@@ -68,6 +69,7 @@ class Job:
         output: Results to write.
         results: The output folder.
         stopped: Tells whether the user wants to stop.
+        polygons: Writer of the kind ``json``, if it is asked for.
         images: Images and frames that were segmented.
         failed: Failures by name.
         model_seconds: Time in the model.
@@ -76,10 +78,21 @@ class Job:
     output: Output
     results: OutputFolder
     stopped: Callable[[], bool] = lambda: False
+    polygons: PolygonFiles | None = None
     images: int = 0
     failed: list[dict] = field(default_factory=list)
     model_seconds: float = 0.0
     _sizes_seen: bool = False
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of results that are pictures or values: all but ``json``."""
+        return [kind for kind in self.output.kinds if kind != "json"]
+
+    @property
+    def confidence(self) -> bool:
+        """The confidence is asked for, or ``json`` is and the model gives it."""
+        return "confidence" in self.output.kinds or (self.polygons is not None and self.predictor.gives_confidence)
 
     def check_stop(self) -> None:
         """Raises an exception if the user wants to stop.
@@ -122,7 +135,7 @@ class Job:
 
     def segment(self, image: np.ndarray, name: str) -> Answer:
         """Classes of an image or frame in memory, uint8 (H, W, 3) in BGR order."""
-        tiling, confidence = self.output.tiling, "confidence" in self.output.kinds
+        tiling, confidence = self.output.tiling, self.confidence
         self.check_size(image.shape[:2], name)
         if tiling:
             return segment_tiled(self.predictor, image, tiling, confidence, self.timed)
@@ -186,11 +199,14 @@ def predict_images(job: Job, names: dict[Path, str]) -> None:
     for path, name in tqdm(names.items(), desc="predict", unit="image", disable=None):
         job.check_stop()
         try:
-            targets = {kind: output_path(output.folder, f"{name}_{kind}.png", f"{path}") for kind in output.kinds}
-            job.results.claim(*targets.values())
-            ids = predict(job, path, targets)
+            targets = {kind: output_path(output.folder, f"{name}_{kind}.png", f"{path}") for kind in job.kinds}
+            polygons = [output_path(output.folder, f"{name}.json", f"{path}")] if job.polygons else []
+            job.results.claim(*targets.values(), *polygons)
+            answer = predict(job, path, targets)
+            if polygons:
+                job.polygons.write(polygons[0], path, name.removesuffix(path.suffix) + path.suffix, answer)
             if writer:
-                writer.write(image_stem(path), ids)
+                writer.write(image_stem(path), answer[0])
         except UserError as error:
             job.fail(str(path), error)
             continue
@@ -200,19 +216,19 @@ def predict_images(job: Job, names: dict[Path, str]) -> None:
         log.info("submission archive: %s", write_submission(writer.files, info, output.folder))
 
 
-def _predict_image(job: Job, path: Path, targets: dict[str, Path]) -> np.ndarray:
-    """Segments an image as a whole, writes one file a kind, and returns the class ids."""
+def _predict_image(job: Job, path: Path, targets: dict[str, Path]) -> Answer:
+    """Segments an image as a whole, and writes one file a kind."""
     image = decode_image(read_bytes(path), str(path))
     answer = job.segment(image, str(path))
     for kind, target in targets.items():
         picture = render(kind, image, answer, job.predictor.info, job.output.alpha)
         save_picture(target, kind, picture, job.predictor.info)
-    return answer[0]
+    return answer
 
 
-def _predict_tiles(job: Job, path: Path, targets: dict[str, Path]) -> np.ndarray | None:
-    """Segments an image in tiles and writes the results row by row; returns the class ids for a submission only."""
-    info, output, whole = job.predictor.info, job.output, []
+def _predict_tiles(job: Job, path: Path, targets: dict[str, Path]) -> Answer | None:
+    """Segments an image in tiles and writes the results row by row; a submission and polygons need the whole answer."""
+    info, output, bands = job.predictor.info, job.output, []
     with open_bands(path) as image, ExitStack() as stack:
         job.check_size(image.size, str(path))
         writers = [stack.enter_context(picture_file(target, kind, image.size, info, output.alpha) if kind in PICTURES
@@ -225,12 +241,12 @@ def _predict_tiles(job: Job, path: Path, targets: dict[str, Path]) -> np.ndarray
             bar.update()
             return job.timed(function, *arguments)
 
-        for band in segment_bands(job.predictor, image, output.tiling, "confidence" in output.kinds, call):
+        for band in segment_bands(job.predictor, image, output.tiling, job.confidence, call):
             for write in writers:
                 write(band)
-            if output.submission:
-                whole.append(band.answer[0])
-    return np.concatenate(whole) if output.submission else None
+            if output.submission or job.polygons:
+                bands.append(band.answer)
+    return tuple(None if parts[0] is None else np.concatenate(parts) for parts in zip(*bands, strict=True)) or None
 
 
 def predict_video(job: Job, path: Path, name: str) -> None:
@@ -271,8 +287,9 @@ def _predict_frames(job: Job, label: str, name: str, start: Callable[[], tuple[f
     """Segments frames.
 
     Overlay, mask and side by side become ``<name>_<kind>.mp4`` at the source's frame rate; ids and confidence, which
-    no lossy video can hold, ``<name>_<kind>/<frame>.png``. In the place of a broken frame the one before is shown
-    again, so that the time stays right. What precedes a cut, or the request to stop, is kept.
+    no lossy video can hold, ``<name>_<kind>/<frame>.png``, polygons ``<name>_json/<frame>.json``. In the place of a
+    broken frame the one before is shown again, so that the time stays right. What precedes a cut, or the request to
+    stop, is kept.
 
     Args:
         job: The call.
@@ -291,7 +308,7 @@ def _predict_frames(job: Job, label: str, name: str, start: Callable[[], tuple[f
         rate, source = start()
         target = output_path(job.output.folder, name, label)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for kind in job.output.kinds:
+        for kind in job.kinds:
             sinks[kind] = FrameSink(target, kind, rate, info.palette, job.results)
         for number, frame in enumerate(itertools.islice(source, job.output.max_frames), 1):
             job.check_stop()
@@ -304,6 +321,8 @@ def _predict_frames(job: Job, label: str, name: str, start: Callable[[], tuple[f
             answer = job.segment(frame, label)
             for kind, sink in sinks.items():
                 sink.write(number, render(kind, frame, answer, info, job.output.alpha))
+            if job.polygons:
+                _write_frame(job, target.with_name(f"{target.name}_json") / f"{number:06d}.json", answer)
             job.images += 1
         finished = True
     except (UserError, OSError) as error:
@@ -313,8 +332,17 @@ def _predict_frames(job: Job, label: str, name: str, start: Callable[[], tuple[f
         finished = True
         raise
     finally:
+        if job.polygons and finished:       # an earlier result may have had more frames
+            job.results.remove_old(f"{name}_json")
         for sink in sinks.values():
             try:
                 sink.close(finished)
             except UserError as error:
                 job.fail(label, error)
+
+
+def _write_frame(job: Job, path: Path, answer: Answer) -> None:
+    """Writes the polygons of a frame; its picture would lie beside the file."""
+    job.results.claim(path)
+    picture = path.with_suffix(".png")
+    job.polygons.write(path, picture, picture.relative_to(job.output.folder).as_posix(), answer)

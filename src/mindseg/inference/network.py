@@ -240,6 +240,7 @@ class NetworkPredictor:
         self.net = net
         self.info = info
         self.color_order = d.color_order
+        self.gives_confidence = True
         self.trained_size = None if "slide" in e.mode else tuple(d.resize or d.crop_size)     # windows are as large
         self.blends = True
         self.resize = create_resize(cfg)

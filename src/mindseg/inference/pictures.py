@@ -10,7 +10,7 @@ from mindseg.inference.predictor import Answer
 
 VALUES = ("mask", "ids", "labelIds", "confidence")      # uint8 (H, W)
 PICTURES = ("overlay", "side")                          # uint8 RGB (H, W, 3)
-KINDS = ("overlay", "mask", "ids", "labelIds", "side", "confidence")
+KINDS = ("overlay", "mask", "ids", "labelIds", "side", "confidence", "json")
 
 
 def pixel_values(kind: str, answer: Answer, info: DatasetInfo) -> np.ndarray:

@@ -19,12 +19,14 @@ class Predictor(Protocol):
         trained_size: Height and width of a training sample; None: unknown, or images are brought to one size.
         blends: The model gives scores, so that overlapping tiles can be blended; otherwise ``scores`` and ``decide``
             are not called.
+        gives_confidence: The model can say how sure it is; an exported one may lack that output.
     """
     info: DatasetInfo
     resize: EvalResize
     color_order: str
     trained_size: tuple[int, int] | None
     blends: bool
+    gives_confidence: bool
 
     def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Segments images of one size.

@@ -137,3 +137,32 @@ def training_charts(histories: Sequence[Sequence[Mapping[str, str]]]) -> list[di
         if lines:
             charts.append(line_chart(title, ("training step", axis), lines, form, summary, epochs))
     return charts
+
+
+def reliability_chart(rows: Sequence[Sequence[float]], error: float) -> dict:
+    """Lays out the reliability diagram: the accuracy of pixels by their confidence, and the diagonal of equality.
+
+    Args:
+        rows: Mean confidence and accuracy (0..1) and number of pixels of each bin, see ``metrics.Reliability``.
+        error: Expected calibration error, 0..1.
+
+    Returns:
+        As :func:`line_chart`.
+    """
+    left, right, top, bottom = PLOT
+
+    def px(share: float) -> float:
+        return round(left + (right - left) * share, 1)
+
+    def py(share: float) -> float:
+        return round(bottom - (bottom - top) * share, 1)
+
+    total, fifths = sum(pixels for _, _, pixels in rows), [k / 5 for k in range(6)]
+    return {"title": "Accuracy by confidence, %", "summary": f"calibration error {100 * error:.2f} %", "plot": PLOT,
+            "x_ticks": [(px(share), f"{100 * share:.0f}") for share in fifths],
+            "y_ticks": [(py(share), f"{100 * share:.0f}") for share in fifths],
+            "steps": [(px(confidence), f"confidence {100 * confidence:.1f} %: {100 * accuracy:.1f} % correct, "
+                                       f"{100 * pixels / total:.1f} % of the pixels")
+                      for confidence, accuracy, pixels in rows],
+            "lines": [("s2 raw", [(px(0), py(0)), (px(1), py(1))]),
+                      ("s1 dots", [(px(confidence), py(accuracy)) for confidence, accuracy, _ in rows])]}

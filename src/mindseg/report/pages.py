@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mindseg.drawing import CORRECT, UNSCORED, WRONG, Palette, error_map, overlay
 from mindseg.errors import DataError
 from mindseg.files import write_text
-from mindseg.report.charts import column, number, training_charts
+from mindseg.report.charts import column, number, reliability_chart, training_charts
 
 if TYPE_CHECKING:
     from mindseg.evaluation.evaluator import Example  # for its type alone: this import loads MindSpore
@@ -113,10 +113,13 @@ def write_report(path: Path, data: ReportData) -> Path:
     if data.scores.get("images"):
         figures.append(("images", f"{data.scores['images']:,}"))
     figures += data.facts
+    bins = data.scores.get("reliability")
+    reliability = [reliability_chart(bins, data.scores["ece"])] if bins else []
     speeds = column(data.history, "train", "images_per_s")[1]
     return write_page(path, "run.html", data=data, figures=figures, error=largest_error(data), programs=programs,
                        classes=classes, examples=examples, error_colours=(CORRECT, WRONG, UNSCORED), settings=settings,
-                       charts=training_charts([data.history]), speed=float(np.median(speeds)) if speeds else None)
+                       charts=training_charts([data.history]), reliability=reliability,
+                       speed=float(np.median(speeds)) if speeds else None)
 
 
 def write_page(path: Path, template: str, **content: object) -> Path:

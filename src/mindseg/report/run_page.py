@@ -29,7 +29,7 @@ def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, ru
     checkpoint = Path(record["checkpoint"])
     run_folder = checkpoint.resolve().parent.parent     # of RUN/ckpt/NAME.ckpt
     facts = [("inference", record["mode"])]
-    for key, label in (("mean_category_iou", "category IoU"), ("miiou", "iIoU")):
+    for key, label in (("mean_category_iou", "category IoU"), ("miiou", "iIoU"), ("ece", "calibration error")):
         if number(record.get(key)) is not None:
             facts.append((label, f"{100 * record[key]:.2f} %"))
     info = dataset_info(cfg.data)
