@@ -13,7 +13,7 @@ from mindseg.data.palettes import default_palette
 from mindseg.errors import DataError, UserError
 from mindseg.evaluation.evaluator import Example
 from mindseg.metrics import ConfusionMatrix
-from mindseg.report.charts import column, line_chart, read_history, smooth, ticks
+from mindseg.report.charts import column, line_chart, read_history, reliability_chart, smooth, ticks
 from mindseg.report.comparison import average, flatten, read_run, write_comparison
 from mindseg.report.pages import ReportData, difference, write_report
 
@@ -99,6 +99,21 @@ def test_share_of_the_pixels_settings_and_environment_are_on_the_page(tmp_path):
     assert rows["Environment"] == {"mindspore": "2.7.1", "cpu_count": "64"}
     assert rows["Evaluation"] == {"mode": "msflip", "images": "1234"}
     assert "optim:\n  lr: 0.045" in details["Configuration"]
+
+
+def test_reliability_is_a_chart(tmp_path):
+    rows = [[0.25, 0.75, 1000], [0.9, 0.8, 3000]]
+    chart = reliability_chart(rows, 0.2)
+    (_, diagonal), (_, points) = chart["lines"]
+    (x0, y0), (x1, y1) = diagonal
+    for (x, y), (confidence, accuracy, _) in zip(points, rows, strict=True):
+        assert x == pytest.approx(x0 + confidence * (x1 - x0), abs=0.06)
+        assert y == pytest.approx(y0 + accuracy * (y1 - y0), abs=0.06)
+    text, _ = read(write_report(tmp_path / "r.html", bare(ece=0.2, reliability=rows)))
+    for words in ("Accuracy by confidence", "calibration error 20.00 %",
+                  "confidence 90.0 %: 80.0 % correct, 75.0 % of the pixels"):
+        assert words in text
+    assert "Accuracy by confidence" not in read(write_report(tmp_path / "s.html", bare()))[0]
 
 
 def test_nothing_from_outside_and_nothing_unescaped(tmp_path):
