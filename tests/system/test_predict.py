@@ -322,3 +322,15 @@ def test_polygons_of_labelme_and_coco_become_the_mask_again(tmp_path, monkeypatc
         for name, label in labels.items():
             ids = cv2.imread(str(out / f"{'sub/' if name.endswith('b') else ''}{name[-1]}_ids.png"), 0)
             assert np.array_equal(label, ids + 1)       # before the classes comes "background"
+
+
+def test_frames_have_polygons_too(tmp_path):
+    video = write_video(tmp_path / "v.avi", 3)
+    out = tmp_path / "out"
+    assert predict(MODEL, str(video), Output(out, ("json",))) == 0
+    assert sorted(path.name for path in (out / "v_json").iterdir()) == [f"00000{k}.json" for k in (1, 2, 3)]
+    coco = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [f"v_json/00000{k}.png" for k in (1, 2, 3)]
+    shape = json.loads((out / "v_json" / "000003.json").read_text())["shapes"]
+    assert {CITYSCAPES.classes[item["category_id"] - 1] for item in coco["annotations"]} == {"road", "sky"}
+    assert [item["label"] for item in shape] == ["road", "sky"]
