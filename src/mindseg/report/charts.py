@@ -158,11 +158,12 @@ def reliability_chart(rows: Sequence[Sequence[float]], error: float) -> dict:
         return round(bottom - (bottom - top) * share, 1)
 
     total, fifths = sum(pixels for _, _, pixels in rows), [k / 5 for k in range(6)]
-    return {"title": "Accuracy by confidence, %", "summary": f"calibration error {100 * error:.2f} %", "plot": PLOT,
+    return {"title": "Accuracy by confidence", "summary": f"calibration error {100 * error:.2f} %", "plot": PLOT,
+            "x_axis": "confidence, %", "y_axis": "accuracy, %",
             "x_ticks": [(px(share), f"{100 * share:.0f}") for share in fifths],
             "y_ticks": [(py(share), f"{100 * share:.0f}") for share in fifths],
             "steps": [(px(confidence), f"confidence {100 * confidence:.1f} %: {100 * accuracy:.1f} % correct, "
                                        f"{100 * pixels / total:.1f} % of the pixels")
                       for confidence, accuracy, pixels in rows],
-            "lines": [("s2 raw", [(px(0), py(0)), (px(1), py(1))]),
+            "lines": [("s2", [(px(0), py(0)), (px(1), py(1))]),
                       ("s1 dots", [(px(confidence), py(accuracy)) for confidence, accuracy, _ in rows])]}
