@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <utility>
 #include <vector>
 
 namespace mindseg {
@@ -29,6 +31,34 @@ class ByteView {
 
   const uint8_t* data_;
   size_t size_;
+};
+
+// Bytes of a file or of memory that are read in pieces.
+class ByteSource {
+ public:
+  // Writes the `count` bytes at `at`, which are there, to `to`.
+  using Reader = std::function<void(uint64_t at, size_t count, uint8_t* to)>;
+
+  ByteSource(uint64_t size, Reader reader) : size_(size), reader_(std::move(reader)) {}
+  ByteSource(const ByteView& bytes)  // NOLINT: a view is a source
+      : ByteSource(bytes.size(),
+                   [bytes](uint64_t at, size_t count, uint8_t* to) { std::memcpy(to, bytes.data() + at, count); }) {}
+
+  uint64_t size() const { return size_; }
+  bool Has(uint64_t at, uint64_t count) const { return at <= size_ && count <= size_ - at; }
+
+  void Read(uint64_t at, size_t count, uint8_t* to) const { reader_(at, count, to); }
+
+  // Empty where bytes are missing.
+  std::vector<uint8_t> Read(uint64_t at, uint64_t count) const {
+    std::vector<uint8_t> bytes(Has(at, count) ? count : 0);
+    if (!bytes.empty()) reader_(at, bytes.size(), bytes.data());
+    return bytes;
+  }
+
+ private:
+  uint64_t size_;
+  Reader reader_;
 };
 
 inline bool Holds(const ByteView& bytes, size_t at, const char* word) {

@@ -26,6 +26,9 @@ struct ImageHeader {
 // it. `bytes` must outlive it.
 std::optional<ImageHeader> ReadImageHeader(const std::vector<uint8_t>& bytes);
 
+// The same of a TIFF only, of which just the directory is read.
+std::optional<ImageHeader> ReadTiffHeader(const ByteSource& source);
+
 }  // namespace mindseg
 
 #endif  // ASCEND310_INFER_INC_IMAGE_HEADER_H_

@@ -1,41 +1,19 @@
-// Image file -> input tensor, with the meaning that preprocess.py gives to the manifest's fields.
+// Image -> input tensor, with the meaning that preprocess.py gives to the manifest's fields.
 #ifndef ASCEND310_INFER_INC_PREPROCESS_H_
 #define ASCEND310_INFER_INC_PREPROCESS_H_
 
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <mutex>
 #include <opencv2/core.hpp>
-#include <set>
-#include <string>
 #include <vector>
 
-#include "inc/image_header.h"
 #include "inc/manifest.h"
 
 namespace mindseg {
 
 // Size of an image of size `image` after the resize rule, before padding.
 cv::Size ContentSize(const ResizeSpec& resize, const cv::Size& image);
-
-constexpr int64_t kMaxPixels = int64_t{1} << 28;  // of an image; runtime.max_pixels in Python
-
-// Says once for each kind of conversion that an image needs it. Safe to use from several threads at once.
-class ConversionNotes {
- public:
-  void Say(const ImageHeader& header, const std::filesystem::path& path);
-
- private:
-  std::mutex mutex_;
-  std::set<std::string> said_;
-};
-
-// Decodes an image to 8-bit BGR, turned by its EXIF orientation. Throws ItemError for a file that is no PNG, JPEG,
-// WebP, BMP or TIFF, is truncated, damaged or of pixels that cannot be decoded, or claims more than `max_pixels`,
-// before it is decoded. `notes` may be null.
-cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path,
-                    int64_t max_pixels = kMaxPixels, ConversionNotes* notes = nullptr);
 
 // Throws ItemError unless a preprocessed .bin of `size` bytes is one image's input.
 void CheckBinSize(uintmax_t size, const std::filesystem::path& path, const InputSpec& input);

@@ -3,8 +3,10 @@
 #ifndef ASCEND310_INFER_INC_TIFF_H_
 #define ASCEND310_INFER_INC_TIFF_H_
 
+#include <array>
 #include <cstdint>
 #include <map>
+#include <opencv2/core.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,8 +18,8 @@ namespace mindseg {
 
 class TiffDirectory {
  public:
-  // Nothing if there is no directory or it is damaged. `bytes` must outlive the directory.
-  static std::optional<TiffDirectory> Read(const ByteView& bytes);
+  // Nothing if there is no directory or it is damaged. What `source` reads from must outlive the directory.
+  static std::optional<TiffDirectory> Read(const ByteSource& source);
 
   // As the file claims them; negative for numbers that are too large.
   int64_t Width() const;
@@ -36,23 +38,42 @@ class TiffDirectory {
   // All strips or tiles lie within the file, and those that are not compressed are long enough.
   bool IsWhole() const;
 
-  // A file with the same pixels and a directory of only what decoding needs.
-  std::vector<uint8_t> PlainCopy() const;
+  uint64_t FileSize() const { return source_.size(); }
+
+  // The following are for a directory that is whole, and a kind that can be read.
+
+  // The smallest part of the image that can be decoded by itself and holds `part`, which lies in the image.
+  cv::Rect Cover(const cv::Rect& part) const;
+
+  // A file of only the pixels of `cover`, which Cover gave, and with a directory of only what decoding needs.
+  std::vector<uint8_t> Copy(const cv::Rect& cover) const;
 
  private:
   struct Entry {
     uint64_t type = 0;
     uint64_t count = 0;
-    uint64_t place = 0;  // of the value
+    std::array<uint8_t, 8> value{};  // the number or numbers, or their place if they are longer
   };
 
-  explicit TiffDirectory(const ByteView& bytes) : bytes_(bytes) {}
+  struct Range {
+    uint64_t begin = 0;  // of bytes in the file
+    uint64_t end = 0;
+  };
+
+  explicit TiffDirectory(const ByteSource& source) : source_(source) {}
 
   bool Has(int tag) const { return entries_.count(tag) > 0; }
+  size_t Room() const { return big_ ? 8 : 4; }  // for a value
+  std::vector<uint8_t> Value(const Entry& entry, uint64_t most) const;
   std::vector<uint64_t> Numbers(int tag, uint64_t most) const;
   uint64_t First(int tag, uint64_t missing) const;
+  std::pair<uint64_t, uint64_t> PieceSize() const;  // columns and rows of a tile or strip
+  uint64_t RowBytes() const;                        // of a tile or strip without compression
+  bool IsPlain() const;                             // not compressed
+  std::vector<Range> Pieces(const cv::Rect& cover, uint64_t rows) const;
+  std::vector<uint64_t> CopyRanges(const std::vector<Range>& ranges, std::vector<uint8_t>* copy) const;
 
-  ByteView bytes_;
+  ByteSource source_;
   Order order_ = Order::kLittle;
   bool big_ = false;
   std::map<int, Entry> entries_;

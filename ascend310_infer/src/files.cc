@@ -46,47 +46,16 @@ int WriterOf(const std::string& name) {
   return std::stoi(name.substr(begin, end - begin));
 }
 
-// A file descriptor that is closed, and a file that is unlinked, unless released.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const fs::path& target)
-      : path_(target.parent_path() /
-              ("." + target.filename().string() + ".mindseg-" + std::to_string(::getpid()) + ".tmp")) {
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+// An open file; closed at the end.
+struct Descriptor {
+  explicit Descriptor(int number) : fd(number) {}
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
   }
-  ~TemporaryFile() {
-    if (fd_ >= 0) ::close(fd_);
-    if (!renamed_ && opened()) ::unlink(path_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
 
-  bool opened() const { return fd_ >= 0 || closed_; }
-
-  bool Write(const char* data, size_t size) {
-    while (size > 0) {
-      const ssize_t written = ::write(fd_, data, size);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return false;
-      data += written;
-      size -= static_cast<size_t>(written);
-    }
-    return true;
-  }
-
-  bool CloseAndRename(const fs::path& target) {
-    closed_ = true;
-    const int status = ::close(fd_);
-    fd_ = -1;
-    renamed_ = status == 0 && ::rename(path_.c_str(), target.c_str()) == 0;
-    return renamed_;
-  }
-
- private:
-  fs::path path_;
-  int fd_ = -1;
-  bool closed_ = false;
-  bool renamed_ = false;
+  const int fd;
 };
 
 }  // namespace
@@ -106,37 +75,80 @@ bool IsPlainName(const std::string& name) {
   return true;
 }
 
-std::vector<uint8_t> ReadFile(const fs::path& path, size_t limit) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
+ByteSource OpenFile(const fs::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     throw ItemError(path.string() + ": is a folder, pipe or device; give a plain file");
   }
-  std::ifstream stream(path, std::ios::binary | std::ios::ate);
-  if (!stream) throw ItemError(path.string() + ": cannot open: " + ErrnoText(errno));
-  const std::streamoff size = stream.tellg();
-  if (size < 0) throw ItemError(path.string() + ": cannot read its size");
-  if (static_cast<uint64_t>(size) > limit) {
-    throw ItemError(path.string() + ": has " + std::to_string(size) + " bytes, more than the " + std::to_string(limit) +
-                    " that are accepted");
+  const auto file = std::make_shared<const Descriptor>(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (file->fd < 0) throw ItemError(path.string() + ": cannot open: " + ErrnoText(errno));
+  if (::fstat(file->fd, &status) != 0) throw ItemError(path.string() + ": cannot read its size: " + ErrnoText(errno));
+  const auto size = static_cast<uint64_t>(status.st_size);
+  return {size, [file, path, size](uint64_t at, size_t count, uint8_t* to) {
+            for (size_t done = 0; done < count;) {
+              const ssize_t got = ::pread(file->fd, to + done, count - done, static_cast<off_t>(at + done));
+              if (got < 0 && errno == EINTR) continue;
+              if (got <= 0) {
+                throw ItemError(path.string() + ": cannot read all of its " + std::to_string(size) + " bytes" +
+                                (got < 0 ? ": " + ErrnoText(errno) : ""));
+              }
+              done += static_cast<size_t>(got);
+            }
+          }};
+}
+
+std::vector<uint8_t> ReadFile(const fs::path& path, size_t limit) {
+  const ByteSource file = OpenFile(path);
+  if (file.size() > limit) {
+    throw ItemError(path.string() + ": has " + std::to_string(file.size()) + " bytes, more than the " +
+                    std::to_string(limit) + " that are accepted");
   }
-  std::vector<uint8_t> bytes(static_cast<size_t>(size));
-  stream.seekg(0);
-  if (size > 0 && !stream.read(reinterpret_cast<char*>(bytes.data()), size)) {
-    throw ItemError(path.string() + ": cannot read all of its " + std::to_string(size) + " bytes");
+  return file.Read(0, file.size());
+}
+
+AtomicFile::AtomicFile(const fs::path& path)
+    : path_(path),
+      temporary_(path.parent_path() /
+                 ("." + path.filename().string() + ".mindseg-" + std::to_string(::getpid()) + ".tmp")),
+      fd_(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666)) {
+  if (fd_ < 0) Fail(errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::Fail(int number) const {
+  throw UserError(path_.string() + ": cannot write: " + ErrnoText(number) +
+                  "; free some space or choose another --output folder");
+}
+
+void AtomicFile::Write(const void* data, size_t size) {
+  const auto* bytes = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t written = ::write(fd_, bytes, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) Fail(errno);
+    bytes += written;
+    size -= static_cast<size_t>(written);
   }
-  return bytes;
+}
+
+void AtomicFile::Finish() {
+  const int status = ::close(fd_);
+  fd_ = -1;
+  if (status == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0) return;
+  const int number = errno;
+  ::unlink(temporary_.c_str());
+  Fail(number);
 }
 
 void WriteFileAtomically(const fs::path& path, const void* data, size_t size) {
-  const auto fail = [&path](int number) {
-    throw UserError(path.string() + ": cannot write: " + ErrnoText(number) +
-                    "; free some space or choose another --output folder");
-  };
-  TemporaryFile file(path);
-  if (!file.opened()) fail(errno);
-  if (!file.Write(static_cast<const char*>(data), size)) fail(errno);
-  if (!file.CloseAndRename(path)) fail(errno);
+  AtomicFile file(path);
+  file.Write(data, size);
+  file.Finish();
 }
 
 void RemoveLeftovers(const fs::path& folder) {

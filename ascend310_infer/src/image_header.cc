@@ -194,9 +194,19 @@ std::optional<ImageHeader> ReadBmp(const Bytes& bytes) {
   return header;
 }
 
-std::optional<ImageHeader> ReadTiff(const Bytes& bytes) {
+}  // namespace
+
+std::optional<ImageHeader> ReadImageHeader(const Bytes& bytes) {
+  if (Holds(bytes, 0, "\x89PNG\r\n\x1a\n")) return ReadPng(bytes);
+  if (Holds(bytes, 0, "\xff\xd8\xff")) return ReadJpeg(bytes);
+  if (Holds(bytes, 0, "RIFF") && Holds(bytes, 8, "WEBP")) return ReadWebp(bytes);
+  if (Holds(bytes, 0, "BM")) return ReadBmp(bytes);
+  return ReadTiffHeader(ByteView(bytes));
+}
+
+std::optional<ImageHeader> ReadTiffHeader(const ByteSource& source) {
   ImageHeader header;
-  header.directory = TiffDirectory::Read(bytes);
+  header.directory = TiffDirectory::Read(source);
   const auto pixels = header.directory ? header.directory->PixelKind() : std::nullopt;
   if (!pixels) return std::nullopt;
   header.width = header.directory->Width();
@@ -206,24 +216,6 @@ std::optional<ImageHeader> ReadTiff(const Bytes& bytes) {
   header.alpha = header.kind.find("alpha") != std::string::npos;
   header.orientation = header.directory->Orientation();
   return header;
-}
-
-bool IsTiff(const Bytes& bytes) {
-  const auto version = [&bytes](Order order) {
-    return Number(bytes, 2, 2, order) == 42 || Number(bytes, 2, 2, order) == 43;
-  };
-  return (Holds(bytes, 0, "II") && version(Order::kLittle)) || (Holds(bytes, 0, "MM") && version(Order::kBig));
-}
-
-}  // namespace
-
-std::optional<ImageHeader> ReadImageHeader(const Bytes& bytes) {
-  if (Holds(bytes, 0, "\x89PNG\r\n\x1a\n")) return ReadPng(bytes);
-  if (Holds(bytes, 0, "\xff\xd8\xff")) return ReadJpeg(bytes);
-  if (Holds(bytes, 0, "RIFF") && Holds(bytes, 8, "WEBP")) return ReadWebp(bytes);
-  if (Holds(bytes, 0, "BM")) return ReadBmp(bytes);
-  if (IsTiff(bytes)) return ReadTiff(bytes);
-  return std::nullopt;
 }
 
 }  // namespace mindseg

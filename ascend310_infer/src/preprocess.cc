@@ -3,67 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <iostream>
-#include <map>
-#include <new>
-#include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
-#include <optional>
 
 #include "inc/error.h"
 
 namespace mindseg {
 namespace {
-
-// Throws ItemError for what src/mindseg/data/decode.py refuses too: OpenCV would decode a dozen other formats, and a
-// small file that claims a huge size would take all memory.
-void CheckHeader(const ImageHeader& header, const std::filesystem::path& path, int64_t max_pixels) {
-  constexpr int64_t kLongestSide = int64_t{1} << 20;  // OpenCV's
-  const std::string size = std::to_string(header.height) + "x" + std::to_string(header.width);
-  if (header.width < 1 || header.height < 1) throw ItemError(path.string() + ": claims a size of " + size);
-  if (header.width > max_pixels / header.height || std::max(header.width, header.height) > kLongestSide) {
-    throw ItemError(path.string() + ": image of " + size + " is above the limit of " + std::to_string(max_pixels) +
-                    " pixels and sides of " + std::to_string(kLongestSide) + "; make it smaller or raise --max_pixels");
-  }
-  static const std::set<std::string> kKinds = {
-      "", "colour", "palette", "grey", "grey with alpha", "colour with alpha", "CMYK"};
-  if (header.whole && (kKinds.count(header.kind) == 0 || header.bits > 16)) {
-    throw ItemError(path.string() + ": image is " + header.kind +
-                    (header.bits ? ", " + std::to_string(header.bits) + "-bit" : "") +
-                    "; it cannot be decoded: convert it to an 8-bit PNG");
-  }
-}
-
-// Decodes without turning.
-cv::Mat Decode(const std::vector<uint8_t>& bytes, const ImageHeader& header) {
-  constexpr int kColour = cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION;
-  if (!header.directory) return cv::imdecode(bytes, kColour | cv::IMREAD_ANYDEPTH);
-  // OpenCV mixes up planes of 16 bits unless it rounds.
-  return cv::imdecode(header.directory->PlainCopy(),
-                      kColour | (header.directory->InPlanes() ? 0 : cv::IMREAD_ANYDEPTH));
-}
-
-// 16-bit values v become (v + 128) / 257.
-cv::Mat ToBytes(const cv::Mat& image, const ImageHeader& header) {
-  if (image.depth() != CV_16U) return image;
-  cv::Mat bytes;
-  image.convertTo(bytes, CV_8U, 1.0 / 257);
-  if (header.directory && header.directory->WhiteIsZero()) cv::bitwise_not(bytes, bytes);
-  return bytes;
-}
-
-// EXIF 2.32, tag 274.
-cv::Mat Turn(const cv::Mat& image, int orientation) {
-  // Flips that follow the transposition of orientations 5 to 8: -1 both, 0 top and bottom, 1 left and right.
-  static const std::map<int, int> kFlips = {{2, 1}, {3, -1}, {4, 0}, {6, 1}, {7, -1}, {8, 0}};
-  cv::Mat turned = image;
-  if (orientation >= 5) cv::transpose(image, turned);
-  const auto flip = kFlips.find(orientation);
-  if (flip == kFlips.end()) return turned;
-  cv::Mat flipped;
-  cv::flip(turned, flipped, flip->second);
-  return flipped;
-}
 
 std::string SizeName(const cv::Size& size) { return std::to_string(size.height) + "x" + std::to_string(size.width); }
 
@@ -124,44 +69,6 @@ cv::Size ContentSize(const ResizeSpec& resize, const cv::Size& image) {
   }
   const auto scaled = [scale](int length) { return std::max(1, static_cast<int>(length * scale + 0.5)); };
   return {scaled(image.width), scaled(image.height)};
-}
-
-void ConversionNotes::Say(const ImageHeader& header, const std::filesystem::path& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto say = [&](bool needed, const char* conversion, const std::string& words) {
-    if (!needed || !said_.insert(conversion).second) return;
-    std::cerr << "note: " + OneLine(path.string() + ": " + words + "; further ones are not named") + "\n";
-  };
-  say(header.orientation != 1, "orientation",
-      "turned by its EXIF orientation (" + std::to_string(header.orientation) + ")");
-  say(header.kind.compare(0, 4, "grey") == 0, "grey", "grey, repeated in three channels");
-  say(header.alpha, "alpha", "its transparency is left out");
-  say(header.bits == 16, "bits", "16-bit, rounded to 8 bits");
-  say(header.kind == "CMYK", "CMYK", "CMYK, converted to RGB without a colour profile");
-}
-
-cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, int64_t max_pixels,
-                    ConversionNotes* notes) {
-  const std::optional<ImageHeader> header = ReadImageHeader(bytes);
-  if (header) CheckHeader(*header, path, max_pixels);
-  cv::Mat bgr;
-  try {
-    if (header && header->whole) bgr = Decode(bytes, *header);
-  } catch (const cv::Exception& error) {
-    throw ItemError(path.string() + ": cannot decode: " + error.err);
-  } catch (const std::bad_alloc&) {
-    throw ItemError(path.string() + ": cannot decode: it claims a size that does not fit into memory");
-  }
-  if (bgr.empty() || bgr.rows != header->height || bgr.cols != header->width) {
-    throw ItemError(path.string() + ": not a whole image (" + std::to_string(bytes.size()) +
-                    " bytes: truncated, damaged or no PNG, JPEG, WebP, BMP or TIFF); replace the file");
-  }
-  bgr = ToBytes(bgr, *header);
-  if (bgr.type() != CV_8UC3) {
-    throw ItemError(path.string() + ": image cannot be decoded to 8-bit colour: convert it to an 8-bit PNG");
-  }
-  if (notes != nullptr) notes->Say(*header, path);
-  return Turn(bgr, header->orientation);
 }
 
 void CheckBinSize(uintmax_t size, const std::filesystem::path& path, const InputSpec& input) {

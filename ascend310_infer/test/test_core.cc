@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "inc/bounded_queue.h"
+#include "inc/decode.h"
 #include "inc/error.h"
 #include "inc/files.h"
 #include "inc/image_source.h"

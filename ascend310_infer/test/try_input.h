@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "inc/decode.h"
 #include "inc/image_source.h"
 #include "inc/manifest.h"
 #include "inc/preprocess.h"

@@ -53,8 +53,10 @@ def test_python_makes_the_pixels_that_a_viewer_shows(folder):
         assert np.array_equal(rows, pixels[3:17]), name
 
 
-def test_the_runner_makes_the_same_pixels(folder):
-    done = subprocess.run([build_folder() / "test" / "check_inputs", "P", *FILES], cwd=folder, capture_output=True,
+@pytest.mark.parametrize("kind", ["P", "R"])
+def test_the_runner_makes_the_same_pixels(folder, kind):
+    """Of a whole image, and of rows of it that overlap, as for tiles."""
+    done = subprocess.run([build_folder() / "test" / "check_inputs", kind, *FILES], cwd=folder, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
     for name, line in zip(FILES, done.stdout.splitlines(), strict=True):
