@@ -8,7 +8,7 @@
 #   --test   also builds the tests and the simulated AscendCL, and runs ctest
 # environment: BUILD_DIR (default ascend310_infer/build), CXX
 # needs: g++ cmake libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
-#        nlohmann-json3-dev libcli11-dev (without apt-get, -DSEGMENT_FETCH=ON downloads the last two)
+#        zlib1g-dev nlohmann-json3-dev libcli11-dev (without apt-get, -DSEGMENT_FETCH=ON downloads the last two)
 set -euo pipefail
 unset CDPATH # cd would print its target, or go elsewhere
 

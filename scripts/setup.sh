@@ -10,7 +10,7 @@ kind=${1:-run}
 case "$kind" in run | dev | slow) ;; *) echo "usage: bash scripts/setup.sh [run|dev|slow]" >&2; exit 2 ;; esac
 
 packages=(g++ cmake make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
-  nlohmann-json3-dev libcli11-dev python3-venv)
+  zlib1g-dev nlohmann-json3-dev libcli11-dev python3-venv)
 if [ "$kind" != run ]; then packages+=(chromium); fi
 if [ "$kind" = slow ]; then packages+=(clang libclang-rt-dev); fi
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }

@@ -67,10 +67,13 @@ struct ModelFile {
   std::string sha256;          // 64 lower-case hexadecimal digits
 };
 
+using Palette = std::vector<std::array<uint8_t, 3>>;  // red, green and blue of each class
+
 struct Manifest {
   std::filesystem::path path;
   std::string model_name;
   std::vector<std::string> classes;  // names, in the order of the ids
+  Palette palette;
   InputSpec input;
   OutputSpec output;
   std::vector<ModelFile> models;

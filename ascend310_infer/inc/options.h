@@ -3,11 +3,12 @@
 #define ASCEND310_INFER_INC_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "inc/backend.h"
-#include "inc/preprocess.h"
+#include "inc/decode.h"
 
 namespace mindseg {
 
@@ -24,6 +25,10 @@ struct Options {
   bool overwrite = false;           // replaces files in the output folder that this program did not write
   int64_t max_pixels = kMaxPixels;  // of an image
   int threads = 0;                  // for decoding and preprocessing; 0: half the cores
+  std::vector<std::string> save;    // what is written besides class ids or logits: overlay
+  bool tiled = false;               // cuts images into tiles
+  std::string tile;                 // their size as it was given; empty: that of the model's input
+  std::optional<int> overlap;       // of tiles
   int iterations = 20;
   bool json = false;  // bench, info: print JSON
 };

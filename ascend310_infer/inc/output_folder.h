@@ -8,6 +8,8 @@
 #include <set>
 #include <string>
 
+#include "inc/files.h"
+
 namespace mindseg {
 
 // Throws UserError if `output` is the input's folder or lies above the input, whose files it could then replace.
@@ -27,7 +29,10 @@ class OutputFolder {
   // Throws UserError if a file of that name exists and was not written by this program.
   void Check(const std::string& name) const;
 
-  // Records the name and writes the file, whole or not at all. Throws UserError. For several threads at once.
+  // Records the name and begins the file. Throws UserError. For several threads at once, as the following.
+  AtomicFile Begin(const std::string& name);
+
+  // Writes the file, whole or not at all. Throws UserError.
   void Write(const std::string& name, const void* data, size_t size);
   void Write(const std::string& name, const std::string& text) { Write(name, text.data(), text.size()); }
 

@@ -2,18 +2,17 @@
 
 #include <atomic>
 #include <cstring>
-#include <exception>
 #include <iostream>
+#include <map>
 #include <mutex>
 #include <random>
-#include <set>
-#include <thread>
 
 #include "inc/buffer.h"
 #include "inc/error.h"
 #include "inc/files.h"
 #include "inc/image_source.h"
 #include "inc/output_folder.h"
+#include "inc/parallel.h"
 #include "inc/pipeline.h"
 #include "inc/report.h"
 
@@ -45,30 +44,34 @@ constexpr char kSummaryName[] = "summary.json";
 constexpr char kNamesName[] = "inputs.txt";
 
 // Before anything is inferred, so that no work is lost.
-void CheckResults(const ImageSource& source, const Manifest& manifest, const OutputFolder& output) {
+void CheckResults(const ImageSource& source, const Manifest& manifest, const RunSettings& settings,
+                  const OutputFolder& output) {
   for (const char* name : {kSummaryName, kNamesName}) output.Check(name);
+  std::map<std::string, std::filesystem::path> images;
   for (const InputItem& item : source.items) {
-    if (item.problem.empty()) output.Check(item.name + ResultEnding(manifest.output.logits));
+    if (!item.problem.empty()) continue;
+    for (const std::string& name : ResultNames(item.name, manifest.output, settings)) {
+      output.Check(name);
+      const auto [place, is_new] = images.emplace(name, item.path);
+      if (is_new) continue;
+      throw UserError("--input: " + place->second.string() + " and " + item.path.string() +
+                      " would both give results named '" + name + "'; rename one");
+    }
   }
 }
 
-// The same for the confidence, which must not take the name of another image's mask.
-void CheckConfidenceResults(const ImageSource& source, const OutputFolder& output) {
-  std::set<std::string> masks;
-  for (const InputItem& item : source.items) masks.insert(item.name + ResultEnding(false));
-  for (const InputItem& item : source.items) {
-    if (!item.problem.empty()) continue;
-    const std::string name = item.name + kConfidenceEnding;
-    if (masks.count(name) > 0) {
-      throw UserError("--confidence: " + name + " would be both the confidence of " + item.path.string() +
-                      " and the mask of another image; rename one of them, or run them one after the other");
-    }
-    output.Check(name);
+RunSettings ReadSettings(const Options& options, const ImageSource& source, const Manifest& manifest) {
+  RunSettings settings{options.max_pixels, options.threads, !options.save.empty(), options.confidence, {}};
+  if (options.tiled) settings.tiling = ReadTiling(options.tile, options.overlap, manifest.input);
+  if (source.bins && (settings.tiling || settings.overlay)) {
+    throw UserError("--input " + options.input +
+                    ": holds preprocessed bins, but --tile and --save overlay need images");
   }
+  return settings;
 }
 
 // The names of all results without ending, one a line. Control characters, which no result can have, become '?'.
-std::string ResultNames(const ImageSource& source) {
+std::string InputNames(const ImageSource& source) {
   std::string lines;
   for (const InputItem& item : source.items) {
     for (const char c : item.name) lines += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
@@ -78,13 +81,19 @@ std::string ResultNames(const ImageSource& source) {
 }
 
 // Written before the first result, so that what a killed run leaves cannot be taken for a whole set of results.
-Json RunIdentity(const Manifest& manifest, const BackendInfo& info, const std::string& names, size_t images) {
-  return {{"program", "segment"},
-          {"status", "running"},
-          {"manifest_sha256", manifest.sha256},
-          {"model_sha256", info.model_sha256},
-          {"inputs_sha256", Sha256(names.data(), names.size())},
-          {"images_expected", images}};
+Json RunIdentity(const Manifest& manifest, const BackendInfo& info, const RunSettings& settings,
+                 const std::string& names, size_t images) {
+  Json json = {{"program", "segment"},
+               {"status", "running"},
+               {"manifest_sha256", manifest.sha256},
+               {"model_sha256", info.model_sha256},
+               {"inputs_sha256", Sha256(names.data(), names.size())},
+               {"images_expected", images}};
+  if (settings.tiling) {
+    const cv::Size& tile = settings.tiling->size;
+    json["tiles"] = {{"height", tile.height}, {"width", tile.width}, {"overlap", settings.tiling->overlap}};
+  }
+  return json;
 }
 
 Json RunSummary(const Manifest& manifest, const BackendInfo& info, const PipelineResult& result) {
@@ -120,27 +129,17 @@ using Buffers = std::vector<std::unique_ptr<Buffer>>;
 std::vector<double> InferMany(Backend* backend, int total, const Buffers& inputs, const Buffers& outputs) {
   std::mutex mutex;
   std::vector<double> times;
-  std::exception_ptr failure;
   std::atomic<int> next{0};
-  const auto body = [&](int call) {
-    try {
-      while (next++ < total && CaughtSignal() == 0) {
-        const Clock::time_point start = Clock::now();
-        const auto index = static_cast<size_t>(call);
-        backend->Infer(call, backend->Info().batch, inputs[index]->data(), outputs[index]->data(), nullptr);
-        const double elapsed = MillisecondsSince(start);
-        const std::lock_guard<std::mutex> lock(mutex);
-        times.push_back(elapsed);
-      }
-    } catch (...) {
+  OnThreads(backend->Info().Calls(), [&](int call) {
+    while (next++ < total && CaughtSignal() == 0) {
+      const Clock::time_point start = Clock::now();
+      const auto index = static_cast<size_t>(call);
+      backend->Infer(call, backend->Info().batch, inputs[index]->data(), outputs[index]->data(), nullptr);
+      const double elapsed = MillisecondsSince(start);
       const std::lock_guard<std::mutex> lock(mutex);
-      failure = std::current_exception();
+      times.push_back(elapsed);
     }
-  };
-  std::vector<std::thread> threads;
-  for (int call = 0; call < backend->Info().Calls(); ++call) threads.emplace_back(body, call);
-  for (std::thread& thread : threads) thread.join();
-  if (failure) std::rethrow_exception(failure);
+  });
   return times;
 }
 
@@ -203,19 +202,18 @@ int RunCommand(const Options& options) {
   if (options.confidence) CheckHasConfidence(manifest);
   CheckApart(options.input, options.output);
   const ImageSource source = ListInputs(options.input, options.output);
+  const RunSettings settings = ReadSettings(options, source, manifest);
   const std::unique_ptr<Backend> backend = CreateBackend(options.backend, manifest, options.backend_options);
   // After the model, so that a missing one leaves no empty folder behind.
   OutputFolder output(options.output, options.overwrite);
-  CheckResults(source, manifest, output);
-  if (options.confidence) CheckConfidenceResults(source, output);
+  CheckResults(source, manifest, settings, output);
   StopOnSignals();
-  const std::string names = ResultNames(source);
-  Json summary = RunIdentity(manifest, backend->Info(), names, source.items.size());
+  const std::string names = InputNames(source);
+  Json summary = RunIdentity(manifest, backend->Info(), settings, names, source.items.size());
   if (options.confidence) summary["confidence"] = true;
   output.Write(kSummaryName, JsonText(summary) + "\n");
   output.Write(kNamesName, names);
-  const PipelineResult result =
-      RunPipeline(source, manifest, backend.get(), &output, options.max_pixels, options.threads, options.confidence);
+  const PipelineResult result = RunPipeline(source, manifest, backend.get(), &output, settings);
   summary["status"] = result.interrupted ? "interrupted" : "finished";
   summary.update(RunSummary(manifest, backend->Info(), result));
   output.Write(kSummaryName, JsonText(summary) + "\n");

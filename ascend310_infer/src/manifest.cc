@@ -269,16 +269,17 @@ OutputSpec ReadOutput(const Field& field, const InputSpec& input) {
   return output;
 }
 
-// Reads the class names; the other facts of the data set are checked only, the program has no use for them.
-std::vector<std::string> ReadDataset(const Field& field) {
+// Reads names and colours of the classes; the other facts of the data set are checked only, the program has no use for
+// them.
+void ReadDataset(const Field& field, Manifest* manifest) {
   field.At("name").String();
-  std::vector<std::string> classes;
+  std::vector<std::string>& classes = manifest->classes;
   for (const Field& name : field.At("classes").List()) classes.push_back(name.String());
   if (classes.empty() || classes.size() > 255) field.At("classes").Fail("must be a list of 1 to 255 names");
   const std::string each = ", must have one for each of " + std::to_string(classes.size()) + " classes";
   const std::vector<Field> colours = field.At("palette").List();
   if (colours.size() != classes.size()) field.At("palette").Fail("has " + std::to_string(colours.size()) + each);
-  for (const Field& colour : colours) ReadArray<uint8_t, 3>(colour, ReadByte);
+  for (const Field& colour : colours) manifest->palette.push_back(ReadArray<uint8_t, 3>(colour, ReadByte));
   ReadByte(field.At("ignore_id"));
   if (field.ContainsValue("label_ids")) {
     const std::vector<Field> ids = field.At("label_ids").List();
@@ -288,7 +289,6 @@ std::vector<std::string> ReadDataset(const Field& field) {
   if (field.ContainsValue("label_map")) {
     for (const Field& value : field.At("label_map").KeysAndValues()) ReadByte(value);
   }
-  return classes;
 }
 
 ModelFile ReadModel(const Field& field, const fs::path& folder) {
@@ -343,7 +343,7 @@ Manifest Interpret(const YAML::Node& node, const fs::path& path) {
   manifest.model_name = root.At("model").At("name").String();
   manifest.input = ReadInput(root.Mapping("input"));
   manifest.output = ReadOutput(root.At("output"), manifest.input);
-  manifest.classes = ReadDataset(root.At("dataset"));
+  ReadDataset(root.At("dataset"), &manifest);
   root.Mapping("source");
   root.Mapping("versions");
   for (const Field& item : root.At("models").List()) manifest.models.push_back(ReadModel(item, path.parent_path()));

@@ -48,9 +48,18 @@ void AddCommands(CLI::App* app, Options* o) {
                 "Also writes NAME_confidence.png: 255 times the probability of each pixel's class, rounded. The model "
                 "must be exported with export.confidence=true");
   run->add_flag("--overwrite", o->overwrite, "Replaces files in the output folder that this program did not write");
-  run->add_option("--max_pixels", o->max_pixels, "Refuses larger images, default 268435456")
+  run->add_option("--save", o->save,
+                  "overlay: also writes NAME_overlay.png, the photograph in its own size under the classes' colours")
+      ->check(CLI::IsMember({"overlay"}));
+  run->add_option("--tile", o->tile,
+                  "Cuts images of any size into tiles of HxW pixels, by default of the model's input size, and writes "
+                  "NAME.png (class ids) in the image's own size; TIFFs are never in memory as a whole")
+      ->expected(0, 1);
+  run->add_option("--overlap", o->overlap, "Pixels that tiles share, default an eighth of their shorter side")
+      ->needs("--tile");
+  run->add_option("--max_pixels", o->max_pixels, "Refuses larger images (with --tile rows of tiles), default 268435456")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  run->add_option("--threads", o->threads, "Threads that decode and preprocess, default half the cores")
+  run->add_option("--threads", o->threads, "Threads that decode and preprocess without --tile, default half the cores")
       ->check(CLI::Range(1, 256));
   CLI::App* bench = AddCommand(app, "bench", "Measures the model alone, on made-up input", o);
   bench->add_option("--iterations", o->iterations, "Inferences to measure, default 20")->check(CLI::Range(1, 1000000));
@@ -82,7 +91,9 @@ Options ParseOptions(std::vector<std::string> arguments) {
                     "--help");
   }
   if (app.get_subcommands().empty()) throw UserError("no command; use run, bench or info; see segment --help");
-  options.command = app.get_subcommands()[0]->get_name();
+  const CLI::App* chosen = app.get_subcommands()[0];
+  options.command = chosen->get_name();
+  options.tiled = options.command == "run" && chosen->count("--tile") > 0;
   return options;
 }
 

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "inc/error.h"
-#include "inc/files.h"
 
 namespace mindseg {
 namespace fs = std::filesystem;
@@ -120,10 +119,16 @@ void OutputFolder::Record(const std::string& name) {
                   "; free some space or choose another --output folder");
 }
 
-void OutputFolder::Write(const std::string& name, const void* data, size_t size) {
+AtomicFile OutputFolder::Begin(const std::string& name) {
   Check(name);
   Record(name);
-  WriteFileAtomically(folder_ / name, data, size);
+  return AtomicFile(folder_ / name);
+}
+
+void OutputFolder::Write(const std::string& name, const void* data, size_t size) {
+  AtomicFile file = Begin(name);
+  file.Write(data, size);
+  file.Finish();
 }
 
 void OutputFolder::Remove(const std::string& name) {

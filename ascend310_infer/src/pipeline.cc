@@ -9,7 +9,6 @@
 #include <exception>
 #include <functional>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <opencv2/imgcodecs.hpp>
@@ -20,7 +19,11 @@
 #include "inc/buffer.h"
 #include "inc/error.h"
 #include "inc/files.h"
+#include "inc/overlay.h"
+#include "inc/png_file.h"
 #include "inc/preprocess.h"
+#include "inc/restore.h"
+#include "inc/tiled_run.h"
 
 namespace mindseg {
 namespace {
@@ -32,13 +35,14 @@ static_assert(std::atomic<int>::is_always_lock_free);
 void OnSignal(int number) { g_signal = number; }
 
 struct Batch {
-  size_t first = 0;                // index of its first image
-  size_t count = 0;                // images given out so far
-  size_t pending = 0;              // given out and not yet done
-  bool closed = false;             // no more images will be given out
-  std::vector<char> good;          // by position: the image could be read
-  std::unique_ptr<Buffer> input;   // goes back to the packer after inference
-  std::unique_ptr<Buffer> output;  // goes back to the pool after writing
+  size_t first = 0;                  // index of its first image
+  size_t count = 0;                  // images given out so far
+  size_t pending = 0;                // given out and not yet done
+  bool closed = false;               // no more images will be given out
+  std::vector<char> good;            // by position: the image could be read
+  std::vector<cv::Mat> photographs;  // by position: what overlays are drawn on
+  std::unique_ptr<Buffer> input;     // goes back to the packer after inference
+  std::unique_ptr<Buffer> output;    // goes back to the pool after writing
 };
 
 using BatchPtr = std::shared_ptr<Batch>;
@@ -68,6 +72,7 @@ class Packer {
       open_ = std::make_shared<Batch>();
       open_->first = next_;
       open_->good.assign(batch_, 0);
+      open_->photographs.resize(batch_);
       open_->input = std::move(free_.back());
       free_.pop_back();
     }
@@ -132,43 +137,16 @@ class Packer {
   bool aborted_ = false;
 };
 
-// Collects times and failures of all threads.
-class PipelineStats {
- public:
-  void Time(std::vector<double> PipelineResult::* stage, Clock::time_point start) {
-    const double elapsed = MillisecondsSince(start);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    (result_.*stage).push_back(elapsed);
-  }
-
-  void Fail(size_t index, const std::filesystem::path& path, const std::string& error) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    std::cerr << "failed: " << error << std::endl;
-    failed_[index] = {path.string(), error};
-  }
-
-  PipelineResult Finish() {
-    for (auto& [index, item] : failed_) result_.failed.push_back(item);
-    return std::move(result_);
-  }
-
- private:
-  std::mutex mutex_;
-  PipelineResult result_;
-  std::map<size_t, FailedItem> failed_;
-};
-
 class Pipeline {
  public:
   Pipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
-           int64_t max_pixels, bool confidence)
+           const RunSettings& settings)
       : source_(source),
         manifest_(manifest),
         backend_(backend),
         info_(backend->Info()),
         output_(output),
-        max_pixels_(max_pixels),
-        confidence_(confidence),
+        settings_(settings),
         preprocessor_(info_.input),
         calls_(static_cast<size_t>(info_.Calls())),
         to_infer_(calls_ + 1),
@@ -176,7 +154,8 @@ class Pipeline {
         output_pool_(calls_ + 1),
         packer_(source.items.size(), static_cast<size_t>(info_.batch),
                 MakeBuffers(calls_ + 2, info_.input.BytesPerImage() * static_cast<size_t>(info_.batch)), &to_infer_) {
-    const size_t pixels = confidence ? manifest.output.ElementsPerImage() * static_cast<size_t>(info_.batch) : 0;
+    const size_t pixels =
+        settings.confidence ? manifest.output.ElementsPerImage() * static_cast<size_t>(info_.batch) : 0;
     for (std::unique_ptr<Buffer>& buffer : MakeBuffers(calls_ + 1, ConfidenceStart() + pixels)) {
       output_pool_.Push(std::move(buffer));
     }
@@ -241,7 +220,8 @@ class Pipeline {
       const InputItem& item = source_.items[slot->image];
       bool good = true;
       try {
-        Prepare(item, slot->batch->input->data() + slot->position * info_.input.BytesPerImage());
+        cv::Mat* photograph = settings_.overlay ? &slot->batch->photographs[slot->position] : nullptr;
+        Prepare(item, slot->batch->input->data() + slot->position * info_.input.BytesPerImage(), photograph);
       } catch (const ItemError& error) {
         Fail(slot->image, error.what());
         good = false;
@@ -254,11 +234,10 @@ class Pipeline {
   void Fail(size_t index, const std::string& error) {
     const InputItem& item = source_.items[index];
     stats_.Fail(index, item.path, error);
-    output_->Remove(item.name + ResultEnding(manifest_.output.logits));
-    if (confidence_) output_->Remove(item.name + kConfidenceEnding);
+    for (const std::string& name : ResultNames(item.name, manifest_.output, settings_)) output_->Remove(name);
   }
 
-  void Prepare(const InputItem& item, uint8_t* tensor) {
+  void Prepare(const InputItem& item, uint8_t* tensor, cv::Mat* photograph) {
     constexpr size_t kLargestImageFile = size_t{1} << 30;
     if (!item.problem.empty()) throw ItemError(item.path.string() + ": " + item.problem);
     Clock::time_point start = Clock::now();
@@ -272,10 +251,11 @@ class Pipeline {
       stats_.Time(&PipelineResult::decode_ms, start);
       return;
     }
-    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path, max_pixels_, &notes_);
+    const cv::Mat bgr = DecodeImage(ReadFile(item.path, kLargestImageFile), item.path, settings_.max_pixels, &notes_);
     stats_.Time(&PipelineResult::decode_ms, start);
     start = Clock::now();
     preprocessor_.Run(bgr, item.path, tensor);
+    if (photograph != nullptr) *photograph = bgr;
     stats_.Time(&PipelineResult::preprocess_ms, start);
   }
 
@@ -289,7 +269,7 @@ class Pipeline {
         const Clock::time_point start = Clock::now();
         uint8_t* const output = batch.output->data();
         backend_->Infer(call, static_cast<int64_t>(batch.count), batch.input->data(), output,
-                        confidence_ ? output + ConfidenceStart() : nullptr);
+                        settings_.confidence ? output + ConfidenceStart() : nullptr);
         stats_.Time(&PipelineResult::infer_ms, start);
       }
       packer_.GiveBack(std::move(batch.input));
@@ -305,8 +285,10 @@ class Pipeline {
         const InputItem& item = source_.items[batch.first + position];
         const Clock::time_point start = Clock::now();
         try {
-          Write(item, batch.output->data() + position * OutputBytesPerImage());
-          if (confidence_) WriteConfidence(item, batch.output->data() + ConfidenceStart(), position);
+          const uint8_t* tensor = batch.output->data() + position * OutputBytesPerImage();
+          Write(item, tensor);
+          if (settings_.confidence) WriteConfidence(item, batch.output->data() + ConfidenceStart(), position);
+          if (settings_.overlay) WriteOverlay(item, tensor, &batch.photographs[position]);
         } catch (const ItemError& error) {
           Fail(batch.first + position, item.path.string() + ": " + error.what());
           continue;
@@ -323,17 +305,17 @@ class Pipeline {
     const size_t count = output.ElementsPerImage();
     if (output.logits) {
       if (info_.output_dtype == DType::kFloat32) {
-        output_->Write(item.name + ResultEnding(true), tensor, count * sizeof(float));
+        output_->Write(item.name + kLogitsEnding, tensor, count * sizeof(float));
         return;
       }
       std::vector<float> values(count);
       ToFloat32(info_.output_dtype, tensor, count, values.data());
-      output_->Write(item.name + ResultEnding(true), values.data(), count * sizeof(float));
+      output_->Write(item.name + kLogitsEnding, values.data(), count * sizeof(float));
       return;
     }
     cv::Mat ids(output.height, output.width, CV_8UC1);
     ToClassIds(info_.output_dtype, tensor, count, ids.data);
-    WritePng(item.name + ResultEnding(false), ids);
+    WritePng(item.name + kIdsEnding, ids);
   }
 
   // `batch` is the confidence of all images of a batch.
@@ -352,6 +334,14 @@ class Pipeline {
     output_->Write(name, png.data(), png.size());
   }
 
+  void WriteOverlay(const InputItem& item, const uint8_t* tensor, cv::Mat* photograph) const {
+    const cv::Mat bgr = std::move(*photograph);
+    const cv::Mat ids = RestoreIds(tensor, info_.output_dtype, manifest_.output, info_.input.resize, bgr.size());
+    PngFile file(output_, item.name + kOverlayEnding, bgr.size(), bgr.channels());
+    file.Write(Overlay(bgr, ids, manifest_.palette));
+    file.Finish();
+  }
+
   void Progress() {
     const size_t done = ++written_;
     if (!show_progress_ || (done % 10 != 0 && done != source_.items.size())) return;
@@ -364,8 +354,7 @@ class Pipeline {
   Backend* backend_;
   const BackendInfo& info_;
   OutputFolder* const output_;
-  const int64_t max_pixels_;
-  const bool confidence_;  // is written too
+  const RunSettings& settings_;
   const Preprocessor preprocessor_;
   ConversionNotes notes_;
   const size_t calls_;  // of the backend at once
@@ -391,17 +380,41 @@ void StopOnSignals() {
 
 int CaughtSignal() { return g_signal; }
 
+void PipelineStats::Time(std::vector<double> PipelineResult::* stage, double milliseconds) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  (result_.*stage).push_back(milliseconds);
+}
+
+void PipelineStats::Fail(size_t index, const std::filesystem::path& path, const std::string& error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::cerr << "failed: " << error << std::endl;
+  failed_[index] = {path.string(), error};
+}
+
+PipelineResult PipelineStats::Finish() {
+  for (auto& [index, item] : failed_) result_.failed.push_back(item);
+  return std::move(result_);
+}
+
+std::vector<std::string> ResultNames(const std::string& name, const OutputSpec& output, const RunSettings& settings) {
+  std::vector<std::string> names = {name + (output.logits && !settings.tiling ? kLogitsEnding : kIdsEnding)};
+  if (settings.confidence) names.push_back(name + kConfidenceEnding);
+  if (settings.overlay) names.push_back(name + kOverlayEnding);
+  return names;
+}
+
 PipelineResult RunPipeline(const ImageSource& source, const Manifest& manifest, Backend* backend, OutputFolder* output,
-                           int64_t max_pixels, int threads, bool confidence) {
+                           const RunSettings& settings) {
   if (source.bins && manifest.input.normalize_on_host && !backend->Info().input.normalize_on_host) {
     throw UserError(
         backend->Info().model_file +
         " normalises pixels itself (AIPP) and cannot take normalised bins; give --input a folder of images");
   }
   cv::setNumThreads(1);  // images are prepared side by side; threads within one would only fight the inference
+  if (settings.tiling) return RunTiles(source, manifest, backend, output, settings);
   const size_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const size_t decoders = threads > 0 ? static_cast<size_t>(threads) : std::max<size_t>(1, cores / 2);
-  Pipeline pipeline(source, manifest, backend, output, max_pixels, confidence);
+  const size_t decoders = settings.threads > 0 ? static_cast<size_t>(settings.threads) : std::max<size_t>(1, cores / 2);
+  Pipeline pipeline(source, manifest, backend, output, settings);
   return pipeline.Run(decoders);
 }
 

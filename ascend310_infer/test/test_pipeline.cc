@@ -3,6 +3,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
+#include <map>
 #include <opencv2/imgcodecs.hpp>
 #include <thread>
 
@@ -110,7 +111,7 @@ TEST(EveryImageGetsItsOwnResult) {
         const Manifest manifest = SmallManifest(batch, false);
         PlainBackend backend(manifest, batch, slots, threads - 1);
         OutputFolder output(folder.path() / "out", false);
-        const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, threads);
+        const PipelineResult result = RunPipeline(source, manifest, &backend, &output, {kMaxPixels, threads});
         CHECK_EQ(result.images, int64_t{26});
         CHECK(result.failed.empty());
         CHECK_EQ(result.write_ms.size(), size_t{26});
@@ -133,7 +134,7 @@ TEST(EveryImageGetsItsOwnConfidence) {
       const ImageSource source = ListInputs(folder.path() / "in");
       PlainBackend backend(manifest, batch, 2, 1);
       OutputFolder output(folder.path() / "out", false);
-      RunPipeline(source, manifest, &backend, &output, kMaxPixels, 3, true);
+      RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 3, false, true});
       for (int i = 0; i < 11; ++i) {
         const std::string name = source.items[static_cast<size_t>(i)].name;
         const bool lost = broken && i == 5;  // nothing of the earlier run stays
@@ -143,7 +144,7 @@ TEST(EveryImageGetsItsOwnConfidence) {
     }
     PlainBackend backend(manifest, batch, 2);
     OutputFolder output(folder.path() / "ids", false);
-    RunPipeline(ListInputs(folder.path() / "in"), manifest, &backend, &output, kMaxPixels, 3);
+    RunPipeline(ListInputs(folder.path() / "in"), manifest, &backend, &output, {kMaxPixels, 3});
     CHECK(!fs::exists(folder.path() / "ids" / "0001_confidence.png"));
     CHECK_EQ(ResultOf(folder.path() / "ids" / "0001.png"), 2);
   }
@@ -159,7 +160,7 @@ TEST(FailuresKeepTheInputsOrder) {
   const Manifest manifest = SmallManifest(3, true);
   PlainBackend backend(manifest, 3, 2);
   OutputFolder output(folder.path() / "out", false);
-  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, 3);
+  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 3});
   CHECK_EQ(result.failed.size(), size_t{5});
   CHECK_EQ(fs::path(result.failed[0].file).filename(), "0003.png");
   CHECK_EQ(fs::path(result.failed[4].file).filename(), "0039.png");
@@ -178,7 +179,7 @@ TEST(AFailingBackendEndsTheRun) {
     PlainBackend backend(manifest, 2, 2);
     backend.fail_at = fail_at;
     OutputFolder output(folder.path() / "out", false);
-    CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2), "burnt down");
+    CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 2}), "burnt down");
     CHECK(backend.calls < 30);
   }
 }
@@ -190,7 +191,8 @@ TEST(AnOutputFolderThatVanishesEndsTheRun) {
   PlainBackend backend(manifest, 4, 2);
   OutputFolder output(folder.path() / "gone", false);
   fs::remove_all(folder.path() / "gone");
-  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2), "cannot write", "--output");
+  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 2}), "cannot write",
+               "--output");
 }
 
 TEST(BinsOfAModelThatNormalisesItselfAreRefused) {
@@ -201,7 +203,7 @@ TEST(BinsOfAModelThatNormalisesItselfAreRefused) {
   source.bins = true;
   const TemporaryFolder folder;
   OutputFolder output(folder.path(), false);
-  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, kMaxPixels, 1), "AIPP");
+  CHECK_THROWS(UserError, RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 1}), "AIPP");
 }
 
 TEST(AFailedImageLeavesNoResultOfAnEarlierRun) {
@@ -212,7 +214,7 @@ TEST(AFailedImageLeavesNoResultOfAnEarlierRun) {
     const ImageSource source = ListInputs(folder.path() / "in");
     PlainBackend backend(manifest, 2, 1);
     OutputFolder output(folder.path() / "out", false);
-    const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2);
+    const PipelineResult result = RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 2});
     CHECK_EQ(result.failed.size(), failures);
     CHECK(fs::exists(folder.path() / "out" / "0001.png") == (failures == 0));
     CHECK(fs::exists(folder.path() / "out" / "0002.png"));
@@ -235,10 +237,94 @@ TEST(ImagesOverTheLimitAndUnusableNamesFailAlone) {
   const Manifest manifest = SmallManifest(1, false);
   PlainBackend backend(manifest, 1, 1);
   OutputFolder output(folder.path() / "out", false);
-  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kHeight * kWidth, 2);
+  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, {kHeight * kWidth, 2});
   CHECK_EQ(result.failed.size(), size_t{5});
   CHECK_EQ(result.write_ms.size(), size_t{2});
   CHECK(result.failed[2].error.find("6x9 is above the limit of 48") != std::string::npos);
+}
+
+// Tiles of 6x8 pixels that share 2; the result is the red value of each pixel + 1, whatever tile it comes from.
+TEST(LargeImagesAreSegmentedInTiles) {
+  for (const bool logits : {false, true}) {
+    for (const int64_t batch : {1, 4}) {
+      for (const int slots : {1, 3}) {
+        const TemporaryFolder folder;
+        std::map<std::string, cv::Mat> images;
+        for (const cv::Size& size : {cv::Size(41, 29), cv::Size(8, 6), cv::Size(41, 5), cv::Size(3, 20)}) {
+          cv::Mat image(size, CV_8UC3);
+          cv::randu(image, 0, logits ? 1 : 200);
+          std::vector<uint8_t> png;
+          cv::imencode(".png", image, png);
+          const std::string name = std::to_string(size.width) + "x" + std::to_string(size.height);
+          folder.Write("in/" + name + ".png", std::string(png.begin(), png.end()));
+          images[name] = image;
+        }
+        const ImageSource source = ListInputs(folder.path() / "in");
+        Manifest manifest = SmallManifest(batch, logits, "confidence");
+        manifest.input.resize.pad = true;
+        manifest.palette = {{0, 0, 0}};
+        PlainBackend backend(manifest, batch, slots);
+        OutputFolder output(folder.path() / "out", false);
+        const RunSettings settings{kMaxPixels, 1, true, !logits, Tiling{{kWidth, kHeight}, 2}};
+        const PipelineResult result = RunPipeline(source, manifest, &backend, &output, settings);
+        CHECK(result.failed.empty());
+        CHECK_EQ(result.write_ms.size(), images.size());
+        for (const auto& [name, image] : images) {
+          const fs::path path = folder.path() / "out" / (name + ".png");
+          const cv::Mat ids = cv::imread(path.string(), cv::IMREAD_UNCHANGED);
+          CHECK_EQ(ids.size(), image.size());
+          cv::Mat red;
+          cv::extractChannel(image, red, 2);
+          CHECK_EQ(cv::norm(ids, logits ? cv::Mat(red * 0) : cv::Mat(red + 1), cv::NORM_INF), 0.0);
+          if (!logits) {
+            const fs::path confidence = folder.path() / "out" / (name + "_confidence.png");
+            CHECK_EQ(cv::norm(cv::imread(confidence.string(), cv::IMREAD_UNCHANGED), cv::Mat(255 - red), cv::NORM_INF),
+                     0.0);
+          }
+          const fs::path overlay = folder.path() / "out" / (name + "_overlay.png");
+          CHECK_EQ(cv::imread(overlay.string()).size(), image.size());
+        }
+      }
+    }
+  }
+}
+
+TEST(AFailureAmongTilesLeavesNoHalfResult) {
+  const TemporaryFolder folder;
+  const auto write = [&folder](const std::string& name, int brightest) {
+    cv::Mat image(200, 60, CV_8UC3, cv::Scalar::all(7));
+    image.at<cv::Vec3b>(150, 9)[2] = static_cast<uint8_t>(brightest);
+    std::vector<uint8_t> png;
+    cv::imencode(".png", image, png);
+    folder.Write("in/" + name + ".png", std::string(png.begin(), png.end()));
+  };
+  for (const char* name : {"a", "b", "c"}) write(name, 200);
+  const Manifest manifest = SmallManifest(2, false);
+  const RunSettings settings{kMaxPixels, 1, true, false, Tiling{{kWidth, kHeight}, 2}};
+  const auto run = [&](int slots, int fail_at, int* calls) {
+    PlainBackend backend(SmallManifest(2, true), 2, slots);  // ids of floating-point numbers
+    backend.fail_at = fail_at;
+    OutputFolder output(folder.path() / "out", false);
+    const PipelineResult result = RunPipeline(ListInputs(folder.path() / "in"), manifest, &backend, &output, settings);
+    *calls = backend.calls;
+    return result;
+  };
+  const auto files = [&folder] { return std::distance(fs::directory_iterator(folder.path() / "out"), {}); };
+  int calls = 0;
+  CHECK(run(2, 0, &calls).failed.empty());
+  CHECK_EQ(files(), 7);  // ids and overlays, and the record
+  const int each = calls / 3;
+  write("b", 255);  // becomes class 256
+  for (const int slots : {1, 3}) {
+    const PipelineResult result = run(slots, 0, &calls);
+    CHECK_EQ(result.failed.size(), size_t{1});
+    CHECK_EQ(fs::path(result.failed[0].file).filename(), "b.png");
+    CHECK(result.failed[0].error.find("b.png: the model gave class id 256") != std::string::npos);
+    CHECK(calls > 2 * each + each / 2 && calls < 3 * each);  // it failed in the middle
+    CHECK_EQ(files(), 5);
+    CHECK_THROWS(UserError, run(slots, each / 2, &calls), "burnt down");
+    CHECK_EQ(files(), 5);  // still those of before
+  }
 }
 
 // Last, because the signal is remembered for good.
@@ -250,7 +336,7 @@ TEST(SignalsFinishWhatWasBegun) {
   backend.signal_at = 7;
   OutputFolder output(folder.path() / "out", false);
   StopOnSignals();
-  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, kMaxPixels, 2);
+  const PipelineResult result = RunPipeline(source, manifest, &backend, &output, {kMaxPixels, 2});
   CHECK(result.interrupted);
   CHECK_EQ(CaughtSignal(), SIGTERM);
   CHECK(result.images >= 19 && result.images < 200);

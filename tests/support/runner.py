@@ -40,7 +40,8 @@ SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1",
 def require_toolchain() -> None:
     """Skip only where the machine cannot compile the runner at all; the quick start installs what is missing."""
     headers = {"yaml-cpp/yaml.h": "libyaml-cpp-dev", "opencv4/opencv2/imgcodecs.hpp": "libopencv-imgcodecs-dev",
-               "nlohmann/json.hpp": "nlohmann-json3-dev", "CLI/CLI.hpp": "libcli11-dev", "openssl/evp.h": "libssl-dev"}
+               "nlohmann/json.hpp": "nlohmann-json3-dev", "CLI/CLI.hpp": "libcli11-dev", "openssl/evp.h": "libssl-dev",
+               "zlib.h": "zlib1g-dev"}
     missing = [package for header, package in headers.items()
                if not any((Path(base) / header).exists() for base in ("/usr/include", "/usr/local/include"))]
     if shutil.which("g++") is None:
