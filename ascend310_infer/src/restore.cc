@@ -5,6 +5,7 @@
 #include "inc/preprocess.h"
 
 namespace mindseg {
+
 cv::Mat RestoreNearest(const cv::Mat& plane, const ResizeSpec& resize, const cv::Size& image) {
   const cv::Mat content = plane(cv::Rect(cv::Point(), ContentSize(resize, image)));
   if (content.size() == image) return content.clone();

@@ -119,8 +119,9 @@ def add_recorder(folder: Path) -> Path:
 
 
 def add_data(folder: Path) -> None:
-    """Small data sets where the pages have theirs: ``/data`` and ``data`` are one folder here; and a photograph."""
-    write_image(folder / "photo.jpg", make_street(0, "test", 0, 96, 192).image[..., ::-1])
+    """Small data sets where the pages have theirs: ``/data`` and ``data`` are one folder here; and photographs."""
+    for name in ("photo.jpg", "photos/street.jpg"):
+        write_image(folder / name, make_street(0, "test", 0, 96, 192).image[..., ::-1])
     for split, count in (("train", 4), ("val", 2)):
         for index in range(count):
             write_street(folder / "data" / "cityscapes", 0, split, index, 96, 192)
@@ -343,6 +344,7 @@ def run_group(group: list[Block], folder: Path) -> None:
               "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "src")}
     if any("run_infer_310" in block.text or "quickstart" in block.text for block in group):
         values["RUNNER"] = str(build_folder() / "out" / "segment")
+        command[-1] = command[-1].replace("ascend310_infer/out/segment", values["RUNNER"])
     done = subprocess.run(command, cwd=folder, env={**os.environ, **values}, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=1200)
     parts = done.stdout.split(f"{SEPARATOR}\n")
