@@ -63,14 +63,18 @@ class TiffDirectory {
   explicit TiffDirectory(const ByteSource& source) : source_(source) {}
 
   bool Has(int tag) const { return entries_.count(tag) > 0; }
-  size_t Room() const { return big_ ? 8 : 4; }  // for a value
-  std::vector<uint8_t> Value(const Entry& entry, uint64_t most) const;
+  size_t Room() const { return big_ ? 8 : 4; }                          // for a value
+  std::vector<uint8_t> Value(const Entry& entry, uint64_t most) const;  // the first ones; empty if any are missing
   std::vector<uint64_t> Numbers(int tag, uint64_t most) const;
   uint64_t First(int tag, uint64_t missing) const;
   std::pair<uint64_t, uint64_t> PieceSize() const;  // columns and rows of a tile or strip
   uint64_t RowBytes() const;                        // of a tile or strip without compression
   bool IsPlain() const;                             // not compressed
+
+  // Tiles or strips of a part of the image, plane by plane, or pieces of strips with `rows` rows.
   std::vector<Range> Pieces(const cv::Rect& cover, uint64_t rows) const;
+
+  // Appends bytes of the file; returns their places in `copy`.
   std::vector<uint64_t> CopyRanges(const std::vector<Range>& ranges, std::vector<uint8_t>* copy) const;
 
   ByteSource source_;

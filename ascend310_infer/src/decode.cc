@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iostream>
-#include <limits>
 #include <map>
 #include <new>
 #include <opencv2/imgcodecs.hpp>
@@ -16,17 +15,18 @@
 namespace mindseg {
 namespace {
 
+constexpr int64_t kLongestSide = int64_t{1} << 20;  // OpenCV's
 constexpr int64_t kMostDecoded = int64_t{1} << 30;  // pixels at once; OpenCV's
 
 // Throws ItemError for what src/mindseg/data/decode.py refuses too: OpenCV would decode a dozen other formats, and a
-// small file that claims a huge size would take all memory.
-void CheckHeader(const ImageHeader& header, const std::filesystem::path& path, int64_t max_pixels) {
-  constexpr int64_t kLongestSide = int64_t{1} << 20;  // OpenCV's
+// small file that claims a huge size would take all memory. `remedy` is for images of more than `max_pixels`.
+void CheckHeader(const ImageHeader& header, const std::filesystem::path& path, int64_t max_pixels,
+                 const std::string& remedy) {
   const std::string size = std::to_string(header.height) + "x" + std::to_string(header.width);
   if (header.width < 1 || header.height < 1) throw ItemError(path.string() + ": claims a size of " + size);
   if (header.width > max_pixels / header.height || std::max(header.width, header.height) > kLongestSide) {
     throw ItemError(path.string() + ": image of " + size + " is above the limit of " + std::to_string(max_pixels) +
-                    " pixels and sides of " + std::to_string(kLongestSide) + "; make it smaller or raise --max_pixels");
+                    " pixels and sides of " + std::to_string(kLongestSide) + "; make it smaller or " + remedy);
   }
   static const std::set<std::string> kKinds = {
       "", "colour", "palette", "grey", "grey with alpha", "colour with alpha", "CMYK"};
@@ -113,9 +113,9 @@ cv::Size StoredSize(const ImageHeader& header) {
 
 // Decodes a whole image without turning.
 cv::Mat DecodeStored(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, int64_t max_pixels,
-                     ConversionNotes* notes, ImageHeader* header) {
+                     const std::string& remedy, ConversionNotes* notes, ImageHeader* header) {
   const std::optional<ImageHeader> found = ReadImageHeader(bytes);
-  if (found) CheckHeader(*found, path, max_pixels);
+  if (found) CheckHeader(*found, path, max_pixels, remedy);
   if (!found || !found->whole) throw NotWhole(path, bytes.size());
   const cv::Mat bgr = Decode(*found, bytes, cv::Rect(cv::Point(), StoredSize(*found)), path);
   if (notes != nullptr) notes->Say(*found, path);
@@ -142,21 +142,22 @@ void ConversionNotes::Say(const ImageHeader& header, const std::filesystem::path
 cv::Mat DecodeImage(const std::vector<uint8_t>& bytes, const std::filesystem::path& path, int64_t max_pixels,
                     ConversionNotes* notes) {
   ImageHeader header;
-  const cv::Mat bgr = DecodeStored(bytes, path, max_pixels, notes, &header);
+  const cv::Mat bgr = DecodeStored(bytes, path, max_pixels, "raise --max_pixels", notes, &header);
   return Turn(bgr, header.orientation);
 }
 
 ImageRows::ImageRows(const std::filesystem::path& path, int64_t max_pixels, ConversionNotes* notes)
     : path_(path), max_pixels_(max_pixels) {
   constexpr size_t kLargestFile = (size_t{1} << 31) - 1;  // OpenCV's
+  constexpr char kRemedy[] = "store it as a TIFF in tiles";
   if (const std::optional<ImageHeader> tiff = ReadTiffHeader(OpenFile(path))) {
-    CheckHeader(*tiff, path, std::numeric_limits<int64_t>::max());
+    CheckHeader(*tiff, path, kLongestSide * kLongestSide, "cut it into pieces");
     if (!tiff->whole) throw NotWhole(path, tiff->directory->FileSize());
     if (notes != nullptr) notes->Say(*tiff, path);
     header_ = *tiff;
     return;
   }
-  pixels_ = DecodeStored(ReadFile(path, kLargestFile), path, kMostDecoded, notes, &header_);
+  pixels_ = DecodeStored(ReadFile(path, kLargestFile), path, kMostDecoded, kRemedy, notes, &header_);
   cover_ = cv::Rect(cv::Point(), pixels_.size());
 }
 

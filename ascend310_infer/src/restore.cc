@@ -43,13 +43,14 @@ void TakeLarger(const cv::Mat& logits, int label, cv::Mat* largest, cv::Mat* ids
 
 cv::Mat RestoreIds(const uint8_t* tensor, DType dtype, const OutputSpec& output, const ResizeSpec& resize,
                    const cv::Size& image) {
-  cv::Mat ids(output.height, output.width, CV_8UC1);
   if (!output.logits) {
+    cv::Mat ids(output.height, output.width, CV_8UC1);
     ToClassIds(dtype, tensor, output.ElementsPerImage(), ids.data);
     return RestoreNearest(ids, resize, image);
   }
   const std::vector<float> logits = ReadLogits(tensor, dtype, output);
   cv::Mat largest;
+  cv::Mat ids;
   for (int label = 0; label < output.classes; ++label) {
     TakeLarger(RestoreLogits(logits, label, output, resize, image), label, &largest, &ids);
   }

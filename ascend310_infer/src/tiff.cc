@@ -27,7 +27,6 @@ constexpr uint64_t kNone = ~uint64_t{0};
 constexpr uint64_t kUncompressed = 1;
 constexpr uint64_t kRgb = 2;
 constexpr uint64_t kYcbcr = 6;
-
 constexpr uint64_t kLong = 4;  // a type of numbers, of 4 bytes
 
 // Bytes of a value by the type of the entry; 0: unknown.
@@ -293,13 +292,15 @@ std::vector<TiffDirectory::Range> TiffDirectory::Pieces(const cv::Rect& cover, u
   const std::vector<uint64_t> places = Numbers(tiled ? kTilePlaces : kStripPlaces, pieces * planes);
   const std::vector<uint64_t> lengths = Numbers(tiled ? kTileLengths : kStripLengths, pieces * planes);
   const uint64_t row_bytes = RowBytes();
+  // A length may be wrong, but no compression makes pixels much longer.
+  const uint64_t most = rows < piece_rows ? rows * row_bytes : 8 * rows * row_bytes + 4096;
   std::vector<Range> found;
   for (uint64_t plane = 0; plane < planes; ++plane) {
     for (auto y = static_cast<uint64_t>(cover.y); y < static_cast<uint64_t>(cover.br().y); y += rows) {
       for (auto x = static_cast<uint64_t>(cover.x); x < static_cast<uint64_t>(cover.br().x); x += piece_columns) {
         const size_t piece = plane * pieces + y / piece_rows * across + x / piece_columns;
         const uint64_t place = places[piece] + y % piece_rows * row_bytes;
-        found.push_back({place, place + (rows < piece_rows ? rows * row_bytes : lengths[piece])});
+        found.push_back({place, place + std::min(lengths[piece], most)});
       }
     }
   }
@@ -342,22 +343,23 @@ std::vector<uint8_t> TiffDirectory::Copy(const cv::Rect& cover) const {
   const bool tiled = Has(kTileWidth);
   const auto width = static_cast<uint64_t>(cover.width);
   const auto height = static_cast<uint64_t>(cover.height);
-  const bool by_rows = !tiled && IsPlain() && height < First(kHeight, 0);
-  const uint64_t rows = by_rows ? 1 : PieceSize().second;
+  const bool whole = cover.width == Width() && cover.height == Height();
+  const uint64_t rows = !whole && !tiled && IsPlain() ? 1 : PieceSize().second;
   const std::vector<Range> ranges = Pieces(cover, rows);
   const std::vector<uint64_t> places = CopyRanges(ranges, &copy);
   std::vector<uint64_t> lengths;
   for (const Range& range : ranges) lengths.push_back(range.end - range.begin);
   DirectoryWriter directory(order_, big_, &copy);
   for (const auto& [tag, entry] : entries_) {
-    if (!IsNeeded(tag, tiled) || entry.count > kLongestValue) continue;
-    std::vector<uint8_t> value = Value(entry, entry.count);
+    const bool size = tag == kWidth || tag == kHeight;
+    if (!IsNeeded(tag, tiled) && !(size && whole)) continue;
+    std::vector<uint8_t> value = entry.count > kLongestValue ? std::vector<uint8_t>{} : Value(entry, entry.count);
     // What cannot be read is the decoder's to judge.
     if (value.empty()) value.assign(entry.value.begin(), entry.value.begin() + static_cast<std::ptrdiff_t>(Room()));
     directory.Add(tag, entry.type, entry.count, std::move(value));
   }
-  directory.AddNumbers(kWidth, {width});
-  directory.AddNumbers(kHeight, {height});
+  if (!whole) directory.AddNumbers(kWidth, {width});
+  if (!whole) directory.AddNumbers(kHeight, {height});
   directory.AddNumbers(tiled ? kTilePlaces : kStripPlaces, places);
   directory.AddNumbers(tiled ? kTileLengths : kStripLengths, lengths);
   if (!tiled) directory.AddNumbers(kStripRows, {std::min(rows, height)});

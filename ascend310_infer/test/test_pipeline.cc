@@ -345,6 +345,10 @@ TEST(SignalsFinishWhatWasBegun) {
     const std::string name = source.items[static_cast<size_t>(i)].name + ".png";
     CHECK_EQ(ResultOf(folder.path() / "out" / name), static_cast<int>(i % 200) + 1);
   }
+  const RunSettings tiles{kMaxPixels, 1, false, false, Tiling{{kWidth, kHeight}, 2}};
+  const PipelineResult nothing = RunPipeline(source, manifest, &backend, &output, tiles);
+  CHECK(nothing.interrupted);
+  CHECK_EQ(nothing.images, int64_t{0});
 }
 
 }  // namespace

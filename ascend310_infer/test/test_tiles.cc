@@ -68,6 +68,9 @@ TEST(SeamsLieInTheMiddleOfTheOverlap) {
   CHECK(std::abs(spans[1].weights[9] - 0.95f) < 1e-6f);
   CHECK_EQ(spans[1].end, 65);  // both hold 50 to 70: the seam is 55 to 65
   CHECK_EQ(spans[2].first, 55);
+  const std::vector<Span> wide = Spans(450, 300, 150, true);  // a seam has 64 pixels at most, around 225
+  CHECK_EQ(wide[0].end, 257);
+  CHECK_EQ(wide[1].first, 193);
   const std::vector<Span> nearest = Spans(90, 40, 9, false);  // starts 0, 31 and 50
   CHECK_EQ(nearest[0].end, 36);                               // 35.5 is as near to both centres
   CHECK_EQ(nearest[1].first, 36);

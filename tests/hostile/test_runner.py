@@ -28,7 +28,7 @@ def verdicts(kind, paths):
     """Says of each file whether the runner's reader accepts it.
 
     Args:
-        kind: ``M`` manifest, ``N`` list of names, ``B`` bin, ``I`` image.
+        kind: ``M`` manifest, ``N`` list of names, ``B`` bin, ``I`` image, ``R`` image that is read by rows.
         paths: Files; all are read by one process, which must survive them.
 
     Returns:
@@ -135,8 +135,9 @@ def test_good_images_are_accepted(tmp_path):
     assert set(verdicts("I", sorted(tmp_path.iterdir())).values()) == {"accepted"}
 
 
-def test_bad_images(tmp_path):
-    check_all_refused("I", tmp_path / "images", bad_images())
+@pytest.mark.parametrize("kind", ["I", "R"])
+def test_bad_images(tmp_path, kind):
+    check_all_refused(kind, tmp_path / "images", bad_images())
 
 
 def manifest_text(folder):

@@ -66,6 +66,9 @@ class Results:
         if status != "finished":
             raise DataError(f"{self.folder}: the run did not finish ({shorten(status)} in summary.json), so results of "
                             "an earlier one may be among these; run the inference again")
+        if "tiles" in self.summary:
+            raise DataError(f"{self.folder}: results of a run with --tile have the sizes of the images and are not "
+                            "scored; run the inference without --tile")
         for key, known in (("manifest_sha256", [file_sha256(self.manifest.path)]),
                            ("model_sha256", [file.sha256 for file in self.manifest.models])):
             if self.summary.get(key) not in known:
