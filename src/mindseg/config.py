@@ -44,6 +44,7 @@ _LIMITS = {">": (operator.gt, "greater than"), ">=": (operator.ge, "at least"),
 # Type of each key of data.color_jitter; the first three also take [low, high].
 _JITTER = {"brightness": "float >= 0, <= 255", "contrast": "float >= 0, <= 1", "saturation": "float >= 0, <= 1",
            "hue": "int >= 0, <= 180", "prob": "float >= 0, <= 1"}
+TRACKERS = ("mlflow", "wandb", "swanlab")      # train.trackers
 _DEEPEST_BASE = 10      # files behind each other in `_base_`
 _LOG = logging.getLogger("mindseg.config")
 # Types of the values of other mappings, whose keys are texts.
@@ -416,8 +417,11 @@ def check_rules(cfg: Config, origin: str) -> None:
 
 
 def _check_training(cfg: Config, origin: str) -> None:
-    """Checks the rules of the sections loss and optim."""
+    """Checks the rules of the sections loss, optim and train."""
     d, o = cfg.data, cfg.optim
+    unknown = [name for name in cfg.train.trackers if name not in TRACKERS]
+    if unknown:
+        raise ConfigError(f"{origin}: train.trackers: {shorten(unknown[0])} is not known; use {', '.join(TRACKERS)}")
     for pattern in o.lr_factors or {}:
         try:
             re.compile(pattern)

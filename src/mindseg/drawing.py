@@ -83,6 +83,25 @@ def error_map(pred: np.ndarray, label: np.ndarray, image: np.ndarray | None = No
     return out
 
 
+def side_by_side(image: np.ndarray, label: np.ndarray, pred: np.ndarray, palette: Palette, width: int) -> np.ndarray:
+    """Draws an image, its true and its predicted classes in a row.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        label: True class ids (H, W), uint8.
+        pred: Predicted class ids (H, W), uint8.
+        palette: Colours of the classes.
+        width: Width of each of the three in pixels at most; larger ones are made smaller.
+
+    Returns:
+        uint8 RGB (h, 3 w, 3).
+    """
+    scale = min(1.0, width / image.shape[1])
+    size = round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))
+    ids = [colorize(cv2.resize(part, size, interpolation=cv2.INTER_NEAREST), palette) for part in (label, pred)]
+    return np.hstack([cv2.resize(image, size, interpolation=cv2.INTER_AREA), *ids])
+
+
 def legend(classes: Sequence[str], palette: Palette, columns: int = 4, row_height: int = 26) -> np.ndarray:
     """Draws colour patches with class names, ``columns`` in a row of ``row_height`` pixels; uint8 RGB on white."""
     scale = row_height / 48.0

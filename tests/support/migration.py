@@ -25,8 +25,8 @@ from mindseg.__main__ import COMMANDS, MODULES
 from mindseg.compat import get_mode, set_mode
 from mindseg.config import Config, load_config, load_schema, parse_override
 from mindseg.logs import log
-from mindseg.modelarts import MODELARTS_FLAGS
 from mindseg.models import create_model
+from mindseg.platforms import MODELARTS_FLAGS
 from mindseg.runtime import Runtime, set_seed
 from tests.goldens import rule
 from tests.goldens.rule import GOLDENS
@@ -173,7 +173,7 @@ class Bench:
         assert key in load_schema()[section], span
 
     def check_variable(self, span: str) -> None:
-        programs = [*ROOT.glob("scripts/*.sh"), PACKAGE / "runtime.py", PACKAGE / "modelarts.py"]
+        programs = [*ROOT.glob("scripts/*.sh"), PACKAGE / "runtime.py", PACKAGE / "platforms.py"]
         assert any(re.search(rf"\b{span.partition('=')[0]}\b", path.read_text()) for path in programs), span
 
     def check_made(self, span: str) -> None:

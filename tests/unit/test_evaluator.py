@@ -55,6 +55,18 @@ def test_counts_ranks_and_calls(rng):
     assert "category_iou" not in result.scores
 
 
+@pytest.mark.parametrize("examples", [0, 2])
+def test_the_first_images_are_kept_if_they_are_wanted(rng, examples):
+    labels = [rng.integers(0, 9, (20, 30), np.uint8) for _ in range(4)]
+    result = evaluate(rows_wrong(labels), FakeLoader(labels), examples, num_first=3)
+    assert [example.name for example in result.first] == ["image0", "image1", "image2"]
+    assert len(result.worst) == len(result.best) == examples // 2
+    assert (result.first[2].image[0, 0] == 2).all()
+    np.testing.assert_array_equal(result.first[2].label, labels[2])
+    np.testing.assert_array_equal(result.first[2].pred[:2], 20 - labels[2][:2])
+    assert not evaluate(rows_wrong(labels), FakeLoader(labels), examples).first
+
+
 def test_labels_follow_the_resize_rule():
     label = np.zeros((40, 80), np.uint8)
     label[:, 40:] = 3

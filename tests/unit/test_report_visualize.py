@@ -15,6 +15,7 @@ from mindseg.drawing import (
     overlay,
     save_palette_png,
     save_png,
+    side_by_side,
     to_label_ids,
 )
 from mindseg.errors import DataError, UserError
@@ -38,6 +39,19 @@ def test_overlay_mixes_by_alpha_and_leaves_void_alone(rng):
     np.testing.assert_array_equal(out[0], image[0])
     with pytest.raises(DataError, match="differ in size"):
         overlay(image, ids[:2], CITYSCAPES.palette)
+
+
+def test_image_truth_and_prediction_side_by_side(rng):
+    image = rng.integers(0, 256, (4, 6, 3), np.uint8)
+    label, pred = (rng.integers(0, 19, (4, 6)).astype(np.uint8) for _ in range(2))
+    label[0, 0] = 255
+    colours = np.array([*CITYSCAPES.palette, *[(0, 0, 0)] * 237])
+    expected = np.concatenate([image, colours[label], colours[pred]], axis=1)
+    np.testing.assert_array_equal(side_by_side(image, label, pred, CITYSCAPES.palette, 512), expected)
+    # Half the size: means of 2x2 pixels, and ids that stay ids.
+    small = side_by_side(np.repeat(np.repeat(image, 2, 0), 2, 1), np.repeat(np.repeat(label, 2, 0), 2, 1),
+                         np.repeat(np.repeat(pred, 2, 0), 2, 1), CITYSCAPES.palette, 6)
+    np.testing.assert_array_equal(small, expected)
 
 
 def test_error_map(rng):

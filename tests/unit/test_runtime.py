@@ -1,22 +1,18 @@
-"""Launchers, devices and ModelArts, without any of them."""
+"""Launchers and devices, without any of them."""
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import types
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from mindseg import runtime as module
 from mindseg.compat import get_mode
-from mindseg.config import Config, load_config
+from mindseg.config import Config
 from mindseg.errors import UserError
-from mindseg.modelarts import modelarts, modelarts_arguments
-from mindseg.runtime import Runtime, profiled, setup_runtime
+from mindseg.runtime import profiled, setup_runtime
 from tests.support import ROOT
 
 RUNTIME = {"device_target": "CPU", "device_id": 0, "mode": "graph", "jit_level": "auto", "hf32": None,
@@ -162,99 +158,3 @@ def test_a_profile_is_written_when_enabled(tmp_path):
         traces = list(tmp_path.glob("profile/*/*/trace_view.json"))
         assert len(traces) == enabled
     assert json.loads(traces[0].read_text())
-
-
-def test_flags_of_modelarts_become_one_setting():
-    words = ["--config", "c.yaml", "--data_url", "s3://a b/d", "--train_url=s3://out/", "--use_modelarts", "1",
-             "--run_eval"]
-    assert modelarts_arguments(words) == [
-        "--config", "c.yaml", "--run_eval", "--set",
-        'runtime.modelarts={data_url: "s3://a b/d", train_url: "s3://out/"}']
-    assert modelarts_arguments(["--config", "x"]) == ["--config", "x"]
-    for switch in (["--use_modelarts"], ["--use_modelarts=1"], ["--modelarts", "True"], ["--enable_modelarts", "0"]):
-        assert modelarts_arguments([*switch, "--config", "x"]) == ["--config", "x"]
-        assert modelarts_arguments(["--config", "x", *switch]) == ["--config", "x"]
-    cfg = load_config(ROOT / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml", [modelarts_arguments(words)[-1]])
-    assert cfg.runtime.modelarts == {"data_url": "s3://a b/d", "train_url": "s3://out/"}
-
-
-@pytest.fixture
-def moxing(monkeypatch, tmp_path):
-    """A stand-in that copies between folders; it remembers its calls."""
-    calls = []
-
-    def copy_parallel(source, target):
-        calls.append((source, target))
-        shutil.copytree(source, target, dirs_exist_ok=True)
-
-    def copy(source, target):
-        calls.append((source, target))
-        if "missing" in source:
-            raise OSError("no such bucket")
-        shutil.copyfile(source, target)
-
-    package = types.ModuleType("moxing")
-    package.file = types.SimpleNamespace(copy_parallel=copy_parallel, copy=copy, is_directory=os.path.isdir)
-    package.calls = calls
-    monkeypatch.setitem(sys.modules, "moxing", package)
-    monkeypatch.setenv("MODELARTS_CACHE", str(tmp_path / "cache"))
-    return package
-
-
-def settings(**urls):
-    return Config.from_dict({"data": {"root": "elsewhere"}, "runtime": {"modelarts": urls}})
-
-
-@pytest.fixture
-def bucket(tmp_path):
-    for name in ("data", "out"):
-        (tmp_path / "obs" / name).mkdir(parents=True)
-    (tmp_path / "obs" / "data" / "a.png").write_bytes(b"pixels")
-    for name in ("start.ckpt", "vgg16_bn.pth"):
-        (tmp_path / "obs" / name).write_bytes(b"weights")
-    return tmp_path / "obs"
-
-
-@pytest.mark.parametrize(("fails", "start"), [(False, "start.ckpt"), (True, "start.ckpt"), (False, "vgg16_bn.pth")])
-def test_data_come_in_before_and_results_go_out_after(moxing, bucket, tmp_path, fails, start):
-    cfg = settings(data_url=str(bucket / "data"), train_url=str(bucket / "out"), checkpoint_url=str(bucket / start))
-    run_dir = tmp_path / "outputs" / "fast_scnn" / "20260101-000000"
-    expected = pytest.raises(UserError, match="training failed") if fails else nullcontext()
-    with expected, modelarts(cfg, run_dir, Runtime("CPU", 0)) as checkpoint:
-        assert (Path(cfg.data.root) / "a.png").read_bytes() == b"pixels"
-        assert checkpoint.read_bytes() == b"weights"
-        run_dir.mkdir(parents=True)
-        (run_dir / "train.log").write_text("lines")
-        if fails:
-            raise UserError("training failed")
-    assert (bucket / "out" / "fast_scnn" / "20260101-000000" / "train.log").read_text() == "lines"
-
-
-def test_one_process_of_a_host_copies_and_rank_0_brings_out(moxing, bucket, tmp_path):
-    run_dir = tmp_path / "run" / "1"
-    run_dir.mkdir(parents=True)
-    for rank in (1, 0):
-        with modelarts(settings(data_url=str(bucket / "data"), outer_path=str(bucket / "out")), run_dir,
-                       Runtime("CPU", 0, rank, 2)):
-            pass
-        assert len(moxing.calls) == (1 if rank == 1 else 2)
-
-
-def test_without_the_settings_nothing_happens(tmp_path):
-    cfg = Config.from_dict({"data": {"root": "here"}, "runtime": {"modelarts": None}})
-    with modelarts(cfg, tmp_path, Runtime("CPU", 0)) as checkpoint:
-        assert checkpoint is None
-    assert cfg.data.root == "here"
-
-
-def test_errors_name_the_address_or_the_package(moxing, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"missing: cannot be copied .*no such bucket"), \
-            modelarts(settings(data_url="s3://missing"), tmp_path, Runtime("CPU", 0)):
-        pass
-    with pytest.raises(UserError, match="no key 'data_uri'"), \
-            modelarts(settings(data_uri="x"), tmp_path, Runtime("CPU", 0)):
-        pass
-    monkeypatch.setitem(sys.modules, "moxing", None)
-    with pytest.raises(UserError, match="needs the package moxing"), \
-            modelarts(settings(data_url="s3://new"), tmp_path, Runtime("CPU", 0)):
-        pass

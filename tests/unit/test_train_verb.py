@@ -240,7 +240,7 @@ def test_modelarts_copies_for_a_resumed_checkpoint_too(call, earlier, monkeypatc
         seen.append(source)
 
     run = earlier(PLAIN, "20260101-000000")
-    monkeypatch.setattr("mindseg.modelarts._moxing_copy", copy)
+    monkeypatch.setattr("mindseg.platforms._moxing_copy", copy)
     monkeypatch.setenv("MODELARTS_CACHE", str(run.parent / "cache"))
     ((cfg, folder, start, _),) = call(PLAIN, "--resume", run / "ckpt" / "step2.ckpt", "--data_url", "s3://data",
                                       "--train_url", "s3://out")

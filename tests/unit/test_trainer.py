@@ -1,8 +1,10 @@
 """The loop around the compiled step, with a step of two lines in its place."""
 import re
 import signal
+import struct
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -296,6 +298,45 @@ def test_event_files_hold_the_same_numbers(make):
     text = events.read_bytes()
     assert text.count(b"train/loss") == 4
     assert b"train/images_per_s" in text
+
+
+def events_of(run_dir):
+    """Scalars and pictures of an event file by name and step; records are framed by their length and two checksums."""
+    event = pytest.importorskip("tensorboardX.proto.event_pb2").Event
+    (path,) = (run_dir / "tensorboard").iterdir()
+    data, found, pictures = path.read_bytes(), {}, {}
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        record = event.FromString(data[12:12 + length])
+        data = data[16 + length:]
+        for value in record.summary.value:
+            if value.HasField("image"):
+                bgr = cv2.imdecode(np.frombuffer(value.image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+                pictures[value.tag, record.step] = bgr[..., ::-1]
+            else:
+                found[value.tag, record.step] = value.simple_value
+    return found, pictures
+
+
+def test_event_files_show_classes_learning_rate_and_pictures(make, rng):
+    picture = rng.integers(0, 256, (5, 12, 3), np.uint8)
+
+    def evaluate(check):
+        return {"miou": 0.5, "pixel_accuracy": 0.75, "classes": ("road", "traffic light", "pole"),
+                "iou": [0.25, 0.75, float("nan")], "pictures": {"streets/one": picture}}
+
+    trainer = make(tensorboard="true", log_interval=5, eval_interval=2, eval_start=2, evaluate=evaluate)
+    trainer.fit()
+    found, pictures = events_of(trainer.job.run_dir)
+    rates = np.linspace(1, 0.1, 20)
+    assert [found["train/lr", step] for step in (5, 10, 15, 20)] == pytest.approx(rates[[4, 9, 14, 19]], rel=1e-6)
+    for step in (10, 20):
+        values = [found[name, step] for name in ("iou/road", "iou/traffic_light", "eval/miou")]
+        assert values == [0.25, 0.75, 0.5]
+        np.testing.assert_array_equal(pictures["validation/streets/one", step], picture)
+    assert not [name for name, _ in found if "pole" in name], "a class without pixels has no IoU"
+    assert len(pictures) == 2
+    assert "iou" not in metrics(trainer.job.run_dir)[-1]
 
 
 def test_a_folder_that_vanishes_is_one_line(make):

@@ -27,9 +27,9 @@ from mindseg.inference.predictor import Predictor
 from mindseg.logs import log, setup_logging
 from mindseg.manifest import load_manifest
 from mindseg.metrics import format_table
-from mindseg.modelarts import modelarts, modelarts_arguments
 from mindseg.models import build_network
 from mindseg.outputs import OutputFolder
+from mindseg.platforms import modelarts_arguments, platform
 from mindseg.report.run_page import write_run_report
 from mindseg.runtime import Runtime, setup_runtime
 
@@ -76,7 +76,7 @@ def main() -> None:
     runtime = setup_runtime(cfg.runtime)
     setup_logging(rank=runtime.rank)
     output = output_folder(args, cfg)
-    with modelarts(cfg, output, runtime) as checkpoint:
+    with platform(cfg, output, runtime, args.ckpt_path) as checkpoint:
         request = Request(args.config, output, str(checkpoint) if checkpoint else args.ckpt_path, args.manifest,
                           args.file_format, args.save_masks, args.csv, args.report, tuple(args.beside), args.overwrite)
         try:
@@ -88,11 +88,11 @@ def main() -> None:
 def output_folder(args: argparse.Namespace, cfg: Config) -> Path:
     """``--output``, or the run folder of the checkpoint, or the folder of the manifest.
 
-    A checkpoint that ModelArts brings has neither: ``<runtime.output_dir>/<config name>/eval``.
+    A checkpoint that a platform brings has neither: ``<runtime.output_dir>/<config name>/eval``.
     """
     if args.output:
         return Path(args.output)
-    if not (args.ckpt_path or args.manifest):
+    if cfg.runtime.openi or not (args.ckpt_path or args.manifest):
         return Path(cfg.runtime.output_dir) / Path(args.config).stem / "eval"
     path = Path(args.ckpt_path or args.manifest).resolve()
     folder = path if path.is_dir() else path.parent

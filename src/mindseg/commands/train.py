@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mindspore import nn
 
 from mindseg.checkpoint import newest_checkpoint
@@ -17,6 +19,7 @@ from mindseg.config import Config, dump_config, find_config
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
+from mindseg.drawing import side_by_side
 from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.device_checks import check_dropout
@@ -30,10 +33,10 @@ from mindseg.evaluation.evaluator import evaluate
 from mindseg.inference.network import NetworkPredictor
 from mindseg.logs import log, setup_logging
 from mindseg.losses import create_loss
-from mindseg.modelarts import modelarts, modelarts_arguments
 from mindseg.models import build_network
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
+from mindseg.platforms import modelarts_arguments, platform
 from mindseg.runtime import Runtime, profiled, setup_runtime
 from mindseg.schedules import create_schedule
 
@@ -42,6 +45,7 @@ EXAMPLES = """examples:
   python train.py --config C --set train.epochs=10 --set optim.lr=0.01 --pretrained last.ckpt
   python train.py --config C --resume outputs/fast_scnn_cityscapes/20260101-120000
 """
+PICTURE_WIDTH = 512     # pixels of a picture for TensorBoard, of which each evaluation adds some to the event file
 # Keys whose values may differ between the hosts of a job.
 OF_A_HOST = ("data.root", "data.train_list", "data.eval_list", "data.mindrecord", "data.eval_mindrecord",
              "data.num_workers", "data.prefetch", "train.pretrained", "train.pretrained_sha256",
@@ -72,10 +76,10 @@ def main() -> None:
     run_dir = run_folder(cfg, resumed) if resumed else create_run_dir(cfg, args.config, runtime)
     start = Start(Path(cfg.train.pretrained)) if cfg.train.pretrained else Start()
     with (nullcontext() if resumed else removed_if_refused(run_dir, runtime),
-          modelarts(cfg, run_dir, runtime) as checkpoint):
+          platform(cfg, run_dir, runtime, cfg.train.pretrained) as checkpoint):
         start = Start(checkpoint) if checkpoint else start
         for stage_cfg, folder in stages(cfg, args, run_dir, runtime):
-            if cfg.runtime.modelarts:
+            if cfg.runtime.modelarts or cfg.runtime.openi:
                 stage_cfg.data.root = cfg.data.root
             if resumed and folder in resumed.parents:
                 start = Start(resumed, resumed=True)
@@ -287,9 +291,16 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:
     """The function that the trainer evaluates with."""
     loader = create_loader(cfg, "eval", runtime.rank, runtime.size)
-    predictor = NetworkPredictor(cfg, net, loader.info)
+    predictor, info = NetworkPredictor(cfg, net, loader.info), loader.info
+    shown = cfg.train.tensorboard_images if cfg.train.tensorboard and runtime.is_main else 0
 
     def run(check: Callable[[], None]) -> dict:
-        return evaluate(predictor, loader, on_image=lambda *_: check()).scores
+        result = evaluate(predictor, loader, on_image=lambda *_: check(), num_first=shown)
+        pictures = {}
+        for example in result.first:
+            rgb = example.image[..., ::-1] if cfg.data.color_order == "BGR" else example.image
+            pictures[example.name] = side_by_side(np.ascontiguousarray(rgb), example.label, example.pred, info.palette,
+                                                  PICTURE_WIDTH)
+        return result.scores | {"classes": info.classes, "pictures": pictures}
 
     return run

@@ -1,6 +1,9 @@
 """Files with the numbers of a training run: ``metrics.csv`` and TensorBoard's event file."""
 import csv
+import math
 from pathlib import Path
+
+import numpy as np
 
 from mindseg.errors import UserError
 from mindseg.files import replacing
@@ -36,18 +39,34 @@ class MetricsFile:
         """Appends one row.
 
         Args:
-            **values: Values by column; other columns stay empty.
+            **values: Values by column; other columns stay empty, and values without a column are left out.
         """
         values = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
         with open(self.path, "a", newline="", encoding="utf-8") as stream:
-            csv.DictWriter(stream, COLUMNS, restval="").writerow(values)
+            csv.DictWriter(stream, COLUMNS, restval="", extrasaction="ignore").writerow(values)
 
     def close(self) -> None:
         """Does nothing, as the file is closed after every row."""
 
 
+def scalars(phase: str, iou: dict[str, float] | None = None, **values) -> dict[str, float]:
+    """Numbers of a row under the names that TensorBoard and experiment trackers show.
+
+    Args:
+        phase: ``train`` or ``eval``.
+        iou: IoU of each class by its name, 0..1; NaN for a class that is not there.
+        **values: Values by column; those that are no floats are left out.
+
+    Returns:
+        Finite numbers by ``phase/column`` and ``iou/class``.
+    """
+    named = {f"{phase}/{name}": value for name, value in values.items()}
+    named |= {f"iou/{name}": value for name, value in (iou or {}).items()}
+    return {name: value for name, value in named.items() if isinstance(value, float) and math.isfinite(value)}
+
+
 class EventFile:
-    """TensorBoard's event file with the numbers of ``metrics.csv``.
+    """TensorBoard's event file: the numbers of ``metrics.csv``, the IoU of each class, and validation pictures.
 
     Args:
         folder: Folder of the event files.
@@ -65,17 +84,18 @@ class EventFile:
                             "tensorboardX) or set train.tensorboard=false") from None
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def add(self, phase: str, step: int, **values) -> None:
-        """Writes every float of a row as ``phase/name``.
+    def add(self, step: int, pictures: dict[str, np.ndarray] | None = None, **row) -> None:
+        """Writes the numbers and pictures of a row.
 
         Args:
-            phase: ``train`` or ``eval``.
             step: Optimizer step.
-            **values: Values by name.
+            pictures: uint8 (H, W, 3) RGB by name.
+            **row: As :func:`scalars` takes it.
         """
-        for name, value in values.items():
-            if isinstance(value, float):
-                self.writer.add_scalar(f"{phase}/{name}", value, step)
+        for name, value in scalars(**row).items():
+            self.writer.add_scalar(name, value, step)
+        for name, picture in (pictures or {}).items():
+            self.writer.add_image(f"validation/{name}", picture, step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:

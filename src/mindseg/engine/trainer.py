@@ -17,6 +17,7 @@ from mindseg.data.loader import Loader
 from mindseg.data.sink import SinkLoader
 from mindseg.engine.metrics_file import EventFile, MetricsFile
 from mindseg.engine.signals import StopRequested, StopSignals
+from mindseg.engine.trackers import Tracker
 from mindseg.engine.train_step import TrainStep
 from mindseg.errors import UserError
 from mindseg.logs import log
@@ -72,7 +73,8 @@ class Trainer:
         step: Training step.
         loader: Training batches.
         evaluate: Function that takes ``check``, a function to call after every image, which may raise an exception, and
-            returns a dict with ``miou`` and ``pixel_accuracy``, 0..1. None: no evaluation.
+            returns a dict with ``miou`` and ``pixel_accuracy``, 0..1, and perhaps ``classes`` (names), ``iou`` (of
+            each class, 0..1) and ``pictures`` (uint8 (H, W, 3) by name). None: no evaluation.
     """
 
     def __init__(self, job: Job, step: TrainStep, loader: Loader | SinkLoader,
@@ -169,6 +171,7 @@ class Trainer:
         self.writers = [MetricsFile(run_dir / "metrics.csv", done.step, done.eval_step)]
         if self.cfg.train.tensorboard:
             self.writers.append(EventFile(run_dir / "tensorboard", done.step))
+        self.writers += [Tracker(name, run_dir, self.cfg, resumed=done.step > 0) for name in self.cfg.train.trackers]
 
     def _train_epoch(self) -> None:
         """Trains to the end of the current epoch."""
@@ -282,7 +285,8 @@ class Trainer:
         log.info("epoch %d step %d evaluation mIoU %.2f %% pixel accuracy %.2f %%%s", epoch, step, 100 * miou,
                  100 * scores["pixel_accuracy"], " (best so far)" if best else "")
         self._record(phase="eval", epoch=epoch, step=step, total_steps=self.total, miou=miou,
-                     pixel_accuracy=scores["pixel_accuracy"])
+                     pixel_accuracy=scores["pixel_accuracy"], pictures=scores.get("pictures"),
+                     iou=dict(zip(scores.get("classes", ()), scores.get("iou", ()), strict=True)))
         self.progress = replace(self.progress, eval_step=step, best_miou=max(miou, self.progress.best_miou))
         if best:
             self._save("best")

@@ -32,17 +32,30 @@ class Result:
     scores: dict
     worst: list[Example]
     best: list[Example]
+    first: list[Example] = field(default_factory=list)
 
 
-class _Extremes:
-    """Keeps the few images of the lowest and highest mIoU, so that memory does not grow with the data set."""
+class _Kept:
+    """Keeps the first images and those of the lowest and highest mIoU, so that memory does not grow with the data set.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    Args:
+        count: Images of the lowest mIoU, and as many of the highest.
+        num_first: First images.
+    """
+
+    def __init__(self, count: int, num_first: int) -> None:
+        self.count, self.num_first = count, num_first
         self.low: list[tuple[float, str, Example]] = []
         self.high: list[tuple[float, str, Example]] = []
+        self.first: list[Example] = []
+
+    @property
+    def wants_more(self) -> bool:
+        return self.count > 0 or len(self.first) < self.num_first
 
     def add(self, example: Example) -> None:
+        if len(self.first) < self.num_first:
+            self.first.append(example)
         for heap, sign in ((self.low, -1.0), (self.high, 1.0)):
             heapq.heappush(heap, (sign * example.miou, example.name, example))
             if len(heap) > self.count:
@@ -52,14 +65,14 @@ class _Extremes:
         worst = sorted(example for _, _, example in self.low)
         seen = {example.name for example in worst}
         best = sorted((example for _, _, example in self.high if example.name not in seen), reverse=True)
-        return Result(scores, worst, best)
+        return Result(scores, worst, best, self.first)
 
 
 def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
              instances: Callable[[str], np.ndarray] | None = None,
              on_image: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
              loss: Callable[[np.ndarray, np.ndarray], tuple[float, int]] | None = None,
-             confidence: bool = False) -> Result:
+             confidence: bool = False, num_first: int = 0) -> Result:
     """Scores predictions; all ranks get the sum over all ranks.
 
     Args:
@@ -72,6 +85,7 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
             the mean becomes ``scores["loss"]``. None leaves it out.
         confidence: Score the confidence too: ``scores["ece"]`` and ``scores["reliability"]``, see
             ``metrics.Reliability``. The predictor must give it.
+        num_first: First images of this rank to keep, the same ones at every call.
 
     Raises:
         UserError: Not one labelled pixel was seen.
@@ -79,7 +93,7 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
     info, resize = predictor.info, predictor.resize
     matrix = ConfusionMatrix(len(info.classes), info.ignore_id)
     counts = instance_counts(info) if instances is not None else None
-    extremes, mean_loss = _Extremes((num_examples + 1) // 2), RunningMean()
+    kept, mean_loss = _Kept((num_examples + 1) // 2, num_first), RunningMean()
     reliability = Reliability(info.ignore_id)
     started, inside = time.perf_counter(), 0.0
     with tqdm(total=loader.steps_per_epoch, desc="evaluate", unit="image", disable=None) as bar:
@@ -99,8 +113,8 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
                 own = matrix.update(pred, label)
                 if instances is not None:
                     counts.update(pred, resize.label(instances(name)))
-                if num_examples:
-                    extremes.add(Example(image_miou(own), name, _sized(image, resize, label), pred, label))
+                if kept.wants_more:
+                    kept.add(Example(image_miou(own), name, _sized(image, resize, label), pred, label))
                 if on_image is not None:
                     on_image(name, pred, own)
             bar.update(len(preds))
@@ -122,7 +136,7 @@ def evaluate(predictor: Predictor, loader: Loader, num_examples: int = 0,
     skipped = int(all_reduce_sum(np.array([len(loader.skipped)]))[0])
     scores |= {"images": loader.num_samples - skipped, "skipped": skipped,
                "seconds": round(time.perf_counter() - started, 3), "model_seconds": round(inside, 3)}
-    return extremes.result(scores)
+    return kept.result(scores)
 
 
 def _sized(image: np.ndarray, resize: EvalResize, label: np.ndarray) -> np.ndarray:
