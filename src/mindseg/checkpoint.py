@@ -17,7 +17,7 @@ from mindseg.errors import UserError, first_line, shorten
 from mindseg.files import sync_to_disk
 from mindseg.logs import log
 from mindseg.models import build_network
-from mindseg.models.weight_files import check_finite, read_ckpt
+from mindseg.models.weight_files import check_finite, read_ckpt, read_safetensors_file, write_safetensors
 
 # What is stored beside the parameters: whole numbers, numbers as text, and text.
 _COUNTS, _TEXTS = ("epoch", "step", "eval_step", "samples"), ("config",)
@@ -135,7 +135,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads a checkpoint file.
 
     Args:
-        path: ``.ckpt`` file of this project or of MindSpore.
+        path: ``.ckpt`` file of this project or of MindSpore, or a ``.safetensors`` file that :func:`save_weights`
+            wrote.
 
     Returns:
         Arrays by parameter name, and if it is ours the extras ``epoch``, ``step``, ``best_miou``, ``eval_step``,
@@ -159,9 +160,34 @@ def _read_content(path: Path, only: Iterable[str] | None = None) -> dict[str, np
     try:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the checkpoint is empty; the run that wrote it was cut off, take another one")
-        return read_ckpt(path, only)
-    except (ValueError, OSError, MemoryError) as error:
+        return _read_weights(path) if path.suffix == ".safetensors" else read_ckpt(path, only)
+    except UserError:
+        raise
+    except Exception as error:      # a header of safetensors can hold anything
         raise UserError(f"{path}: damaged, or not a MindSpore checkpoint ({first_line(error)}); take another") from None
+
+
+def save_weights(path: Path, parameters: Iterable[Parameter], cfg: Config, extras: dict) -> None:
+    """Writes parameters as safetensors, with the configuration and the extras of their checkpoint in the metadata.
+
+    Args:
+        path: File to write, ``….safetensors``.
+        parameters: What to save, as float32.
+        cfg: Resolved configuration.
+        extras: Extras of the checkpoint, as :func:`read_checkpoint` returns them.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    texts = {name: str(value) for name, value in extras.items()} | {"config": dump_config(cfg), "format": "mindspore"}
+    write_safetensors(path, {p.name: p.asnumpy() for p in parameters}, texts)
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray | str]:
+    """The content of a file that :func:`save_weights` wrote, as it would come from a checkpoint."""
+    arrays, texts = read_safetensors_file(path)
+    found = {name: texts[name] for name in EXTRAS if name in texts}
+    return arrays | {name: np.array(int(text)) if name in _COUNTS else text for name, text in found.items()}
 
 
 def _check_extras(path: Path, content: dict[str, np.ndarray | str]) -> dict:

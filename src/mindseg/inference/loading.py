@@ -21,6 +21,8 @@ from mindseg.manifest import MANIFEST_NAME, load_manifest
 if TYPE_CHECKING:       # exported ONNX models need no MindSpore
     from mindseg.inference.network import NetworkPredictor
 
+HUB_WEIGHTS = "model.safetensors"       # the weights in a folder for a model hub
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -114,7 +116,8 @@ def load(path: str | Path, device: str = "auto", config: str | Path | None = Non
     """Loads a trained model.
 
     Args:
-        path: Checkpoint, run folder, export folder or its ``deploy.yaml``.
+        path: Checkpoint, run folder, export folder or its ``deploy.yaml``, or a folder for a model hub: of its two
+            models, with MindSpore the weights, which take images of any size, otherwise the exported one.
         device: ``auto``, ``CPU``, ``Ascend`` or ``GPU``, for checkpoints and MINDIR files; MindSpore's graph mode is
             set for them. ONNX files run on the CPU.
         config: Configuration of a checkpoint that carries none: a file, or a name such as ``fast_scnn_camvid``.
@@ -125,7 +128,9 @@ def load(path: str | Path, device: str = "auto", config: str | Path | None = Non
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a checkpoint, a run folder or an export folder")
-    if path.suffix in (".yaml", ".yml") or (path / MANIFEST_NAME).is_file():
+    weights = path / HUB_WEIGHTS
+    exported = (path / MANIFEST_NAME).is_file() and not (weights.is_file() and find_spec("mindspore"))
+    if path.suffix in (".yaml", ".yml") or exported:
         return Segmenter(_load_exported(path, device))
     if path.is_dir():
         path = best_checkpoint(path)
@@ -136,15 +141,17 @@ def load(path: str | Path, device: str = "auto", config: str | Path | None = Non
 def best_checkpoint(run_dir: Path) -> Path:
     """The checkpoint of a run folder: the best one, or the last one if the run was never evaluated.
 
+    Of a folder for a model hub it is the file of weights.
+
     Raises:
-        UserError: The folder is no run folder.
+        UserError: The folder is neither.
     """
     for folder in (run_dir / "ckpt", run_dir):
-        for name in ("best.ckpt", "last.ckpt"):
+        for name in ("best.ckpt", "last.ckpt", HUB_WEIGHTS):
             if (folder / name).is_file():
                 return folder / name
-    raise UserError(f"{run_dir}: holds neither {MANIFEST_NAME} nor ckpt/best.ckpt or ckpt/last.ckpt; give a "
-                    "checkpoint, a run folder or an export folder")
+    raise UserError(f"{run_dir}: holds neither {MANIFEST_NAME} nor ckpt/best.ckpt, ckpt/last.ckpt or {HUB_WEIGHTS}; "
+                    "give a checkpoint, a run folder, an export folder or a folder of a model hub")
 
 
 def checkpoint_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -1,9 +1,12 @@
 """Readers of weight files that trust nothing in them: each array has the size that its file declares, or is refused.
 
+And the writer of safetensors files, which others read too.
+
 A MindSpore checkpoint is a protobuf message, a sequence of records ``{name, {dims, type, content}}``, and may end with
 ``crc_num`` and a checksum in ten bytes. MindSpore's own reader takes records for granted whose content is shorter than
 their shape; this one does not, and needs memory for the arrays alone.
 """
+import hashlib
 import json
 import math
 import os
@@ -15,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mindseg.errors import UserError, shorten
+from mindseg.files import write_bytes
 
 _TYPES = {"Bool": np.bool_, "Int8": np.int8, "UInt8": np.uint8, "Int16": np.int16, "UInt16": np.uint16,
           "Int32": np.int32, "UInt32": np.uint32, "Int64": np.int64, "UInt64": np.uint64, "Float16": np.float16,
@@ -23,6 +27,7 @@ _SAFETENSORS_TYPES = {"BOOL": "Bool", "I8": "Int8", "U8": "UInt8", "I16": "Int16
                       "U32": "UInt32", "I64": "Int64", "U64": "UInt64", "F16": "Float16", "F32": "Float32",
                       "F64": "Float64", "BF16": "BFloat16"}
 _HEADER_LIMIT = 100_000_000         # bytes of a safetensors header, as in its specification
+_DIGEST = "mindseg.sha256"          # in the metadata of our own safetensors files: SHA-256 of what follows the header
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17
 _OWN_NAMES = {"eval_step", "config"}        # in every checkpoint of this project, which ends with a checksum
 # Weights hardly shrink when they are packed: an archive that grows more than this is no file of weights.
@@ -195,11 +200,42 @@ def _array(name: str, kind: str, dims: tuple[int, ...], content: bytes) -> np.nd
     return values.reshape(dims)
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Reads a safetensors file: the length of a JSON header, the header, the arrays.
+def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file of float32 arrays, with a checksum that :func:`read_safetensors` compares.
+
+    Args:
+        path: File to write.
+        arrays: Arrays of numbers, of any shape, by name.
+        metadata: Texts by name.
 
     Raises:
-        ValueError: The file is damaged.
+        UserError: The file cannot be written.
+    """
+    header, blocks, end = {}, [], 0
+    for name, array in arrays.items():
+        blocks.append(np.ascontiguousarray(array, "<f4").tobytes())
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + len(blocks[-1])]}
+        end += len(blocks[-1])
+    data = b"".join(blocks)
+    texts = {**metadata, _DIGEST: hashlib.sha256(data).hexdigest()}
+    words = json.dumps({"__metadata__": texts, **header}).encode()
+    words += b" " * (-len(words) % 8)       # arrays begin at a multiple of eight bytes
+    write_bytes(path, len(words).to_bytes(8, "little") + words + data)
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a safetensors file, see :func:`read_safetensors_file`."""
+    return read_safetensors_file(path)[0]
+
+
+def read_safetensors_file(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads a safetensors file: the length of a JSON header, the header, the arrays.
+
+    Returns:
+        Arrays by name, and the metadata.
+
+    Raises:
+        ValueError: The file is damaged; other errors of the language are possible, as the header may hold anything.
     """
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -208,6 +244,9 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"a header of {length} bytes is declared")
         header = json.loads(stream.read(length))
         data = size - 8 - length
+        metadata = header.get("__metadata__", {})
+        if _DIGEST in metadata and _sha256(stream.fileno(), 8 + length, size) != metadata[_DIGEST]:
+            raise ValueError("its checksum is wrong")
         found, used = {}, 0
         for name, entry in header.items():
             if name == "__metadata__":
@@ -220,7 +259,14 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{shorten(name)} lies beyond the end, or over another array")
             content = _bytes(stream.fileno(), 8 + length + start, 8 + length + stop)
             found[name] = _array(name, _SAFETENSORS_TYPES.get(entry["dtype"], entry["dtype"]), tuple(shape), content)
-    return found
+    return found, metadata
+
+
+def _sha256(file: int, start: int, end: int) -> str:
+    digest = hashlib.sha256()
+    for at in range(start, end, 1 << 20):
+        digest.update(os.pread(file, min(1 << 20, end - at), at))
+    return digest.hexdigest()
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
