@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from mindseg.checkpoint import read_checkpoint
+from mindseg.data.datasets import CITYSCAPES
 from mindseg.data.sources import RecordSource
 from mindseg.files import file_sha256
 from mindseg.manifest import load_manifest
 from mindseg.outputs import RECORD_NAME
 from tests.support.data import make_cityscapes, write_image
-from tests.support.evaluation import make_checkpoint, street_config
+from tests.support.evaluation import make_checkpoint, street_config, write_scores
 from tests.support.kills import Writer, fill_and_repeat, kill_and_repeat, python, watch
 from tests.support.runner import TinyModel, build_folder, make_images
 from tests.support.train import assert_same_state, make_splits, only_run, run_to_end, train_command
@@ -42,7 +43,9 @@ def inputs(tmp_path_factory):
             write_image(root / version / "scored" / "gtFine" / "val" / name.split("_")[0]
                         / f"{name}_gtFine_labelIds.png", rng.integers(0, 5, (24, 40), np.uint8))
             write_image(root / version / "results" / f"{name}.png", rng.integers(0, 5, (24, 40), np.uint8))
-        make_checkpoint(root / version / "ckpt" / "best.ckpt", street_config(root / version / "data"), seed)
+        ckpt = root / version / "ckpt" / "best.ckpt"
+        make_checkpoint(ckpt, street_config(root / version / "data"), seed)
+        write_scores(ckpt.with_name("eval.json"), ckpt, CITYSCAPES.classes)
     return root
 
 
@@ -144,7 +147,7 @@ def same_published(folder: Path, new: Path) -> None:
 def writers(root: Path) -> dict[str, Writer]:
     """Every program that writes, by name."""
     places = {"model": "model/deploy.yaml", "data": "data", "photos": "photos", "results": "results",
-              "ckpt": "ckpt/best.ckpt", "scored": "scored"}
+              "ckpt": "ckpt/best.ckpt", "scores": "ckpt/eval.json", "scored": "scored"}
 
     def words(*arguments: object) -> Callable[[str, Path], list]:
         def command(version: str, output: Path) -> list:
@@ -183,8 +186,8 @@ def writers(root: Path) -> dict[str, Writer]:
             mindseg("postprocess --manifest {model} --dataset {scored} --result {results} --output {output}"),
             check_scores, same_scores),
         "publish": Writer(
-            mindseg("publish --config fast_scnn_cityscapes --ckpt_path {ckpt} --data streets --score x "
-                    "--output {output}"),
+            mindseg("publish --config fast_scnn_cityscapes --ckpt_path {ckpt} --eval {scores} --dataset streets "
+                    "--data all --domain streets --terms none --output {output}"),
             check_published, same_published),
     }
 

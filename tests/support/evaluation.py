@@ -1,10 +1,12 @@
 """A small street data set and checkpoints with random weights, for the tests of eval.py and predict.py."""
+from collections.abc import Sequence
 from pathlib import Path
 
 import mindspore as ms
 
 from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.config import Config, load_config
+from mindseg.files import file_sha256, write_json
 from mindseg.models import build_network
 from tests.support import ROOT
 from tools.synthetic import write_street
@@ -31,4 +33,13 @@ def make_checkpoint(path: Path, cfg: Config, seed: int = 1) -> Path:
     net = build_network(cfg)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, list(net.get_parameters()), Progress(), cfg)
+    return path
+
+
+def write_scores(path: Path, ckpt: Path, classes: Sequence[str], **changes: object) -> Path:
+    """Write an ``eval.json`` of a checkpoint: the IoU of class i is 0.05 i, the last class is not in the data."""
+    iou = [0.05 * index for index in range(len(classes) - 1)]
+    write_json(path, {"checkpoint": str(ckpt), "checkpoint_sha256": file_sha256(ckpt), "device": "CPU", "mode": "whole",
+                      "resize": None, "split": "val", "images": 3, "classes": list(classes), "pixel_accuracy": 0.75,
+                      "iou": [*iou, float("nan")], "miou": sum(iou) / len(iou), **changes})
     return path

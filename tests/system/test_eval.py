@@ -14,6 +14,7 @@ from mindseg.commands.evaluate import Request, protocol_overrides, score
 from mindseg.data.datasets import CITYSCAPES, VOC
 from mindseg.deploy.exporter import export_network
 from mindseg.errors import UserError
+from mindseg.files import file_sha256
 from mindseg.inference.masks import MaskWriter, write_submission
 from mindseg.outputs import RECORD_NAME, OutputFolder
 from mindseg.runtime import Runtime
@@ -75,6 +76,8 @@ def test_eval_json_explains_itself(record, finished):
     assert [v is None for v in record["iou"]] == list(union == 0)
     assert record["images"] == 4
     assert record["mode"] == "whole"
+    assert record["device"] == "CPU"
+    assert record["checkpoint_sha256"] == file_sha256(record["checkpoint"])
     assert {"checkpoint", "config", "pixel_accuracy", "class_accuracy", "fwiou", "category_iou", "iiou"} <= set(record)
     assert f"{100 * record['miou']:.2f}  (" in finished.stdout
 
@@ -144,8 +147,10 @@ def test_several_ranks_hand_in_their_own_masks_only(streets, tmp_path, monkeypat
     with OutputFolder(masks) as earlier:
         earlier.claim(masks / "earlier_labelIds.png")
         (masks / "earlier_labelIds.png").write_bytes(b"an earlier run's")
+    (tmp_path / "x.ckpt").write_bytes(b"weights")
     for rank in (1, 0):
-        request = Request(str(CONFIG), tmp_path, ckpt_path="x.ckpt", save_masks="labelIds", csv=True, report=True)
+        request = Request(str(CONFIG), tmp_path, ckpt_path=str(tmp_path / "x.ckpt"), save_masks="labelIds", csv=True,
+                          report=True)
         score(cfg, Runtime("CPU", 0, rank, 2), request)
     with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
         assert sorted(archive.namelist()) == sorted(f"{name}_labelIds.png" for name in labels_of(streets))

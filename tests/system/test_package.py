@@ -1,5 +1,6 @@
 """The package as users get it: installed from its wheel outside the checkout, and run in a checkout without it."""
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -10,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from mindseg.config import load_config
 from tests.support import ROOT
 from tests.support.data import random_image, write_image
 from tests.support.distributed import free_port
-from tests.support.evaluation import make_streets
+from tests.support.evaluation import make_streets, write_scores
 
 WEIGHTS = next((ROOT / "weights").glob("fast_scnn_camvid-*.ckpt"))
 THREE_LINES = """
@@ -103,6 +105,27 @@ def test_shipped_weights_segment_a_photograph(installed):
     assert printed.split("\n")[0] == "11 (90, 120) (90, 120, 3) True"
     assert cv2.imread(str(folder / "overlay.png")).shape == (90, 120, 3)
     assert ids.shape == (90, 120)
+
+
+@pytest.mark.slow
+def test_a_folder_for_a_hub_runs_with_and_without_mindspore(installed):
+    run, folder = installed
+    classes = load_config("fast_scnn_camvid").data.class_names
+    scores = write_scores(folder / "eval.json", WEIGHTS, classes)
+    run("mindseg", "publish", "--config", "fast_scnn_camvid", "--ckpt_path", WEIGHTS, "--eval", scores, "--dataset",
+        "CamVid", "--data", "train", "--domain", "streets", "--terms", "none", "--hub", "hub", "--license", "mit")
+    shutil.copytree(folder / "hub", folder / "fetched", ignore=shutil.ignore_patterns(".*"))
+    printed = {}
+    for mindspore in (True, False):
+        code = THREE_LINES.format(model="fetched") + 'import numpy\nnumpy.save("ids.npy", result.ids)\n'
+        if not mindspore:
+            code = "import sys\nsys.modules['mindspore'] = None\n" + code.replace('"mindspore" in', "None is not")
+        assert run("python", "-c", code).stdout.startswith("11 (90, 120) (90, 120, 3)")
+        printed[mindspore] = np.load(folder / "ids.npy")
+    run("python", "-c", THREE_LINES.format(model=str(WEIGHTS)) + 'import numpy\nnumpy.save("ids.npy", result.ids)\n')
+    np.testing.assert_array_equal(printed[True], np.load(folder / "ids.npy"))
+    # The exported model sees the photograph at 360x480.
+    assert (printed[True] == printed[False]).mean() > 0.5
 
 
 def test_a_wrong_command_is_one_line(installed):

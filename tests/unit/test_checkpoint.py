@@ -2,7 +2,6 @@
 import errno
 import hashlib
 import os
-import sys
 import time
 from unittest.mock import patch
 
@@ -21,7 +20,6 @@ from mindseg.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from mindseg.commands import publish
 from mindseg.config import load_config
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.errors import UserError
@@ -238,28 +236,3 @@ def test_a_part_of_a_network_is_loaded(cfg, network_file):
             np.testing.assert_array_equal(param.asnumpy(), values[param.name] + (param.name == averaged))
         elif param.name.startswith("classifier.conv."):
             np.testing.assert_array_equal(param.asnumpy(), before[param.name])
-
-
-def test_published_weights_are_small_named_by_content_and_work(cfg, network_file, tmp_path, monkeypatch, capsys):
-    path, values, averaged = network_file
-    config = str(ROOT / "configs" / "fast_scnn" / "fast_scnn_camvid.yaml")
-    for _ in range(2):      # the second time replaces the row
-        monkeypatch.setattr(sys, "argv", ["publish.py", "--config", config, "--ckpt_path", str(path), "--data",
-                                          "CamVid", "--score", "50 %", "--output", str(tmp_path)])
-        publish.main()
-    (published,) = tmp_path.glob("*.ckpt")
-    digest = hashlib.sha256(published.read_bytes()).hexdigest()
-    assert published.name == f"fast_scnn_camvid-{digest[:8]}.ckpt"
-    assert published.stat().st_size < path.stat().st_size * 0.6
-    arrays, extras = read_checkpoint(published)
-    assert not [name for name in arrays if name.startswith(("aux", "moments", "ema"))]
-    assert (extras["epoch"], extras["best_miou"]) == (2, 0.5)
-    table = (tmp_path / "README.md").read_text()
-    assert table.count(digest) == table.count("`fast_scnn_camvid`") == 1
-    (tmp_path / "README.md").write_text("# My own page\n| `fast_scnn_camvid` |\n")
-    with pytest.raises(UserError, match=r"README\.md: not the table of weights that this command writes"):
-        publish.main()
-    assert (tmp_path / "README.md").read_text().startswith("# My own page")
-    net = load_network(cfg, published)
-    values = {p.name: p.asnumpy() for p in net.get_parameters()}
-    np.testing.assert_array_equal(values[averaged], network_file[1][averaged] + 1)

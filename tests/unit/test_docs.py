@@ -111,7 +111,7 @@ def test_keys_in_the_text_exist(page):
     schema = load_schema()
     for word in code_words(page):
         match = re.match(rf"(?:--set )?({'|'.join(schema)})\.(\w+)(?=$|[=:., ])", word)
-        if match and not re.match(r"(ckpt|csv|html|json|log|mindrecord|py|txt|yaml)\b", match[2]):
+        if match and not re.match(r"(ckpt|csv|html|json|log|mindrecord|py|safetensors|txt|yaml)\b", match[2]):
             assert match[2] in schema[match[1]], word
 
 

@@ -12,6 +12,7 @@ from mindseg.checkpoint import load_network, read_checkpoint
 from mindseg.config import load_config
 from mindseg.data.datasets import dataset_info
 from mindseg.inference.network import NetworkPredictor
+from mindseg.models.weight_sources import SOURCES
 from tests.conftest import ROOT
 from tools.synthetic import make_street, write_street
 
@@ -44,6 +45,31 @@ def test_name_table_and_content_agree(path):
     assert not [name for name in parameters if "moment" in name or name.startswith("aux")]
     cfg = load_config(next((ROOT / "configs").rglob(f"{config}.yaml")))
     assert cfg.model.num_classes == len(cfg.data.class_names)
+
+
+def test_the_notice_names_every_implementation_that_a_converter_reads():
+    notice = (ROOT / "NOTICE").read_text()
+    for title in (source.title for sources in SOURCES.values() for source in sources):
+        if "MindSpore model zoo" in title:
+            title = "mindspore-ai/models"
+        (name,) = re.findall(r"[\w-]+/[\w-]+|^torchvision", title)
+        assert re.search(rf"^{name}.*(MIT|BSD 3-Clause|Apache) ?License|^{name}.*no licence file", notice, re.M), title
+    for repository in re.findall(r"https://github\.com/([\w-]+/[\w-]+)",
+                                 (ROOT / "src" / "mindseg" / "data" / "label_tables.py").read_text()):
+        assert f"\n{repository} " in notice
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_page_has_the_scores_of_each_class(path):
+    cfg = load_config(next((ROOT / "configs").rglob(f"{config_name(path)}.yaml")))
+    (part,) = [part for part in (ROOT / "weights" / "README.md").read_text().split("\n## ")
+               if part.startswith(f"{config_name(path)}\n")]
+    scores = dict(re.findall(r"^\| (\w+) \| ([\d.]+) \|$", part, re.M))
+    assert list(scores) == cfg.data.class_names
+    miou = float(re.search(r"([\d.]+) % mIoU", part)[1])
+    assert np.mean([float(value) for value in scores.values()]) == pytest.approx(miou, abs=0.01)
+    assert f"mIoU {miou:.2f}" in f"mIoU {100 * read_checkpoint(path)[1]['best_miou']:.2f}", "as in the training"
+    assert "Terms of the data" in part
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

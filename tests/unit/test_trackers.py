@@ -57,7 +57,7 @@ def fake(monkeypatch, name, fails=()):
 
 
 def rows(tracker):
-    """What a trainer records: a log line, an evaluation, the end."""
+    """Passes on the rows of a trainer: a log line, an evaluation, the end."""
     tracker.add(phase="train", epoch=1, step=20, total_steps=40, loss=0.5, lr=0.1)
     tracker.add(phase="eval", epoch=2, step=40, total_steps=40, miou=0.25, pixel_accuracy=0.75,
                 iou={"road": 0.5, "Wort (neu)": 0.125, "pole": float("nan")}, pictures={"a": np.zeros((2, 2, 3))})

@@ -3,6 +3,7 @@ import errno
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from mindseg.runtime import Runtime
 from tests.support import ROOT
 from tests.support.data import make_camvid
 from tests.support.hostile import check_refused, files_below
+from tests.support.predictors import FunctionPredictor
 from tests.support.steps import CLASSES, Net, make_step
 from tests.support.train import assert_same_state
 
@@ -49,6 +51,26 @@ def trainer_in(folder, total=12, evaluate=None, accumulation=1, step=None, **opt
     step = step or make_step(Net(norm=True), optim="adam", accumulation=accumulation, **options)
     job = Job(cfg, folder, Runtime("CPU", 0), np.full(total, 0.01), accumulation)
     return Trainer(job, step, Batches8x8(), evaluate)
+
+
+@pytest.mark.parametrize(("order", "count"), [("RGB", 2), ("BGR", 2), ("RGB", 0)])
+def test_an_evaluation_brings_classes_and_the_first_pictures(order, count, tmp_path, rng, monkeypatch):
+    make_camvid(tmp_path, rng, 3, "val")
+    cfg = load_config(CONFIG, [f"data.root={tmp_path}", f"data.color_order={order}", "train.tensorboard=true",
+                               f"train.tensorboard_images={count}"])
+    monkeypatch.setattr(training, "NetworkPredictor", lambda cfg, net, info: FunctionPredictor(
+        lambda images, size: np.full((len(images), *size), 3, np.uint8), info))
+    scores = training.evaluation(cfg, None, Runtime("CPU", 0))(lambda: None)
+    assert len(scores["classes"]) == len(scores["iou"]) == 11
+    first = sorted(tmp_path.glob("val/*.png"))[:count]
+    assert list(scores["pictures"]) == [path.stem for path in first]
+    colours = np.array([*cfg.data.palette, *[(0, 0, 0)] * 245])
+    for path in first:
+        left, middle, right = np.split(scores["pictures"][path.stem], 3, axis=1)
+        np.testing.assert_array_equal(left, cv2.imread(str(path))[..., ::-1])
+        label = cv2.imread(str(tmp_path / "valannot" / path.name), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(middle, colours[label])
+        assert (right == cfg.data.palette[3]).all()
 
 
 @pytest.mark.parametrize("options", [{"loss_scale": 2.0**20, "dynamic_scale": True, "ema_decay": 0.9},

@@ -18,7 +18,7 @@ from mindseg.data.loader import Loader, create_loader
 from mindseg.errors import ConfigError, DataError, UserError
 from mindseg.evaluation.cityscapes import instance_reader
 from mindseg.evaluation.evaluator import Result, evaluate, image_miou
-from mindseg.files import csv_cell, write_json, write_text
+from mindseg.files import csv_cell, file_sha256, write_json, write_text
 from mindseg.inference.exported import ExportedPredictor, open_exported
 from mindseg.inference.loading import open_checkpoint
 from mindseg.inference.masks import MaskWriter, write_submission
@@ -242,6 +242,7 @@ def open_for_scoring(cfg: Config, info: DatasetInfo, request: Request) -> Export
 def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predictor,
                name: str) -> tuple[dict, Result, list[list]]:
     """Evaluates one model; returns the content of ``eval.json``, the examples and the lines of ``images.csv``."""
+    digest = None if request.manifest else file_sha256(name)       # now: a training may replace the file meanwhile
     loader = create_loader(cfg, "eval", runtime.rank, runtime.size)
     info = loader.info
     writer = None
@@ -263,7 +264,8 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predi
                       _instances(cfg, loader), on_image, predictor.loss if cfg.eval.loss else None,
                       request.report and predictor.gives_confidence)
     resize = predictor.manifest.input.resize if request.manifest else cfg.eval.resize
-    record = {"checkpoint": str(name), "config": request.config, "mode": cfg.eval.mode, "resize": resize,
+    record = {"checkpoint": str(name), "checkpoint_sha256": digest, "device": runtime.device_target,
+              "config": request.config, "mode": cfg.eval.mode, "resize": resize,
               "size_step": None if request.manifest else predictor.size_step,
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}
