@@ -132,7 +132,8 @@ def test_scores_must_be_those_of_the_checkpoint(call, cfg, run, tmp_path):
         call(f"--output {tmp_path}", scores=scores)
     for text in ("", "[]", "{}", "[" * 100000, json.dumps({"miou": 0.5}),
                  json.dumps({**json.loads(scores.read_text()), "iou": [0.5]}),
-                 json.dumps({**json.loads(scores.read_text()), "miou": 50.0})):
+                 json.dumps({**json.loads(scores.read_text()), "miou": 50.0}),
+                 json.dumps({**json.loads(scores.read_text()), "device": "TPU"})):
         scores.write_text(text)
         with pytest.raises(UserError, match=rf"not the eval\.json of an evaluation of one checkpoint; {again}"):
             call(f"--output {tmp_path}", scores=scores)

@@ -15,7 +15,7 @@ from mindseg.files import file_sha256, remove_leftovers, temporary_name, write_t
 from mindseg.inference.loading import HUB_WEIGHTS
 from mindseg.manifest import MANIFEST_NAME
 from mindseg.outputs import OutputFolder
-from mindseg.report.model_card import Facts, card, section
+from mindseg.report.model_card import HARDWARE, Facts, card, section
 from mindseg.runtime import setup_runtime
 
 EXAMPLES = """examples:
@@ -95,7 +95,8 @@ def read_scores(path: str, ckpt_path: str, classes: list[str]) -> dict:
         scores = json.loads(Path(path).read_text(encoding="utf-8"))
         numbers = [scores["miou"], scores["pixel_accuracy"], *(value for value in scores["iou"] if value is not None)]
         sound = (all(0 <= float(value) <= 1 for value in numbers) and len(scores["iou"]) == len(classes)
-                 and {"images", "split", "mode", "resize", "device", "checkpoint_sha256"} <= set(scores))
+                 and {"images", "split", "mode", "resize", "checkpoint_sha256"} <= set(scores)
+                 and scores["device"] in HARDWARE)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:

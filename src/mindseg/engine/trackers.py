@@ -100,7 +100,7 @@ def _start_mlflow(mlflow: ModuleType, title: str, run_dir: Path, config: dict, r
 
 
 def _start_wandb(wandb: ModuleType, title: str, run_dir: Path, config: dict, resumed: bool) -> tuple[_Log, _Finish]:
-    run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=title, id=title.replace("/", "-"),
+    run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=title, id=title,
                      resume="allow", config=config, dir=str(run_dir))
     return run.log, run.finish
 

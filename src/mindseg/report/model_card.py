@@ -11,7 +11,7 @@ from mindseg.config import Config
 from mindseg.yaml_text import PlainDumper
 
 NETWORKS = {"fast_scnn": "Fast-SCNN", "fcn8s": "FCN-8s", "enet": "ENet", "bisenetv2": "BiSeNet V2"}
-_HARDWARE = {"CPU": "CPU", "Ascend": "NPU", "GPU": "GPU"}     # as Modelers names devices
+HARDWARE = {"CPU": "CPU", "Ascend": "NPU", "GPU": "GPU"}     # as Modelers names devices
 _WEAK = 0.1     # IoU below which a class is hardly found
 
 
@@ -140,16 +140,16 @@ def _header(facts: Facts, license_id: str) -> dict:
     result = {"task": {"type": "image-segmentation", "name": "semantic segmentation"},
               "dataset": {"type": tag, "name": facts.dataset, "split": scores["split"]}, "metrics": metrics}
     return {"pipeline_tag": "image-segmentation", "library_name": "mindseg", "frameworks": ["MindSpore"],
-            "hardwares": [_HARDWARE[scores["device"]]], "license": license_id, "datasets": [tag],
+            "hardwares": [HARDWARE[scores["device"]]], "license": license_id, "datasets": [tag],
             "metrics": ["mean_iou", "accuracy"],
             "tags": ["semantic-segmentation", "mindspore", facts.cfg.model.name.replace("_", "-")],
             "model-index": [{"name": facts.name, "results": [result]}]}
 
 
 def _input(facts: Facts) -> str:
-    resize = facts.scores["resize"]
-    shown = (f"resized by the rule `{resize['rule']}` to {resize.get('size')}" if resize and resize["rule"] != "none"
-             else "at their own size")
+    resize = facts.scores["resize"] or {}
+    rule = resize.get("rule", "none")
+    shown = "at their own size" if rule == "none" else f"resized by the rule `{rule}` to {resize.get('size')}"
     return f"RGB photographs; {facts.size} in training. They were scored {shown}."
 
 
