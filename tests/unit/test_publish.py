@@ -12,7 +12,7 @@ import yaml
 from mindspore import Parameter, Tensor
 
 import mindseg
-from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint
+from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint, save_weights
 from mindseg.commands import publish
 from mindseg.config import dump_config, load_config
 from mindseg.engine.pretrained import load_pretrained
@@ -198,6 +198,15 @@ def test_load_takes_the_weights_of_the_folder(hub, cfg, run):
         network = mindseg.load(place, device="CPU").predictor.net
         np.testing.assert_equal(weights_of(network), weights_of(load_network(cfg, run)))
     assert read_checkpoint(hub / "model.safetensors")[1]["epoch"] == 2
+
+
+def test_every_extra_of_a_checkpoint_comes_back(cfg, tmp_path):
+    extras = {"epoch": 2, "step": 20, "eval_step": 20, "samples": 7, "best_miou": 0.1 + 0.2, "saved_at": 1e9 + 0.5,
+              "temperature": 1.7}
+    save_weights(tmp_path / "a.safetensors", [Parameter(Tensor([1.0, 2.0]), name="w")], cfg, extras)
+    arrays, found = read_checkpoint(tmp_path / "a.safetensors")
+    assert arrays["w"].tolist() == [1.0, 2.0]
+    assert found == extras | {"config": dump_config(cfg)}
 
 
 def test_a_training_starts_from_the_weights_of_the_folder(hub, run):
