@@ -285,6 +285,10 @@ def test_commands_are_understood(block, recorded, monkeypatch, capsys):
     for other in blocks(block.page):
         if other.file.endswith(".yaml"):
             (recorded[0] / other.file).write_text(other.text, encoding="utf-8")
+    imported = recorded[0] / "mine" / "mine.yaml"       # as mindseg import-labels names it
+    imported.parent.mkdir(exist_ok=True)
+    text = next(other.text for other in blocks(ROOT / "README.md") if other.file == "mine.yaml")
+    imported.write_text(text.replace("_base_: configs", "_base_: ../configs"), encoding="utf-8")
     check_block(block, recorded, monkeypatch, capsys)
 
 
