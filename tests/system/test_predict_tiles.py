@@ -143,15 +143,16 @@ def test_exported_models(tmp_path, rng, monkeypatch, output_type):
         np.testing.assert_array_equal(ids[rows, columns], alone[rows, columns])
 
 
-PEAK = """
-import resource, sys
+PEAK = r"""
+import re, sys
 sys.path[:0] = [{src!r}, {root!r}]
 import mindseg
 from pathlib import Path
 from mindseg.commands.predict import main
 sys.argv = ["predict.py", *{words!r}]
 status = main()
-print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# ru_maxrss would be at least that of the process that started this one.
+print(status, int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """
 
 
@@ -176,10 +177,11 @@ def test_memory_does_not_grow_with_the_image(tmp_path):
     peaks = {}
     for name in ("small", "large"):
         words = ("--ckpt_path", WEIGHTS, "--input", tmp_path / f"{name}.tif", "--output", tmp_path / name, "--tile",
-                 "1024", "--save", "mask", "confidence")
+                 "256", "--save", "mask", "confidence")
         status, peaks[name] = peak_memory(*words)
         assert status == 0
     with Image.open(tmp_path / "large" / "large_mask.png") as mask:
         assert mask.size == (6000, 6000)
-    # Rows of 1024 instead of 1200 pixels are 5 times as long: 15 MB more, decoded and in tiles; and seams of 3 MB.
-    assert peaks["large"] - peaks["small"] < 120
+    # Rows five times as long: 4 MB more in tiles, decoded in blocks of 256 rows, and seams of 1 MB. The network needs
+    # the same memory for both, little for such tiles, so that an image that was read whole would show.
+    assert peaks["large"] - peaks["small"] < 100, peaks
