@@ -16,7 +16,7 @@ from mindseg.errors import UserError
 from mindseg.inference import row_files
 from mindseg.inference.exported import open_exported
 from mindseg.inference.jobs import Output
-from mindseg.inference.pictures import KINDS
+from mindseg.inference.pictures import KINDS, PICTURES, VALUES
 from mindseg.inference.tiles import Tiling
 from mindseg.manifest import load_manifest
 from tests.support import ROOT
@@ -62,7 +62,9 @@ def test_all_kinds_are_those_of_the_whole_image(tmp_path, rng, suffix):
         assert predict(MODEL, source, Output(tmp_path / name, KINDS, submission=True, tiling=tiling)) == 0
     whole, tiles = pictures(tmp_path / "whole"), pictures(tmp_path / "tiles")
     assert set(whole) == set(tiles)
-    assert len(whole) == len(KINDS) + 2         # the legend, and a mask of the submission
+    assert len(whole) == len(PICTURES + VALUES) + 2         # the legend, and a mask of the submission
+    polygons = [(tmp_path / name / "a.json").read_text() for name in ("whole", "tiles")]
+    assert polygons[0] == polygons[1]
     for name, (mode, palette, pixels) in whole.items():
         assert tiles[name][:2] == (mode, palette)
         np.testing.assert_array_equal(tiles[name][2], pixels, name)
