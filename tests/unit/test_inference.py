@@ -11,6 +11,7 @@ from mindseg.errors import ConfigError
 from mindseg.inference.network import Confidence, NetworkPredictor, _padded, size_step
 from mindseg.models.layers import SegmentationNetwork, avg_pool3
 from mindseg.resize import EvalResize, argmax_resized, create_resize
+from tests.support.future import FUTURE
 from tests.support.inference import assert_same_ids, bilinear, resized_logits, scores, softmax
 from tests.support.predictors import info_of
 
@@ -225,11 +226,12 @@ def test_sizes_of_voc_need_sixteen_graphs(graph_mode):
         logits = np.einsum("hwi,ci->chw", normalised, net.weight.asnumpy()[0, :, :, 0, 0])
         assert_same_ids(segment(image, size), logits[None])
     assert set(net.shapes) == {(1, 3, 384, 512), (1, 3, 512, 384), (1, 3, 256, 256)}
-    assert len(segment._to_ids.compile_cache) == 3
+    assert FUTURE or len(segment._to_ids.compile_cache) == 3
     sides = {_padded(length, 128) for length in range(1, 501)}
     assert len(sides) ** 2 == 16
 
 
+@pytest.mark.skipif(FUTURE, reason="the next MindSpore compiles no cell by itself")
 @pytest.mark.parametrize("resize", ["null", "{rule: long_side, size: 128, pad: true}"])
 def test_images_of_many_sizes_share_the_graphs_behind_the_network(resize, graph_mode):
     segment = NetworkPredictor(config("eval.size_step=128", "eval.mode=flip", f"eval.resize={resize}"), PixelNet(),

@@ -39,7 +39,8 @@ def run(cfg, tmp_path_factory):
     averages = [Parameter(Tensor(p.asnumpy() + 1), name=f"ema.{p.name}") for p in net.trainable_params()[:1]]
     moments = [Parameter(Tensor(p.asnumpy()), name=f"moments.{p.name}") for p in net.trainable_params()]
     path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    save_checkpoint(path, [*net.get_parameters(), *moments, *averages], Progress(2, 20, 0.5, 20), cfg)
+    save_checkpoint(path, [*net.get_parameters(), *moments, *averages], Progress(2, 20, 0.5, 20), cfg,
+                    temperature=1.7)
     write_scores(path.with_name("eval.json"), path, cfg.data.class_names)
     return path
 
@@ -84,7 +85,7 @@ def test_a_published_checkpoint_is_small_named_by_its_content_and_works(call, cf
     assert path.stat().st_size < run.stat().st_size * 0.6
     arrays, extras = read_checkpoint(path)
     assert not [name for name in arrays if name.startswith(("aux", "moments", "ema"))]
-    assert (extras["epoch"], extras["best_miou"]) == (2, 0.5)
+    assert (extras["epoch"], extras["best_miou"], extras["temperature"]) == (2, 0.5, 1.7)
     page = (tmp_path / "README.md").read_text()
     assert page.count(digest) == page.count("`fast_scnn_camvid`") == page.count("## fast_scnn_camvid\n") == 1
     np.testing.assert_equal(weights_of(load_network(cfg, path)), weights_of(load_network(cfg, run)))
