@@ -242,6 +242,31 @@ class BatchNorm2d(nn.Cell):
         self.normalise_batch = ops.BatchNorm(is_training=True, epsilon=eps, momentum=1.0 - momentum)
         self.normalise_stored = ops.BatchNorm(is_training=False, epsilon=eps)
         self.newer = _newer("BatchNormExt")
+        self.activate_batch = self.activate_stored = self.slopes = None
+
+    def fuse(self, batch: nn.Cell, stored: nn.Cell, slopes: Tensor) -> None:
+        """Prepares :meth:`activate`.
+
+        Args:
+            batch: Operator from (x, gamma, beta, slopes) to the result, and mean, 1 / standard deviation and unbiased
+                variance of the batch.
+            stored: Operator from (x, scale, shift, slopes) to the result.
+            slopes: Slopes of an activation without parameters.
+        """
+        self.activate_batch, self.activate_stored, self.slopes = batch, stored, slopes
+
+    def activate(self, x: Tensor, slopes: Tensor) -> Tensor:
+        """Normalises (N, C, H, W), and multiplies what is negative then by ``slopes``, (C,) or (1,)."""
+        if self.training and not self.frozen:
+            result, mean, _, variance = self.activate_batch(x, self.gamma, self.beta, slopes)
+            self._track(self.moving_mean, mean)
+            self._track(self.moving_variance, variance)
+            return result
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.eps)
+        return self.activate_stored(x, scale, self.beta - self.moving_mean * scale, slopes)
+
+    def _track(self, moving: Parameter, value: Tensor) -> None:
+        assign(moving, self.momentum * moving + (1.0 - self.momentum) * ops.stop_gradient(value))
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to the same shape."""

@@ -17,6 +17,7 @@ from mindseg.config import Config
 from mindseg.errors import ConfigError, shorten
 
 EPSILON = 1e-6
+STRIDE = 32
 
 
 class PixelCrossEntropy(nn.Cell):
@@ -81,6 +82,11 @@ class PixelLoss(nn.Cell):
     Args:
         ignore_id: Label value of ignored pixels.
         class_weights: One weight per class, at least 0; None: 1 each.
+
+    Attributes:
+        fused: Operator that resizes logits and computes their cross entropy, see :func:`mindseg.engine.fusion.fuse_loss`;
+            None: plain operators, whose logits have the label's size.
+        corners: Number of its corner rule; None: the logits have the label's size.
     """
 
     def __init__(self, ignore_id: int = 255, class_weights: list[float] | None = None) -> None:
@@ -88,6 +94,7 @@ class PixelLoss(nn.Cell):
         self.ignore_id = ignore_id
         self.class_weights = None if class_weights is None else Tensor(class_weights, mstype.float32)
         self.pixel_loss = PixelCrossEntropy()
+        self.fused, self.corners = None, None
 
     def pixel_weights(self, label: Tensor) -> Tensor:
         """Looks up the weight of each pixel.
@@ -134,12 +141,15 @@ class PixelLoss(nn.Cell):
         """Computes the softmax cross entropy of each pixel.
 
         Args:
-            logits: (N, C, H, W) float.
-            label: (P,) int32 with P = N*H*W.
+            logits: (N, C, H, W) float, or smaller ones for the attribute ``corners``.
+            label: (N, H, W) int32.
 
         Returns:
-            (P,) float32; the values of ignored pixels are meaningless.
+            (P,) float32 with P = N*H*W; the values of ignored pixels are meaningless.
         """
+        if self.fused is not None:
+            size = _resized(label.shape, logits.shape, self.corners)
+            return ops.reshape(self.fused(cast(logits, mstype.float32), label, size), (-1,))
         n, c, h, w = logits.shape
         label = ops.reshape(self.clip_label(label, c), (n, 1, h * w))
         return ops.reshape(self.pixel_loss(self.by_pixel(logits), label), (-1,))
@@ -159,8 +169,7 @@ class CrossEntropyLoss(PixelLoss):
             logits: (N, C, H, W) float.
             label: (N, H, W) int32, in [0, C) or ``ignore_id``.
         """
-        label = label.reshape(-1)
-        weights = self.pixel_weights(label)
+        weights = self.pixel_weights(label.reshape(-1))
         return (self.cross_entropy(logits, label) * weights).sum() / ops.maximum(weights.sum(), EPSILON)
 
 
@@ -194,9 +203,9 @@ class OhemLoss(PixelLoss):
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
-        images, label = label.shape[0], label.reshape(-1)
+        images, labels, label = label.shape[0], label, label.reshape(-1)
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
-        losses = self.cross_entropy(logits, label) * valid
+        losses = self.cross_entropy(logits, labels) * valid
         count = valid.sum()
         kept = ops.floor(count / 16.0) if self.rule == "fraction" else ops.minimum(count, self.min_kept * images)
         lower, upper = self.hardest(ops.stop_gradient(losses), ops.maximum(kept, 1.0))
@@ -211,10 +220,10 @@ class OhemLoss(PixelLoss):
 
     def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the softmax cross entropy of each pixel, as :meth:`PixelLoss.cross_entropy` does."""
-        if not self.sorts:
+        if self.fused is not None or not self.sorts:
             return super().cross_entropy(logits, label)
         rows = cast(transpose(logits, (0, 2, 3, 1)).reshape(-1, logits.shape[1]), mstype.float32)
-        return self.softmax_loss(rows, self.clip_label(label, logits.shape[1]))
+        return self.softmax_loss(rows, self.clip_label(label.reshape(-1), logits.shape[1]))
 
     def hardest(self, losses: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Finds the smallest of the ``kept`` largest losses, or the threshold if that is smaller.
@@ -349,6 +358,16 @@ class SumLoss(PixelLoss):
         for i in range(1, len(self.weights)):
             total = total + self.weights[i] * self.losses[i](logits, label)
         return total
+
+
+@constexpr
+def _resized(label: tuple[int, ...], logits: tuple[int, ...], corners: int | None) -> Tensor:
+    """Size that the fused operator resizes logits to, and its corner rule, int32 (3,).
+
+    Networks pad images to multiples of ``STRIDE`` and resize logits to that size; the label covers its top left part.
+    """
+    size = logits[2:] if corners is None else [length + -length % STRIDE for length in label[1:]]
+    return Tensor(np.array([*size, corners or 0], np.int32))
 
 
 @constexpr

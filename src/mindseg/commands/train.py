@@ -20,6 +20,7 @@ from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
 from mindseg.drawing import side_by_side
+from mindseg.engine import fusion
 from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.device_checks import check_dropout
@@ -285,7 +286,11 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
                           average_statistics=not synchronised and not t.frozen_bn)
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
     optimizer = create_optimizer(o, net, steps, steps_per_epoch)
-    return TrainStep(net, create_loss(cfg.loss, ignore_id), optimizer, normalize, options, create_teacher(cfg))
+    loss, teacher = create_loss(cfg.loss, ignore_id), create_teacher(cfg)
+    if fusion.available() and t.amp_level == "O0":
+        fusion.fuse_network(net)
+        fusion.fuse_loss(net, loss, teacher is not None)
+    return TrainStep(net, loss, optimizer, normalize, options, teacher)
 
 
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:

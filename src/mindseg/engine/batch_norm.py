@@ -3,7 +3,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.communication import GlobalComm
 
-from mindseg.compat import BatchNorm2d, assign, cast, sync_batch_norm_kernel
+from mindseg.compat import BatchNorm2d, cast, sync_batch_norm_kernel
 from mindseg.models.layers import replace_batch_norm
 
 SMALL_BATCH = 8     # images per device below which published recipes synchronise BatchNorm
@@ -57,9 +57,6 @@ class SyncBatchNorm(BatchNorm2d):
         self._track(self.moving_variance, variance * (count / (count - 1)))
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         return cast(centred * scale.reshape(1, -1, 1, 1) + self.beta.reshape(1, -1, 1, 1), x.dtype)
-
-    def _track(self, moving: Tensor, value: Tensor) -> None:
-        assign(moving, self.momentum * moving + (1.0 - self.momentum) * ops.stop_gradient(value))
 
 
 def synchronise_batch_norm(net: nn.Cell, mode: str, device_target: str, size: int, batch: int) -> bool:

@@ -100,6 +100,9 @@ class ConvBNAct(nn.Cell):
         channels: Channels of its output.
         act: Activation, or None.
         eps: Small number that BatchNorm adds to the variance.
+
+    Attributes:
+        fused: BatchNorm and activation are one operator, see :func:`mindseg.engine.fusion.fuse_network`.
     """
 
     def __init__(self, conv: nn.Cell, channels: int, act: nn.Cell | None = None, eps: float = 1e-5) -> None:
@@ -107,10 +110,15 @@ class ConvBNAct(nn.Cell):
         self.conv = conv
         self.bn = BatchNorm2d(channels, eps)
         self.act = act
+        self.fused = False
+        self.learns = isinstance(act, PReLU)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H / stride, W / stride)."""
-        x = self.bn(self.conv(x))
+        x = self.conv(x)
+        if self.fused:
+            return self.bn.activate(x, self.act.slope if self.learns else self.bn.slopes)
+        x = self.bn(x)
         return x if self.act is None else self.act(x)
 
 
@@ -136,6 +144,11 @@ class ConvBNReLU(ConvBNAct):
         padding = kernel // 2 if padding is None else padding
         super().__init__(conv2d(in_channels, out_channels, kernel, stride, padding, 1, groups, bias, he_init),
                          out_channels, {"relu": nn.ReLU, "relu6": nn.ReLU6}[act]() if act else None, eps)
+
+
+@constexpr
+def _constants(value: float, count: int) -> Tensor:
+    return Tensor(np.full(count, value, np.float32))
 
 
 class Scale(nn.Cell):
@@ -168,6 +181,9 @@ class PReLU(nn.Cell):
 
     Args:
         channels: Number of slopes: 1, or one per channel.
+
+    Attributes:
+        fused: Operator that does it in one pass, see :func:`mindseg.engine.fusion.fuse_network`; None: plain operators.
     """
 
     def __init__(self, channels: int = 1) -> None:
@@ -176,9 +192,12 @@ class PReLU(nn.Cell):
         self.scale = Scale()
         # One launch on Ascend; the CPU has no fast kernel, and its exporter cannot write it.
         self.prelu = None if kernels() == "cpu" else ops.PReLU()
+        self.fused = None
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to the same shape."""
+        if self.fused is not None:
+            return self.fused(x, _constants(1.0, x.shape[1]), _constants(0.0, x.shape[1]), self.slope)
         slope = cast(self.slope, x.dtype)
         if self.prelu is not None:
             return self.prelu(x, slope)
@@ -437,8 +456,10 @@ class SegmentationNetwork(nn.Cell):
     Attributes:
         upsampling: Corner rule of the bilinear resize that ends the network, see :func:`resize_bilinear`; the logits
             of ``predict`` then have any size. None: ``predict`` makes them as large as they shall be.
+        resizes: Resize in training, too. False: the loss does it.
     """
     upsampling: bool | None = None
+    resizes = True
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes logits of padded images, in evaluation those of the main head alone.
@@ -464,9 +485,12 @@ class SegmentationNetwork(nn.Cell):
 
         Returns:
             In evaluation (N, num_classes, H, W), in training a tuple of such logits: main head, auxiliary heads. The
-            logits of ENet's encoder alone are 1/8 as large in training, rounded up.
+            logits of ENet's encoder alone are 1/8 as large in training, rounded up, and so are those that the loss
+            resizes.
         """
         padded = pad_to_multiple(x)
+        if self.training and not self.resizes:
+            return self.predict(padded)
         outputs = ()
         for logits in self.predict(padded):
             if self.upsampling is not None:

@@ -1,0 +1,64 @@
+"""The library of C++ operators for training and evaluation on a CPU: built once, used where it is there.
+
+It lies in the user's cache folder under a name that contains a hash of its sources, so a changed source is never run
+with an old library. Without it, or with ``MINDSEG_CPU_KERNELS=0``, MindSpore's own operators do the same work.
+"""
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from mindseg.errors import UserError, first_line
+
+SWITCH = "MINDSEG_CPU_KERNELS"
+_SOURCES = Path(__file__).resolve().parent / "csrc"
+# No flag that depends on this machine: the functions that matter are compiled for several instruction sets.
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+
+
+def library_path() -> Path:
+    """Place of the library of this version, built or not."""
+    digest = hashlib.sha256(" ".join((*_FLAGS, platform.machine())).encode())
+    for source in sorted(_SOURCES.iterdir()):
+        digest.update(source.name.encode() + source.read_bytes())
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache_home / "mindseg" / f"libmindseg_cpu-{digest.hexdigest()[:12]}.so"
+
+
+@cache
+def installed_library() -> str | None:
+    """Path of the library, if it was built and is not switched off; asked once a process."""
+    path = library_path()
+    return str(path) if os.environ.get(SWITCH) != "0" and path.is_file() else None
+
+
+def build_library() -> Path:
+    """Compiles the library, if it is not there yet.
+
+    Returns:
+        Its place.
+
+    Raises:
+        UserError: There is no C++ compiler, or it fails.
+    """
+    path = library_path()
+    if path.is_file():
+        return path
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise UserError("no C++ compiler: install g++ (Debian: apt install g++), or name one in CXX")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    command = [compiler, *_FLAGS, "-o", str(temporary), *map(str, sorted(_SOURCES.glob("*.cc")))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{compiler} cannot compile the CPU kernels ({first_line(done.stderr)}); GCC 9 or newer "
+                            "with OpenMP is needed")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
