@@ -48,3 +48,4 @@ if [ "$(cat ".venv/installed-$kind" 2>/dev/null)" != "$stamp" ]; then
   echo "$stamp" >".venv/installed-$kind"
   echo "done; next: source .venv/bin/activate"
 fi
+.venv/bin/python -m mindseg build-kernels >/dev/null

@@ -18,6 +18,9 @@ if "ONEDNN_MAX_CPU_ISA" not in os.environ:
             "Import mindseg first or set ONEDNN_MAX_CPU_ISA=AVX2.", RuntimeWarning, stacklevel=2)
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
 
+# Threads of our own operators (cpu_kernels) sleep while they wait for work: MindSpore's threads need the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # MindSpore's warnings (a missing Ascend toolkit on a CPU, say) would drown our own lines; 3 shows errors only.
 os.environ.setdefault("GLOG_v", "3")
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "calibrate": "fit the confidence of a checkpoint to its accuracy",
     "publish": "write a small checkpoint of parameters and configuration",
     "plan": "predict how long a training takes on Ascend cards",
+    "build-kernels": "compile the C++ operators for training and evaluation on a CPU",
     "quantize": "write an int8 ONNX model", "convert-ascend": "call ATC or MindSpore Lite's converter",
     "doctor": "check what a device computes, and how fast; write one file to send back",
 }

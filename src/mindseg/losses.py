@@ -84,8 +84,8 @@ class PixelLoss(nn.Cell):
         class_weights: One weight per class, at least 0; None: 1 each.
 
     Attributes:
-        fused: Operator that resizes logits and computes their cross entropy, see :func:`mindseg.engine.fusion.fuse_loss`;
-            None: plain operators, whose logits have the label's size.
+        fused: Operator that resizes logits and computes their cross entropy; None: plain operators, whose logits have
+            the label's size. See :func:`mindseg.cpu_kernels.fusion.fuse_loss`.
         corners: Number of its corner rule; None: the logits have the label's size.
     """
 

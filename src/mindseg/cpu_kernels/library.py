@@ -3,6 +3,7 @@
 It lies in the user's cache folder under a name that contains a hash of its sources, so a changed source is never run
 with an old library. Without it, or with ``MINDSEG_CPU_KERNELS=0``, MindSpore's own operators do the same work.
 """
+import ctypes
 import hashlib
 import os
 import platform
@@ -47,7 +48,7 @@ def build_library() -> Path:
     path = library_path()
     if path.is_file():
         return path
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    compiler = shutil.which(os.environ.get("CXX") or "g++")
     if compiler is None:
         raise UserError("no C++ compiler: install g++ (Debian: apt install g++), or name one in CXX")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +57,18 @@ def build_library() -> Path:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UserError(f"{compiler} cannot compile the CPU kernels ({first_line(done.stderr)}); GCC 9 or newer "
-                            "with OpenMP is needed")
+            reason = first_line(RuntimeError(done.stderr or f"exit status {done.returncode}"))
+            raise UserError(f"{compiler} cannot compile the CPU kernels ({reason}); install GCC 9 or newer")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def set_threads(count: int) -> None:
+    """Sets the threads of each operator; results do not depend on it.
+
+    Args:
+        count: Number of threads; 0: as many as there are cores.
+    """
+    ctypes.CDLL(installed_library()).mindseg_set_threads(count)

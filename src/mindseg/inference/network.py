@@ -11,6 +11,7 @@ from mindspore import dtype as mstype
 
 from mindseg.compat import cast, device_target, take, take_along, transpose
 from mindseg.config import Config
+from mindseg.cpu_kernels.fusion import fuse_network
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.labels import IGNORE
 from mindseg.inference.decision import decide_by_logits, decide_by_sums
@@ -238,6 +239,7 @@ class NetworkPredictor:
         d, e = cfg.data, cfg.eval
         normalize = Normalize(d.mean, d.std, d.value_range)
         self.net = net
+        fuse_network(net, cfg.runtime.threads)
         self.info = info
         self.color_order = d.color_order
         self.gives_confidence = True

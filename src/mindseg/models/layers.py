@@ -102,7 +102,7 @@ class ConvBNAct(nn.Cell):
         eps: Small number that BatchNorm adds to the variance.
 
     Attributes:
-        fused: BatchNorm and activation are one operator, see :func:`mindseg.engine.fusion.fuse_network`.
+        fused: BatchNorm and activation are one operator, see :func:`mindseg.cpu_kernels.fusion.fuse_network`.
     """
 
     def __init__(self, conv: nn.Cell, channels: int, act: nn.Cell | None = None, eps: float = 1e-5) -> None:
@@ -183,7 +183,7 @@ class PReLU(nn.Cell):
         channels: Number of slopes: 1, or one per channel.
 
     Attributes:
-        fused: Operator that does it in one pass, see :func:`mindseg.engine.fusion.fuse_network`; None: plain operators.
+        fused: Operator that does it in one pass, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: several.
     """
 
     def __init__(self, channels: int = 1) -> None:

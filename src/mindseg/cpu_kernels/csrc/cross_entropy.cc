@@ -9,9 +9,9 @@
 namespace mindseg {
 namespace {
 
-constexpr int64_t kPiece = 256;     // pixels of a row that are worked on at a time: their logits stay in the L1 cache
+constexpr int64_t kPiece = 256;  // pixels of a row that are worked on at a time: their logits stay in the L1 cache
 
-enum Rule { kBorders = 0, kCorners = 1, kTopLeft = 2 };     // what coincides when an axis is resized
+enum Rule { kBorders = 0, kCorners = 1, kTopLeft = 2 };  // what coincides when an axis is resized
 
 // For each pixel of an axis after the resize: the two pixels before, and the second one's weight.
 struct Axis {
@@ -39,7 +39,7 @@ struct Axis {
 // |r| <= log(2) / 2, then a polynomial. Compilers turn it into vector instructions.
 inline float Exp(float x) {
   x = std::max(x, -87.0f);
-  const float shifted = x * 1.44269504f + 12582912.0f;      // 1.5 * 2^23: the sum's low bits are the rounded product
+  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the rounded product
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -147,7 +147,7 @@ struct Job {
   int64_t small_width;
   int64_t height;
   int64_t width;
-  bool exact;      // the logits are as large as they shall be
+  bool exact;  // the logits are as large as they shall be
   Axis rows;
   Axis columns;
 
@@ -170,8 +170,8 @@ struct Job {
 };
 
 bool Fits(const Arguments& a, int count) {
-  return a.count == count && a.Is(0, 4, "float32") && a.Is(1, 3, "int32") && a.Is(2, 1, "int32") &&
-         a.Dim(2, 0) == 3 && a.Dim(0, 0) == a.Dim(1, 0) && a.Dim(1, 1) <= a.Ints(2)[0] && a.Dim(1, 2) <= a.Ints(2)[1];
+  return a.count == count && a.Is(0, 4, "float32") && a.Is(1, 3, "int32") && a.Is(2, 1, "int32") && a.Dim(2, 0) == 3 &&
+         a.Dim(0, 0) == a.Dim(1, 0) && a.Dim(1, 1) <= a.Ints(2)[0] && a.Dim(1, 2) <= a.Ints(2)[1];
 }
 
 // Buffers of one thread.
@@ -216,7 +216,7 @@ MINDSEG_OPERATOR(mindseg_cross_entropy) {
   const Arguments& a = arguments;
   if (!Fits(a, 4)) return kWrongArguments;
   const Job job(a);
-#pragma omp parallel
+#pragma omp parallel num_threads(Threads())
   {
     Scratch scratch(job);
 #pragma omp for schedule(static)
@@ -257,7 +257,7 @@ int64_t PieceGradients(const Arguments& a, const Job& job, int64_t row, int64_t 
 
 // The gradient where nothing is resized; rows and columns beyond the label get 0.
 void ExactGradient(const Arguments& a, const Job& job) {
-#pragma omp parallel
+#pragma omp parallel num_threads(Threads())
   {
     Scratch scratch(job);
 #pragma omp for schedule(static)
@@ -278,7 +278,7 @@ void ExactGradient(const Arguments& a, const Job& job) {
 // both; two sets of sums keep tasks apart, and are added at the end.
 void ResizedGradient(const Arguments& a, const Job& job) {
   std::vector<float> others(static_cast<size_t>(a.Size(0)));
-#pragma omp parallel
+#pragma omp parallel num_threads(Threads())
   {
     Scratch scratch(job);
     std::vector<float> upper(static_cast<size_t>(job.classes * job.width));

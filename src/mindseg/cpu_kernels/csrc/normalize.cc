@@ -1,5 +1,6 @@
 // BatchNorm with an activation, and activations alone. Each reads its input as seldom as possible: twice forward and
-// twice backward while training, where MindSpore's BatchNorm and a PReLU of plain operators read and write it ten times.
+// twice backward while training, where MindSpore's BatchNorm and a PReLU of plain operators read and write it ten
+// times.
 //
 // Every activation here is  f(z) = z > 0 ? min(z, cap) : slope * z.
 //   identity: slope 1, no cap; ReLU: slope 0; ReLU6: slope 0, cap 6; PReLU: a slope for all channels, or one for each.
@@ -12,8 +13,8 @@
 namespace mindseg {
 namespace {
 
-constexpr int64_t kBlock = 4096;           // values that are summed up in float32, then added in float64
-constexpr int64_t kParallel = 1 << 15;     // fewer values are not worth the start of threads
+constexpr int64_t kBlock = 4096;        // values that are summed up in float32, then added in float64
+constexpr int64_t kParallel = 1 << 15;  // fewer values are not worth the start of threads
 
 // What turns the values of one channel into results.
 struct Channel {
@@ -141,7 +142,7 @@ MINDSEG_OPERATOR(mindseg_activate) {
     return kWrongArguments;
   }
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
-#pragma omp parallel for schedule(static) if (a.Size(0) > kParallel)
+#pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
   for (int64_t plane = 0; plane < p.images * p.channels; ++plane) {
     const int64_t c = plane % p.channels;
     Activate(a.Floats(0) + plane * p.pixels, a.Output(5) + plane * p.pixels, p.pixels,
@@ -160,7 +161,7 @@ MINDSEG_OPERATOR(mindseg_activate_grad) {
   }
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
   std::vector<double> slopes(static_cast<size_t>(p.channels));
-#pragma omp parallel for schedule(static) if (a.Size(0) > kParallel)
+#pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
   for (int64_t c = 0; c < p.channels; ++c) {
     const Channel channel{a.Floats(1)[c], a.Floats(2)[c], a.Floats(3)[c * step], a.Floats(4)[0]};
     const Sums sums = SumsOfChannel(a.Floats(0), a.Floats(5), p, c, channel, 0, 1);
@@ -186,7 +187,7 @@ MINDSEG_OPERATOR(mindseg_batch_norm) {
     return kWrongArguments;
   }
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
-#pragma omp parallel for schedule(static) if (a.Size(0) > kParallel)
+#pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
   for (int64_t c = 0; c < p.channels; ++c) {
     double seen = 0;
     double mean = 0;
@@ -221,15 +222,15 @@ MINDSEG_OPERATOR(mindseg_batch_norm_grad) {
   if (!AreSlopes(a, 3, p.channels)) return kWrongArguments;
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
   std::vector<double> slopes(static_cast<size_t>(p.channels));
-#pragma omp parallel for schedule(static) if (a.Size(0) > kParallel)
+#pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
   for (int64_t c = 0; c < p.channels; ++c) {
     const double mean = a.Floats(5)[c];
     const double inverse = a.Floats(6)[c];
     const double scale = a.Floats(1)[c] * inverse;
     const Channel channel{static_cast<float>(scale), static_cast<float>(a.Floats(2)[c] - mean * scale),
                           a.Floats(3)[c * step], a.Floats(4)[1]};
-    const Sums sums = SumsOfChannel(a.Floats(0), a.Floats(7), p, c, channel, static_cast<float>(mean),
-                                    static_cast<float>(inverse));
+    const Sums sums =
+        SumsOfChannel(a.Floats(0), a.Floats(7), p, c, channel, static_cast<float>(mean), static_cast<float>(inverse));
     a.Output(9)[c] = static_cast<float>(sums.dz_x);
     a.Output(10)[c] = static_cast<float>(sums.dz);
     slopes[static_cast<size_t>(c)] = sums.slope;

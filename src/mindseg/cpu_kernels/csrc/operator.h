@@ -2,8 +2,8 @@
 //
 // An operator gets its inputs and then its outputs, all contiguous. Results do not depend on the number of threads:
 // each task writes its own values, and sums over tasks are added in a fixed order.
-#ifndef MINDSEG_KERNELS_CSRC_OPERATOR_H_
-#define MINDSEG_KERNELS_CSRC_OPERATOR_H_
+#ifndef MINDSEG_CPU_KERNELS_CSRC_OPERATOR_H_
+#define MINDSEG_CPU_KERNELS_CSRC_OPERATOR_H_
 
 #include <cstdint>
 #include <cstring>
@@ -17,6 +17,9 @@
 #endif
 
 namespace mindseg {
+
+// Threads of each operator, see threads.cc.
+int Threads();
 
 enum Status { kOk = 0, kWrongArguments = 1 };
 
@@ -48,12 +51,11 @@ struct Planes {
 
 }  // namespace mindseg
 
-#define MINDSEG_OPERATOR(name)                                                                            \
-  static int name##Run(const mindseg::Arguments& arguments);                                             \
-  extern "C" int name(int count, void** data, int* ranks, int64_t** shapes, const char** types, void*,    \
-                      void*) {                                                                            \
-    return name##Run(mindseg::Arguments{count, data, ranks, shapes, types});                             \
-  }                                                                                                       \
+#define MINDSEG_OPERATOR(name)                                                                                  \
+  static int name##Run(const mindseg::Arguments& arguments);                                                    \
+  extern "C" int name(int count, void** data, int* ranks, int64_t** shapes, const char** types, void*, void*) { \
+    return name##Run(mindseg::Arguments{count, data, ranks, shapes, types});                                    \
+  }                                                                                                             \
   static int name##Run(const mindseg::Arguments& arguments)
 
-#endif  // MINDSEG_KERNELS_CSRC_OPERATOR_H_
+#endif  // MINDSEG_CPU_KERNELS_CSRC_OPERATOR_H_

@@ -1,0 +1,312 @@
+"""The C++ operators against NumPy in float64, their gradients, their threads, and the networks that use them."""
+import ctypes
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mindspore as ms
+from mindspore import Tensor
+
+from mindseg.config import SCHEMA_FILE, load_config
+from mindseg.cpu_kernels import library, operators
+from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
+from mindseg.errors import UserError
+from mindseg.losses import create_loss
+from mindseg.models import create_model
+
+RULES = {0: False, 1: True, 2: "low"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built():
+    """The library, built before the first test asks for it."""
+    library.build_library()
+    library.installed_library.cache_clear()
+    assert library.installed_library()
+
+
+def call(name: str, *arrays: np.ndarray) -> int:
+    """Calls an operator as MindSpore does; outputs are arrays that it fills."""
+    count = len(arrays)
+    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    pointers = [ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64)) for shape in shapes]
+    return getattr(ctypes.CDLL(library.installed_library()), f"mindseg_{name}")(
+        count, (ctypes.c_void_p * count)(*[array.ctypes.data for array in arrays]),
+        (ctypes.c_int * count)(*[array.ndim for array in arrays]),
+        (ctypes.POINTER(ctypes.c_int64) * count)(*pointers),
+        (ctypes.c_char_p * count)(*[str(array.dtype).encode() for array in arrays]), None, None)
+
+
+def matrix(full: int, small: int, rule: int) -> np.ndarray:
+    """Linear interpolation along an axis, written out pixel by pixel, float64 (full, small)."""
+    result = np.zeros((full, small))
+    for i in range(full):
+        place = {0: max((i + 0.5) * small / full - 0.5, 0), 1: i * (small - 1) / max(full - 1, 1),
+                 2: i * small / full}[rule]
+        place = min(place, small - 1)
+        low = int(place)
+        result[i, low] += 1 - (place - low)
+        if low + 1 < small:
+            result[i, low + 1] += place - low
+    return result
+
+
+def cross_entropy(logits, label, size, rule):
+    """Losses of the pixels, and the function from their gradients to those of the logits, in float64."""
+    rows, columns = matrix(size[0], logits.shape[2], rule), matrix(size[1], logits.shape[3], rule)
+    height, width = label.shape[1:]
+    full = (rows @ logits.astype(np.float64) @ columns.T)[:, :, :height, :width]
+    powers = np.exp(full - full.max(1, keepdims=True))
+    shares = powers / powers.sum(1, keepdims=True)
+    truth = np.arange(logits.shape[1])[None, :, None, None] == label[:, None]
+    losses = np.where(truth.any(1), -np.log(np.where(truth, shares, 0).sum(1) + ~truth.any(1)), 0)
+
+    def gradient(dlosses):
+        padded = np.zeros((len(label), logits.shape[1], *size))
+        padded[:, :, :height, :width] = (shares - truth) * (dlosses * truth.any(1))[:, None]
+        return rows.T @ padded @ columns
+
+    return losses, gradient
+
+
+SIZES = [((2, 19, 4, 8), (32, 64), (30, 61)), ((1, 2, 1, 1), (32, 32), (5, 7)), ((1, 3, 7, 5), (20, 13), (20, 13)),
+         ((2, 11, 9, 33), (288, 1056), (270, 1040)), ((2, 5, 32, 64), (32, 64), (31, 60)),
+         ((3, 21, 6, 300), (6, 300), (6, 300))]
+
+
+@pytest.mark.parametrize(("shape", "full", "label_size"), SIZES)
+@pytest.mark.parametrize("rule", RULES)
+def test_cross_entropy_of_resized_logits_and_its_gradient(rng, rule, shape, full, label_size):
+    logits = (4 * rng.standard_normal(shape)).astype(np.float32)
+    label = rng.integers(-1, shape[1] + 1, (shape[0], *label_size)).astype(np.int32)
+    label[label == shape[1]] = 255
+    dlosses = rng.standard_normal(label.shape).astype(np.float32)
+    size = np.array([*full, rule], np.int32)
+    losses, gradient = np.empty(label.shape, np.float32), np.full(shape, 7, np.float32)
+    assert call("cross_entropy", logits, label, size, losses) == 0
+    assert call("cross_entropy_grad", logits, label, size, dlosses, gradient) == 0
+    expected, gradient_of = cross_entropy(logits, label, full, rule)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(gradient, gradient_of(dlosses), rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
+
+
+def test_cross_entropy_keeps_the_digits_of_small_losses():
+    """Where a class is almost certain, 1 + x would round the loss x away."""
+    logits = np.zeros((1, 3, 1, 4), np.float32)
+    logits[0, 1] = [10, 20, 40, 200]
+    label, losses = np.ones((1, 1, 4), np.int32), np.empty((1, 1, 4), np.float32)
+    assert call("cross_entropy", logits, label, np.array([1, 4, 0], np.int32), losses) == 0
+    np.testing.assert_allclose(losses[0, 0, :3], 2 * np.exp(-np.array([10.0, 20.0, 40.0])), rtol=1e-4)
+    assert losses[0, 0, 3] < 1e-37
+
+
+ACTIVATIONS = {"identity": (1, 1.0, np.inf), "relu": (1, 0.0, np.inf), "relu6": (1, 0.0, 6.0),
+               "one slope": (1, None, np.inf), "slopes": (6, None, np.inf)}
+
+
+@pytest.mark.parametrize(("slopes", "slope", "cap"), ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(2, 6, 33, 57), (3, 6, 1, 1), (2, 6, 130, 70)])
+def test_batch_norm_with_an_activation_and_its_gradients(rng, shape, slopes, slope, cap):
+    channels = shape[1]
+    x = (3 * rng.standard_normal(shape) + 5).astype(np.float32)
+    gamma, beta, dy = (rng.standard_normal(s).astype(np.float32) for s in (channels, channels, shape))
+    alpha = np.full(slopes, slope, np.float32) if slope is not None else rng.normal(0, 0.3, slopes).astype(np.float32)
+    options, y = np.array([1e-5, cap], np.float32), np.empty_like(x)
+    mean, inverse, variance, dgamma, dbeta = np.empty((5, channels), np.float32)
+    assert call("batch_norm", x, gamma, beta, alpha, options, y, mean, inverse, variance) == 0
+    dx, dalpha = np.empty_like(x), np.empty(slopes, np.float32)
+    assert call("batch_norm_grad", x, gamma, beta, alpha, options, mean, inverse, dy, dx, dgamma, dbeta, dalpha) == 0
+
+    def along(values):
+        return values.astype(np.float64).reshape(1, -1, 1, 1)
+
+    x = x.astype(np.float64)
+    deviation = np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5)
+    normal = (x - x.mean((0, 2, 3), keepdims=True)) / deviation
+    z = normal * along(gamma) + along(beta)
+    np.testing.assert_allclose(y, np.where(z > 0, np.minimum(z, cap), along(alpha) * z), rtol=1e-4, atol=5e-6)
+    np.testing.assert_allclose(variance, x.var((0, 2, 3), ddof=1), rtol=1e-5)
+    dz = dy * np.where(z > 0, z < cap, along(alpha))
+    sums = dz.sum((0, 2, 3)), (dz * normal).sum((0, 2, 3))
+    count = x.size // channels
+    expected = along(gamma) / deviation * (dz - along(sums[0]) / count - normal * along(sums[1]) / count)
+    scale = np.abs(dy).max() * np.abs(gamma / deviation.ravel()).max()
+    np.testing.assert_allclose(dx, expected, rtol=1e-3, atol=1e-5 * scale)
+    np.testing.assert_allclose(dbeta, sums[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(dgamma, sums[1], rtol=1e-4, atol=1e-3)
+    below = (dy * np.where(z > 0, 0, z)).sum((0, 2, 3))
+    np.testing.assert_allclose(dalpha, below if slopes > 1 else below.sum(keepdims=True), rtol=1e-4, atol=1e-3)
+
+
+def test_activation_and_its_gradients(rng):
+    x, dy = rng.standard_normal((2, 2, 5, 9, 70)).astype(np.float32)
+    scale, shift, slopes = rng.standard_normal((3, 5)).astype(np.float32)
+    y, dx, (dscale, dshift, dslopes) = np.empty_like(x), np.empty_like(x), np.empty((3, 5), np.float32)
+    cap = np.array([0.7], np.float32)
+    assert call("activate", x, scale, shift, slopes, cap, y) == 0
+    assert call("activate_grad", x, scale, shift, slopes, cap, dy, dx, dscale, dshift, dslopes) == 0
+    s, t, a = (v.reshape(1, -1, 1, 1).astype(np.float64) for v in (scale, shift, slopes))
+    z = s * x + t
+    np.testing.assert_allclose(y, np.where(z > 0, np.minimum(z, cap), a * z), rtol=1e-5, atol=1e-6)
+    dz = dy * np.where(z > 0, z < cap, a)
+    np.testing.assert_allclose(dx, s * dz, rtol=1e-5, atol=1e-6)
+    for found, expected in ((dscale, dz * x), (dshift, dz), (dslopes, dy * np.where(z > 0, 0, z))):
+        np.testing.assert_allclose(found, expected.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(rng):
+    x, dy = rng.standard_normal((2, 2, 7, 64, 96)).astype(np.float32)
+    channels = rng.standard_normal((5, 7)).astype(np.float32)
+    label, size = rng.integers(0, 7, (2, 500, 700)).astype(np.int32), np.array([512, 768, 0], np.int32)
+    dlosses = rng.standard_normal(label.shape).astype(np.float32)
+    results = []
+    for threads in (1, 2, 3, 8):
+        library.set_threads(threads)
+        out = [np.empty(shape, np.float32) for shape in (x.shape, 7, 7, 1, label.shape, x.shape)]
+        slope = np.array([0.25], np.float32)
+        options = np.array([1e-5, np.inf], np.float32)
+        assert call("batch_norm_grad", x, *channels[:2], slope, options, *channels[2:4], dy, *out[:4]) == 0
+        assert call("cross_entropy", x, label, size, out[4]) == 0
+        assert call("cross_entropy_grad", x, label, size, dlosses, out[5]) == 0
+        results.append(b"".join(array.tobytes() for array in out))
+    library.set_threads(0)
+    assert len(set(results)) == 1
+
+
+def test_wrong_shapes_and_types_are_refused(rng):
+    x, channels = rng.standard_normal((2, 3, 4, 5)).astype(np.float32), np.ones(3, np.float32)
+    one, y = np.ones(1, np.float32), np.zeros((2, 3, 4, 5), np.float32)
+    label, size, losses = np.zeros((2, 4, 5), np.int32), np.array([4, 5, 0], np.int32), np.zeros((2, 4, 5), np.float32)
+    assert call("activate", x, channels, channels, one, one, y) == 0
+    assert call("activate", x.astype(np.float64), channels, channels, one, one, y) == 1
+    assert call("activate", x, channels[:2], channels, one, one, y) == 1
+    assert call("activate", x[0], channels, channels, one, one, y) == 1
+    assert call("cross_entropy", x, label, size, losses) == 0
+    assert call("cross_entropy", x, label.astype(np.int64), size, losses) == 1
+    assert call("cross_entropy", x, label, np.array([3, 5, 0], np.int32), losses) == 1      # smaller than the label
+    assert call("cross_entropy", x[:1], label, size, losses) == 1
+
+
+def loss_and_gradients(net, loss, image, label):
+    weights = ms.ParameterTuple(net.trainable_params())
+    function = ms.value_and_grad(lambda x, y: loss(net(x), y), None, weights)
+    value, gradients = function(image, label)
+    return float(value.asnumpy()), [gradient.asnumpy() for gradient in gradients]
+
+
+def load(net, values):
+    for param, value in zip(net.get_parameters(), values, strict=True):
+        param.set_data(Tensor(value))
+
+
+def distance(gradients, others):
+    """Norm of the difference of all gradients over the norm of the first ones."""
+    squares = [((one - two) ** 2).sum(dtype=np.float64) for one, two in zip(gradients, others, strict=True)]
+    return np.sqrt(sum(squares) / sum((one ** 2).sum(dtype=np.float64) for one in gradients))
+
+
+@pytest.mark.parametrize(("name", "loss_name"), [("fast_scnn", "cross_entropy"), ("enet", "ohem"),
+                                                 pytest.param("bisenetv2", "ohem", marks=pytest.mark.slow),
+                                                 pytest.param("fcn8s", "cross_entropy", marks=pytest.mark.slow)])
+def test_networks_with_and_without_the_operators(rng, name, loss_name):
+    """Loss, gradients, moving statistics and evaluation agree; names and number of parameters do not change."""
+    shape = (2, 3, 70, 101)
+    image = rng.standard_normal(shape).astype(np.float32)
+    noisy = image * (1 + 1e-6 * rng.standard_normal(shape)).astype(np.float32)
+    label = rng.integers(0, 5, (2, *shape[2:])).astype(np.int32)
+    label[:, :9] = 255
+    label = Tensor(label)
+    cfg = load_config(SCHEMA_FILE, ["model.num_classes=5", f"loss.name={loss_name}",
+                                    "loss.class_weights=[0.5, 2.0, 0.0, 1.0, 3.0]"])
+    results, start, noise = [], None, None
+    for fused in (False, True):
+        ms.set_seed(1)
+        options = {"fc_channels": 64} if name == "fcn8s" else {"dropout": 0.0}
+        net = create_model(name, num_classes=5, **options)
+        loss = create_loss(cfg.loss, 255)
+        net.set_train()
+        if fused:
+            load(net, start)
+            assert fuse_network(net)
+            fuse_loss(net, loss)
+        else:
+            start = [param.asnumpy().copy() for param in net.get_parameters()]
+            noise = loss_and_gradients(net, loss, Tensor(noisy), label)[1]
+            load(net, start)
+        value, gradients = loss_and_gradients(net, loss, Tensor(image), label)
+        statistics = {p.name: p.asnumpy().copy() for p in net.get_parameters() if ".moving_" in p.name}
+        net.set_train(False)
+        results.append((value, gradients, statistics, net(Tensor(image)).asnumpy()))
+    (value, gradients, statistics, logits), (value2, gradients2, statistics2, logits2) = results
+    assert value2 == pytest.approx(value, rel=1e-5)
+    # Rounding errors grow from BatchNorm to BatchNorm; the yardstick is what errors of 1e-6 in the image make of them.
+    assert distance(gradients, gradients2) < max(5 * distance(gradients, noise), 2e-3) < 0.2
+    assert statistics.keys() == statistics2.keys()
+    for key in statistics:
+        np.testing.assert_allclose(statistics2[key], statistics[key], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits2, logits, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
+
+
+def test_a_loss_that_needs_whole_logits_gets_them(rng):
+    """Dice beside cross entropy: only the latter uses its operator, and the network resizes."""
+    cfg = load_config(SCHEMA_FILE, ["loss.also={dice: 0.5}"])
+    net, loss = create_model("fast_scnn", num_classes=5), create_loss(cfg.loss, 255)
+    fuse_loss(net, loss)
+    assert net.resizes
+    logits = rng.standard_normal((2, 5, 32, 32)).astype(np.float32)
+    label = rng.integers(0, 5, (2, 32, 32)).astype(np.int32)
+    plain = create_loss(cfg.loss, 255)
+    values = [float(cell((Tensor(logits),), Tensor(label)).asnumpy()) for cell in (loss, plain)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_mixed_precision_keeps_mindspore_s_operators():
+    net = create_model("fast_scnn", num_classes=5)
+    net.to_float(ms.float16)
+    assert not fuse_network(net)
+
+
+def test_the_library_can_be_switched_off(tmp_path):
+    """In a process of its own: the switch is read once."""
+    code = "from mindseg.cpu_kernels.library import installed_library as f; print(f())"
+    runs = {}
+    for switch in ("0", "1"):
+        runs[switch] = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                                      env={**os.environ, library.SWITCH: switch}).stdout.strip()
+    assert runs == {"0": "None", "1": str(library.library_path())}
+
+
+def test_changed_sources_have_another_library(tmp_path, monkeypatch):
+    before = library.library_path()
+    (tmp_path / "a.cc").write_text("int main() {}\n")
+    monkeypatch.setattr(library, "_SOURCES", tmp_path)
+    assert library.library_path() != before
+    assert library.library_path().parent == before.parent
+
+
+@pytest.mark.parametrize(("compiler", "message"), [("/bin/false", "cannot compile the CPU kernels"),
+                                                   ("/nowhere/g++", "no C++ compiler")])
+def test_a_failing_compiler_is_named_and_leaves_nothing(tmp_path, monkeypatch, compiler, message):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(UserError, match=message.replace("+", r"\+")):
+        library.build_library()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_library_that_was_never_built_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.installed_library.cache_clear()
+    try:
+        assert library.installed_library() is None
+        assert not fuse_network(create_model("fast_scnn", num_classes=5))
+    finally:
+        monkeypatch.undo()
+        library.installed_library.cache_clear()
+
+
+def test_corner_rules_have_the_numbers_of_the_operator():
+    assert {value: key for key, value in operators.CORNERS.items()} == RULES
