@@ -197,11 +197,6 @@ def loss_and_gradients(net, loss, image, label):
     return float(value.asnumpy()), [gradient.asnumpy() for gradient in gradients]
 
 
-def load(net, values):
-    for param, value in zip(net.get_parameters(), values, strict=True):
-        param.set_data(Tensor(value))
-
-
 def distance(gradients, others):
     """Norm of the difference of all gradients over the norm of the first ones."""
     squares = [((one - two) ** 2).sum(dtype=np.float64) for one, two in zip(gradients, others, strict=True)]
@@ -215,13 +210,12 @@ def test_networks_with_and_without_the_operators(rng, name, loss_name):
     """Loss, gradients, moving statistics and evaluation agree; names and number of parameters do not change."""
     shape = (2, 3, 70, 101)
     image = rng.standard_normal(shape).astype(np.float32)
-    noisy = image * (1 + 1e-6 * rng.standard_normal(shape)).astype(np.float32)
     label = rng.integers(0, 5, (2, *shape[2:])).astype(np.int32)
     label[:, :9] = 255
     label = Tensor(label)
     cfg = load_config(SCHEMA_FILE, ["model.num_classes=5", f"loss.name={loss_name}",
                                     "loss.class_weights=[0.5, 2.0, 0.0, 1.0, 3.0]"])
-    results, start, noise = [], None, None
+    results, start = [], None
     for fused in (False, True):
         ms.set_seed(1)
         options = {"fc_channels": 64} if name == "fcn8s" else {"dropout": 0.0}
@@ -229,21 +223,20 @@ def test_networks_with_and_without_the_operators(rng, name, loss_name):
         loss = create_loss(cfg.loss, 255)
         net.set_train()
         if fused:
-            load(net, start)
+            for param, value in zip(net.get_parameters(), start, strict=True):
+                param.set_data(Tensor(value))
             assert fuse_network(net)
             fuse_loss(net, loss)
         else:
             start = [param.asnumpy().copy() for param in net.get_parameters()]
-            noise = loss_and_gradients(net, loss, Tensor(noisy), label)[1]
-            load(net, start)
         value, gradients = loss_and_gradients(net, loss, Tensor(image), label)
         statistics = {p.name: p.asnumpy().copy() for p in net.get_parameters() if ".moving_" in p.name}
         net.set_train(False)
         results.append((value, gradients, statistics, net(Tensor(image)).asnumpy()))
     (value, gradients, statistics, logits), (value2, gradients2, statistics2, logits2) = results
     assert value2 == pytest.approx(value, rel=1e-5)
-    # Rounding errors grow from BatchNorm to BatchNorm; the yardstick is what errors of 1e-6 in the image make of them.
-    assert distance(gradients, gradients2) < max(5 * distance(gradients, noise), 2e-3) < 0.2
+    # Rounding errors grow from BatchNorm to BatchNorm: errors of 1e-6 in the image alone change these gradients by 2 %.
+    assert distance(gradients, gradients2) < 0.1
     assert statistics.keys() == statistics2.keys()
     for key in statistics:
         np.testing.assert_allclose(statistics2[key], statistics[key], rtol=1e-4, atol=1e-5)
