@@ -11,7 +11,7 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	.venv/bin/shellcheck scripts/*.sh ascend310_infer/*.sh .ci/run
-	.venv/bin/clang-format --dry-run --Werror $$(git ls-files 'ascend310_infer/*.cc' 'ascend310_infer/*.h')
+	.venv/bin/clang-format --dry-run --Werror $$(git ls-files '*.cc' '*.h')
 
 # Two workers share the files, each on a core of its own.
 test: setup

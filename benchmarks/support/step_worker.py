@@ -1,4 +1,5 @@
 """One rank of benchmarks/step_modes.py: makes a training step whenever a file asks for it."""
+import resource
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,8 @@ def main() -> None:
         started = time.perf_counter()
         step(image, label, stop, True).asnumpy()
         done = folder / f"done{count}.{runtime.rank}"
-        done.with_suffix(f".{runtime.rank}.tmp").write_text(str(time.perf_counter() - started))
+        seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        done.with_suffix(f".{runtime.rank}.tmp").write_text(f"{seconds} {peak / 1024}")
         done.with_suffix(f".{runtime.rank}.tmp").rename(done)
         count += 1
 

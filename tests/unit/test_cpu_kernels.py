@@ -17,6 +17,7 @@ from mindseg.errors import UserError
 from mindseg.losses import create_loss
 from mindseg.models import create_model
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
 RULES = {0: False, 1: True, 2: "low"}
 
 
@@ -55,7 +56,7 @@ def matrix(full: int, small: int, rule: int) -> np.ndarray:
 
 
 def cross_entropy(logits, label, size, rule):
-    """Losses of the pixels, and the function from their gradients to those of the logits, in float64."""
+    """Returns the losses of the pixels, and the function from their gradients to those of the logits, in float64."""
     rows, columns = matrix(size[0], logits.shape[2], rule), matrix(size[1], logits.shape[3], rule)
     height, width = label.shape[1:]
     full = (rows @ logits.astype(np.float64) @ columns.T)[:, :, :height, :width]
@@ -94,7 +95,7 @@ def test_cross_entropy_of_resized_logits_and_its_gradient(rng, rule, shape, full
 
 
 def test_cross_entropy_keeps_the_digits_of_small_losses():
-    """Where a class is almost certain, 1 + x would round the loss x away."""
+    """1 + x would round the loss x of an almost certain class away."""
     logits = np.zeros((1, 3, 1, 4), np.float32)
     logits[0, 1] = [10, 20, 40, 200]
     label, losses = np.ones((1, 1, 4), np.int32), np.empty((1, 1, 4), np.float32)
@@ -191,9 +192,10 @@ def test_wrong_shapes_and_types_are_refused(rng):
 
 
 def loss_and_gradients(net, loss, image, label):
-    weights = ms.ParameterTuple(net.trainable_params())
-    function = ms.value_and_grad(lambda x, y: loss(net(x), y), None, weights)
-    value, gradients = function(image, label)
+    def forward(x, y):
+        return loss(net(x), y)
+
+    value, gradients = ms.value_and_grad(forward, None, ms.ParameterTuple(net.trainable_params()))(image, label)
     return float(value.asnumpy()), [gradient.asnumpy() for gradient in gradients]
 
 

@@ -21,7 +21,6 @@ from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
 from mindseg.drawing import side_by_side
-from mindseg.engine import fusion
 from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.device_checks import check_dropout

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mindseg.comm import broadcast_object
 from mindseg.config import Config, dump_config
+from mindseg.cpu_kernels.library import installed_library
 from mindseg.errors import ConfigError, UserError, shorten
 from mindseg.files import remove_leftovers, write_json
 from mindseg.runtime import Runtime, environment
@@ -135,7 +136,8 @@ def describe_run(cfg: Config, run_dir: Path, runtime: Runtime) -> None:
         if runtime.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             dump_config(cfg, run_dir / "config.yaml")
-            write_json(run_dir / "env.json", environment(runtime))
+            kernels = installed_library() if runtime.device_target == "CPU" else None
+            write_json(run_dir / "env.json", {**environment(runtime), "cpu_kernels": kernels and Path(kernels).name})
     except OSError as error:
         raise _not_writable(run_dir, error) from None
 
