@@ -2,7 +2,7 @@
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from mindseg.compat import SPLITS, cast, cut, split
+from mindseg.compat import SPLITS, cast, cut, kernels, split
 
 SMALL = 2**20       # values up to which a tensor goes into a buffer; to copy a larger one costs more than a launch
 
@@ -34,11 +34,12 @@ class Split(nn.Cell):
         groups = [tuple(sizes[i:i + 60]) for i in range(0, len(sizes), 60)]
         self.groups = tuple((sum(map(sum, groups[:i])), sum(group), group) for i, group in enumerate(groups))
         self.starts = tuple(sum(sizes[:i]) for i in range(len(sizes)))
+        self.splits = SPLITS or kernels() != "cpu"
         self.map = ops.HyperMap()
 
     def construct(self, buffer: Tensor, parameters: tuple[Parameter, ...]) -> tuple[Tensor, ...]:
         """Maps (P,) float32 to one tensor for each of the parameters."""
-        if not SPLITS:
+        if not self.splits:
             return self.map(ops.partial(_part, buffer), parameters, self.starts)
         parts = ()
         for start, count, sizes in self.groups:

@@ -345,7 +345,7 @@ SPLITS = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 8)
 
 
 def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Cuts (P,) into parts of these sizes, by one operator; only where ``SPLITS`` is True."""
+    """Cuts (P,) into parts of these sizes, by one operator; on a CPU only where ``SPLITS`` is True."""
     return SplitWithSize()(x, sizes, 0)
 
 
