@@ -26,9 +26,9 @@ MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
 NUM_CLASSES = 5
 RUN_FILES = {"summary.json", "inputs.txt", ".mindseg-files"}     # beside the results
-# Arguments of ``build``. -O1 compiles a third faster than the product's -O2 and lets as much be found.
-SANITIZED = (RUNNER / "build-sanitize", "-DSANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=Debug",
-             "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1")
+# Options of ``build``. -O1 compiles a third faster than the product's -O2 and lets as much be found.
+QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1")
+SANITIZED = (RUNNER / "build-sanitize", "-DSANITIZE=address,undefined", *QUICK)
 # Without the first TBB loads a library in a way that the sanitizers refuse; without the second the sanitizer itself
 # sometimes crashes, on a busy machine, over threads of TBB that end while the process does. Status 99 is no program's.
 SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1",
@@ -67,7 +67,7 @@ def build(folder: Path, *options: str) -> Path:
 def build_folder() -> Path:
     """The normal build with tests, made once a session. SEGMENT_TEST_BUILD names one made elsewhere (sanitizers)."""
     made_elsewhere = os.environ.get("SEGMENT_TEST_BUILD")
-    return Path(made_elsewhere) if made_elsewhere else build(BUILD)
+    return Path(made_elsewhere) if made_elsewhere else build(BUILD, *QUICK)
 
 
 def segment(*arguments: object, env: dict | None = None, timeout: float = 120) -> subprocess.CompletedProcess:

@@ -40,7 +40,7 @@ ELSEWHERE = {
     "FS-20": [RESUME],
     "FS-21": [SYSTEM + "eval_ranks.py::test_three_processes_give_the_same_matrix"],
     "FS-22": [UNIT + "inference.py::test_geometry_of_the_old_recipes"],
-    "FS-25": [UNIT + "runtime.py::test_data_come_in_before_and_results_go_out_after"],
+    "FS-25": [UNIT + "platforms.py::test_data_come_in_before_and_results_go_out_after_on_modelarts"],
     "FS-26": [SYSTEM + "deploy_export.py::test_command_line_refuses_air_and_writes_the_rest"],
     "FS-29": [CHAIN],
     "FS-31": [TWO_RANKS],

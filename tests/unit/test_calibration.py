@@ -60,6 +60,7 @@ def checkpoint(tmp_path, monkeypatch):
 
 def run(monkeypatch, *words):
     monkeypatch.setattr("sys.argv", ["mindseg calibrate", *map(str, words)])
+    monkeypatch.setattr(calibrate, "setup_runtime", lambda cfg: None)      # other tests may have used the device
     calibrate.main()
 
 

@@ -205,7 +205,8 @@ def distance(gradients, others):
     return np.sqrt(sum(squares) / sum((one ** 2).sum(dtype=np.float64) for one in gradients))
 
 
-@pytest.mark.parametrize(("name", "loss_name"), [("fast_scnn", "cross_entropy"), ("enet", "ohem"),
+@pytest.mark.parametrize(("name", "loss_name"), [("fast_scnn", "cross_entropy"),
+                                                 pytest.param("enet", "ohem", marks=pytest.mark.slow),
                                                  pytest.param("bisenetv2", "ohem", marks=pytest.mark.slow),
                                                  pytest.param("fcn8s", "cross_entropy", marks=pytest.mark.slow)])
 def test_networks_with_and_without_the_operators(rng, name, loss_name):
