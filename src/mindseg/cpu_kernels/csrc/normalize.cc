@@ -127,8 +127,10 @@ bool AreChannels(const Arguments& a, int i, int64_t channels) {
   return a.Is(i, 1, "float32") && a.Dim(i, 0) == channels;
 }
 
-bool AreSlopes(const Arguments& a, int i, int64_t channels) {
-  return AreChannels(a, i, channels) || AreChannels(a, i, 1);
+// Inputs 1 and 2 have a number for each channel; the slopes, input 3, likewise, or one for all.
+bool AreParameters(const Arguments& a, int64_t channels) {
+  return AreChannels(a, 1, channels) && AreChannels(a, 2, channels) &&
+         (AreChannels(a, 3, channels) || AreChannels(a, 3, 1));
 }
 
 }  // namespace
@@ -138,9 +140,7 @@ MINDSEG_OPERATOR(mindseg_activate) {
   const Arguments& a = arguments;
   if (a.count != 6 || !IsFeatureMap(a, 0)) return kWrongArguments;
   const Planes p = PlanesOf(a, 0);
-  if (!AreChannels(a, 1, p.channels) || !AreChannels(a, 2, p.channels) || !AreSlopes(a, 3, p.channels)) {
-    return kWrongArguments;
-  }
+  if (!AreParameters(a, p.channels)) return kWrongArguments;
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
 #pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
   for (int64_t plane = 0; plane < p.images * p.channels; ++plane) {
@@ -156,9 +156,7 @@ MINDSEG_OPERATOR(mindseg_activate_grad) {
   const Arguments& a = arguments;
   if (a.count != 10 || !IsFeatureMap(a, 0) || !IsFeatureMap(a, 5)) return kWrongArguments;
   const Planes p = PlanesOf(a, 0);
-  if (!AreChannels(a, 1, p.channels) || !AreChannels(a, 2, p.channels) || !AreSlopes(a, 3, p.channels)) {
-    return kWrongArguments;
-  }
+  if (!AreParameters(a, p.channels)) return kWrongArguments;
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
   std::vector<double> slopes(static_cast<size_t>(p.channels));
 #pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
@@ -183,9 +181,7 @@ MINDSEG_OPERATOR(mindseg_batch_norm) {
   const Arguments& a = arguments;
   if (a.count != 9 || !IsFeatureMap(a, 0)) return kWrongArguments;
   const Planes p = PlanesOf(a, 0);
-  if (!AreChannels(a, 1, p.channels) || !AreChannels(a, 2, p.channels) || !AreSlopes(a, 3, p.channels)) {
-    return kWrongArguments;
-  }
+  if (!AreParameters(a, p.channels)) return kWrongArguments;
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
 #pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
   for (int64_t c = 0; c < p.channels; ++c) {
@@ -216,10 +212,9 @@ MINDSEG_OPERATOR(mindseg_batch_norm_grad) {
   const Arguments& a = arguments;
   if (a.count != 12 || !IsFeatureMap(a, 0) || !IsFeatureMap(a, 7)) return kWrongArguments;
   const Planes p = PlanesOf(a, 0);
-  for (const int i : {1, 2, 5, 6}) {
-    if (!AreChannels(a, i, p.channels)) return kWrongArguments;
+  if (!AreParameters(a, p.channels) || !AreChannels(a, 5, p.channels) || !AreChannels(a, 6, p.channels)) {
+    return kWrongArguments;
   }
-  if (!AreSlopes(a, 3, p.channels)) return kWrongArguments;
   const int64_t step = a.Dim(3, 0) > 1 ? 1 : 0;
   std::vector<double> slopes(static_cast<size_t>(p.channels));
 #pragma omp parallel for schedule(static) num_threads(Threads()) if (a.Size(0) > kParallel)
