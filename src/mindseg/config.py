@@ -298,7 +298,7 @@ def find_config(name: str | Path) -> Path:
         ConfigError: The project has no configuration of that name.
     """
     path = Path(name)
-    if path.suffix or len(path.parts) > 1 or os.path.exists(path):
+    if path.suffix or len(path.parts) > 1 or os.path.isfile(path):     # a folder of that name may hold its data
         return path
     known = {file.stem: file for file in sorted(CONFIGS.glob("*/*.yaml")) if file.parent.name != "protocols"}
     if path.name not in known:

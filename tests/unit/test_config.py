@@ -45,6 +45,15 @@ def test_overrides_come_last_and_keep_the_type(tmp_path, base):
     assert isinstance(cfg.optim.momentum, float)
 
 
+def test_a_folder_does_not_hide_the_configuration_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fast_scnn_camvid").mkdir()
+    assert load_config("fast_scnn_camvid").model.num_classes == 11
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="mine: no configuration has this name or path"):
+        load_config("mine")
+
+
 def test_a_dump_loads_back_to_the_same_values(tmp_path, base):
     cfg = load_config(base, ["data.mean=[1, 2, 3]", "loss.class_weights=null", "data.root=null"])
     dump_config(cfg, tmp_path / "dump.yaml")
