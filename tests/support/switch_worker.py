@@ -24,8 +24,9 @@ SWITCHES = {
     "dropped overflow": ["optim.drop_overflow=true"],
     "O1": ["train.amp_level=O1", "optim.loss_scale=128"], "O2": ["train.amp_level=O2", "optim.loss_scale=128"],
     "O3": ["train.amp_level=O3", "optim.loss_scale=128"],
-    "frozen BatchNorm": ["train.frozen_bn=true"], "ohem": ["loss.name=ohem"], "bce": ["loss.name=bce"],
-    "dice": ["loss.name=dice"], "lovasz beside": ["loss.also={lovasz: 1.0}"],
+    "frozen BatchNorm": ["train.frozen_bn=true"], "bce": ["loss.name=bce"], "dice": ["loss.name=dice"],
+    # Untrained networks give each class about 1/19: with the threshold of the recipes, every pixel would be hard.
+    "ohem": ["loss.name=ohem", "loss.ohem_thresh=0.05"], "lovasz beside": ["loss.also={lovasz: 1.0}"],
     "class weights": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}"],
     "adamw": ["optim.name=adamw", "optim.lr=0.001"], "nesterov": ["optim.nesterov=true"],
     "no dropout": [], "encoder only": ["model.encoder_only=true", "loss.label_stride=8"],
