@@ -45,10 +45,10 @@ error: --set data.lr=0.01: unknown key 'data.lr'; did you mean 'optim.lr'?
   checkpoint. It is a configuration itself: `--config RUN/config.yaml` repeats the run.
 
 Types: `int`, `float` (also a whole number), `bool`, `str`, `dict`, `list`, `list[int]`, `list[int, 2]` (exactly two
-numbers); `a/b/c` lists the choices; a trailing `?` allows `null`; `> 0` or `>= 0, < 1` limits every number of the
-value. Sizes are in pixels, height before width. [configs/README.md](../configs/README.md) lists the recipes and their
-sources; [recipes.md](recipes.md), [data.md](data.md), [evaluation.md](evaluation.md) and
-[deployment.md](deployment.md) explain the keys.
+numbers); `a/b/c` lists the choices, `list[float]/auto` is a list or that word; a trailing `?` allows `null`; `> 0` or
+`>= 0, < 1` limits every number of the value. Sizes are in pixels, height before width.
+[configs/README.md](../configs/README.md) lists the recipes and their sources; [recipes.md](recipes.md),
+[data.md](data.md), [evaluation.md](evaluation.md) and [deployment.md](deployment.md) explain the keys.
 """
 SECTIONS = {
     "model": "The network. `null` takes the network's default; options of another network are errors.",
@@ -68,7 +68,8 @@ Checked when a configuration is loaded; the error names the keys and the value t
 - `model.num_classes` must be the data set's: 19 (`cityscapes`), 21 (`voc`), the length of `data.class_names` (`list`);
   one more with `data.void_class`.
 - `data.name: list` needs `data.class_names`. `data.ignore_id` must not be a class id.
-- `loss.class_weights` has one number per class. `loss.label_stride` must divide `data.resize` or `data.crop_size`.
+- `loss.class_weights` has one number per class. `loss.label_stride` must divide `data.resize` or `data.crop_size`, and
+  the sizes of `data.crop_schedule`, which goes neither with `data.resize` nor with `train.dataset_sink_mode`.
 - `eval.resize.center_crop` needs `eval.label_size: input`. `eval.stride` must not be larger than the window.
 - `train.global_batch` must be divisible by the number of devices, and the samples of one device by
   `train.device_batch`.

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from mindseg.config import Config, load_config
+from mindseg.data.loader import crop_phases
 from mindseg.errors import UserError, run_main
 from mindseg.files import write_json, write_text
 
@@ -34,10 +35,14 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = {
     "baseline": [],
     "crops": ["data.crop_size=[240,320]"],
+    "growing_crops": ["data.crop_schedule=[{until: 0.5, crop_size: [180, 240]}]"],
+    "class_weights": ["loss.class_weights=auto", "loss.class_weight_power=0.5"],
     "lovasz": ["loss.also={lovasz: 1.0}"],
     "photometric": ["data.photometric=true"],
     "ema": ["train.ema_decay=0.99"],
     "warm_start": [],       # with --warm_start
+    "combined": ["data.crop_size=[240,320]", "data.photometric=true", "loss.class_weights=auto",
+                 "loss.class_weight_power=0.5", "train.ema_decay=0.99"],
 }
 # Of every run: reproducible, on one core, with about five checkpoints.
 FIXED = ["runtime.threads=1", "data.num_workers=1", "train.run_eval=false", "train.keep_checkpoint_max=0",
@@ -142,8 +147,13 @@ def command(script: str, config: str, values: Sequence[str], *words: object) -> 
 
 
 def phases(cfg: Config) -> list[tuple[float, list[str]]]:
-    """Shares of a run that cost differently, each with the changes under which one of its steps can be measured."""
-    return [(1.0, [])]
+    """Shares of a run whose steps cost differently, each with the changes under which they can be measured."""
+    if not cfg.data.crop_schedule:
+        return [(1.0, [])]
+    ends, sizes = zip(*crop_phases(cfg.data), strict=True)
+    shares = np.diff(ends, prepend=0.0)
+    return [(float(share), ["data.crop_schedule=null", f"data.crop_size={list(size)}"])
+            for share, size in zip(shares, sizes, strict=True)]
 
 
 def measure(config: str, values: Sequence[str], folder: Path) -> tuple[float, float, int]:

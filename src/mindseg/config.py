@@ -2,8 +2,8 @@
 
 That file is the schema: its values are the defaults, and the comment behind each key reads ``type | meaning``. A type
 is ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list``, ``list[int]``, ``list[int, 2]`` (two numbers) or a choice
-``a/b/c``, where ``int`` and ``float`` stand for any number. A question mark behind it allows null, and ``> 0`` or
-``>= 0, <= 1`` limits every number in the value.
+``a/b/c``, where ``int`` and ``float`` stand for any number; ``list[float]/auto`` is a list or that word. A question
+mark behind it allows null, and ``> 0`` or ``>= 0, <= 1`` limits every number in the value.
 """
 import copy
 import difflib
@@ -29,7 +29,8 @@ _INSTALLED = Path(__file__).resolve().parent / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
 SCHEMA_FILE = CONFIGS / "_base_" / "defaults.yaml"
 _KEY_LINE = re.compile(r"^  (?P<key>\w+):.*?#\s*(?P<type>\S.*?)\s*\|\s*(?P<text>.*)$")
-_TYPE = re.compile(r"(?P<kind>list\[(?P<item>\w+)(?:, (?P<length>\d+))?\]|[\w/]+)(?P<null>\??)(?P<limits>.*)")
+_TYPE = re.compile(r"(?P<kind>list\[(?P<item>\w+)(?:, (?P<length>\d+))?\](?:/(?P<word>\w+))?|[\w/]+)(?P<null>\??)"
+                   r"(?P<limits>.*)")
 _PYTHON_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "dict": dict, "list": list}
 _NUMBERS = {"int", "float"}
 # Names that other toolkits have for keys.
@@ -154,7 +155,7 @@ def _has_type(value: Any, kind: str) -> bool:
 def _broken_rule(value: Any, type_text: str) -> str:
     """Rule of a type that a value breaks, as the end of an error message; "" if the value is legal."""
     spec = _TYPE.fullmatch(type_text)
-    if value is None and spec["null"]:
+    if (value is None and spec["null"]) or (spec["word"] and value == spec["word"]):
         return ""
     choices = spec["kind"].split("/")
     if spec["item"]:
@@ -278,9 +279,10 @@ def parse_override(text: str, schema: dict) -> tuple[str, str, Any]:
 
 
 def _is_text(type_text: str) -> bool:
-    """All values of a type are texts: ``str``, or a choice without a number."""
+    """All values of a type are texts: ``str``, or a choice without a number or a list."""
     choices = type_text.rstrip("?").split("/")
-    return choices == ["str"] or (len(choices) > 1 and _NUMBERS.isdisjoint(choices))
+    words = _NUMBERS.isdisjoint(choices) and not type_text.startswith("list")
+    return choices == ["str"] or (len(choices) > 1 and words)
 
 
 def _shown(text: str) -> str:
@@ -404,7 +406,7 @@ def check_rules(cfg: Config, origin: str) -> None:
     if 0 <= d.ignore_id < cfg.model.num_classes:
         raise ConfigError(f"{origin}: data.ignore_id = {d.ignore_id} is a class id; use 255")
     weights = cfg.loss.class_weights
-    if weights is not None and len(weights) != cfg.model.num_classes:
+    if isinstance(weights, list) and len(weights) != cfg.model.num_classes:
         raise ConfigError(f"{origin}: loss.class_weights has {len(weights)} numbers, but "
                           f"model.num_classes = {cfg.model.num_classes}; give one weight per class")
     for (section, name), kind in _MAPPINGS.items():
@@ -431,9 +433,28 @@ def _check_training(cfg: Config, origin: str) -> None:
     if o.warmup == "exponential" and o.warmup_factor <= 0:
         raise ConfigError(f"{origin}: optim.warmup_factor = {o.warmup_factor} must be greater than 0 with "
                           "optim.warmup = exponential")
-    size = d.resize or d.crop_size
-    if any(side % cfg.loss.label_stride for side in size):
-        raise ConfigError(f"{origin}: loss.label_stride = {cfg.loss.label_stride} must divide the training size {size}")
+    _check_crop_schedule(cfg, origin)
+    for size in [d.resize or d.crop_size, *(phase["crop_size"] for phase in d.crop_schedule or ())]:
+        if any(side % cfg.loss.label_stride for side in size):
+            raise ConfigError(f"{origin}: loss.label_stride = {cfg.loss.label_stride} must divide the training size "
+                              f"{size}")
+
+
+def _check_crop_schedule(cfg: Config, origin: str) -> None:
+    """Checks data.crop_schedule."""
+    before = 0.0
+    for phase in cfg.data.crop_schedule or ():
+        legal = (isinstance(phase, dict) and phase.keys() == {"until", "crop_size"}
+                 and not _broken_rule(phase["crop_size"], "list[int, 2] >= 32, <= 8192")
+                 and not _broken_rule(phase["until"], "float < 1") and phase["until"] > before)
+        if not legal:
+            raise ConfigError(f"{origin}: data.crop_schedule: {shorten(phase)} must be {{until: share, crop_size: "
+                              "[height, width]}, with shares of the run that rise between 0 and 1")
+        before = phase["until"]
+    if cfg.data.crop_schedule and (cfg.data.resize or cfg.train.dataset_sink_mode):
+        other = "data.resize" if cfg.data.resize else "train.dataset_sink_mode"
+        raise ConfigError(f"{origin}: data.crop_schedule does not go with {other}, whose batches have one size; turn "
+                          "one of them off")
 
 
 def _check_augmentation(cfg: Config, origin: str) -> None:

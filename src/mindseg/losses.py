@@ -466,9 +466,12 @@ def create_loss(cfg_loss: Config, ignore_id: int) -> MultiHeadLoss:
         ignore_id: Label value of ignored pixels.
 
     Raises:
-        ConfigError: A class weight is negative or all are 0, or an OHEM value is out of range.
+        ConfigError: The class weights are ``auto``, or one is negative, or all are 0, or an OHEM value is out of range.
     """
     c = cfg_loss
+    if c.class_weights == "auto":
+        raise ConfigError("loss.class_weights = auto: only train.py computes them; give numbers, as mindseg "
+                          "class-weights prints them")
     if c.class_weights is not None and (min(c.class_weights) < 0 or max(c.class_weights) == 0):
         raise ConfigError(f"loss.class_weights = {c.class_weights} must be at least 0, and one of them greater than 0")
     if "ohem" in (c.name, *(c.also or ())) and (not 0 < c.ohem_thresh < 1 or c.ohem_min_kept < 1):

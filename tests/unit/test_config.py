@@ -95,6 +95,20 @@ def test_a_dump_loads_back_to_the_same_values(tmp_path, base):
     ("data: {crop_size: [16, 64]}", ["data.crop_size", "32"]),
     ("data: {ignore_id: 3}", ["data.ignore_id"]),
     ("loss: {class_weights: [1.0, 2.0]}", ["loss.class_weights", "2", "19"]),
+    ("loss: {class_weights: automatic}", ["loss.class_weights = 'automatic'", "one of list[float], auto or null"]),
+    ("loss: {class_weight_power: 0}", ["loss.class_weight_power", "greater than 0"]),
+    ("data: {crop_schedule: [{until: 0.5}]}", ["data.crop_schedule", "{'until': 0.5}", "crop_size: [height, width]"]),
+    ("data: {crop_schedule: [{until: 1, crop_size: [64, 64]}]}", ["data.crop_schedule", "between 0 and 1"]),
+    ("data: {crop_schedule: [{until: 0, crop_size: [64, 64]}]}", ["data.crop_schedule", "between 0 and 1"]),
+    ("data: {crop_schedule: [{until: 0.5, crop_size: [64, 16]}]}", ["data.crop_schedule", "[64, 16]"]),
+    ("data: {crop_schedule: [{until: 0.5, crop_size: [64, 64]}, {until: 0.4, crop_size: [96, 96]}]}",
+     ["data.crop_schedule", "'until': 0.4", "rise"]),
+    ("data: {crop_schedule: [{until: 0.5, crop_size: [64, 64]}], resize: [96, 96]}",
+     ["data.crop_schedule does not go with data.resize"]),
+    ("data: {crop_schedule: [{until: 0.5, crop_size: [64, 64]}]}\ntrain: {dataset_sink_mode: true}",
+     ["data.crop_schedule does not go with train.dataset_sink_mode"]),
+    ("data: {crop_schedule: [{until: 0.5, crop_size: [64, 68]}]}\nloss: {label_stride: 8}",
+     ["loss.label_stride = 8", "[64, 68]"]),
     ("export: {opset: 9}", ["export.opset", "11"]),
     ("runtime: {seed: -1}", ["runtime.seed = -1", "at least 0"]),
     ("runtime: {seed: 4294967296}", ["runtime.seed = 4294967296", "at most 2147483647"]),
@@ -132,6 +146,12 @@ def test_a_wrong_override_is_named(base, override, words):
         load_config(base, [override])
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_list_or_a_word(base):
+    assert load_config(base, ["loss.class_weights=auto"]).loss.class_weights == "auto"
+    weights = load_config(base, ["loss.class_weights=[1, 2.5]", "model.num_classes=2"]).loss.class_weights
+    assert weights == [1, 2.5]
 
 
 def test_a_text_that_is_no_hashable_yaml_is_a_text(base):

@@ -55,6 +55,8 @@ def test_configuration_builds(path, output_counts):
     # FCN-8s' classifier of 4096 channels is half a gigabyte; its width changes nothing that is checked here.
     cfg = load_config(path, ["model.fc_channels=16"] if path.stem.startswith("fcn8s") else [])
     net = build_network(cfg)
+    if cfg.loss.class_weights == "auto":        # computed from the labels
+        cfg.loss.class_weights = [1.0] * cfg.model.num_classes
     loss = create_loss(cfg.loss, 255)
     outputs = count_outputs(cfg, net, output_counts)
     assert loss.weights is None or len(loss.weights) == outputs

@@ -368,3 +368,31 @@ def test_mixed_cityscapes_encodings_are_refused(tmp_path, rng):
     write_image(label, CITYSCAPES.id_to_train[cv2.imread(str(label), -1)])
     with pytest.raises(DataError, match=rf"{label.name}: label value 255"):
         list(train_loader("cityscapes", tmp_path).epoch(0))
+
+
+GROWING = "data.crop_schedule=[{until: 0.3, crop_size: [32, 32]}, {until: 0.5, crop_size: [32, 40]}]"
+
+
+def test_crops_grow_where_an_epoch_begins(tmp_path, rng):
+    """10 epochs: 3, 2 and 5 of each size; the last ones are as without a schedule."""
+    make_camvid(tmp_path, rng, 8)
+    plain = ["train.epochs=10", "data.scale_range=[1, 1]"]
+    loader = train_loader("camvid", tmp_path, GROWING, *plain)
+    sizes = [batch["label"].shape[1:] for epoch in range(10) for batch in loader.epoch(epoch)]
+    assert sizes == 6 * [(32, 32)] + 4 * [(32, 40)] + 10 * [(32, 48)]
+    usual = train_loader("camvid", tmp_path, *plain)
+    assert usual.steps_per_epoch == loader.steps_per_epoch
+    assert collect(loader, 5, 9) == collect(usual, 5, 9)
+    assert collect(loader, 0) == collect(train_loader("camvid", tmp_path, *plain, "data.crop_size=[32, 32]"), 0)
+    # 19 steps are 10 epochs of 2, too.
+    assert collect(train_loader("camvid", tmp_path, GROWING, *plain, "train.steps=19"), 2, 3) == collect(loader, 2, 3)
+
+
+def test_growing_crops_are_the_same_for_any_start_workers_and_ranks(tmp_path, rng):
+    make_camvid(tmp_path, rng, 8)
+    whole = collect(train_loader("camvid", tmp_path, GROWING, "train.epochs=10"), 2, 3, 5)
+    loader = train_loader("camvid", tmp_path, GROWING, "train.epochs=10", "data.num_workers=1")
+    assert collect(loader, 2, start_step=1) + collect(loader, 3, 5) == whole[4:]
+    ranks = [train_loader("camvid", tmp_path, GROWING, "train.epochs=10", rank=rank, size=2) for rank in range(2)]
+    rows = [collect(rank, 2, 3, 5) for rank in ranks]
+    assert [row for step in range(6) for rank in rows for row in rank[2 * step:2 * step + 2]] == whole

@@ -10,13 +10,19 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from mindspore import Parameter, Tensor
+
+from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.commands import build_trainaug, check_dataset
 from mindseg.commands import class_weights as class_weights_command
+from mindseg.config import load_config
 from mindseg.data.dataset_stats import DatasetStats, class_weights
 from mindseg.data.datasets import CITYSCAPES, VOC, list_samples
 from mindseg.data.labels import train_id_lut
 from mindseg.data.sources import FolderSource, open_source
-from mindseg.errors import DataError
+from mindseg.engine.class_weights import settle_class_weights
+from mindseg.errors import ConfigError, DataError
+from mindseg.losses import create_loss
 from tests.support.data import (
     BASE,
     config,
@@ -201,6 +207,9 @@ def test_weights_by_hand():
     # Shares 0.8, 0.25, 0.1: the median is 0.25.
     assert class_weights(pixels, image_pixels, "median") == pytest.approx([0.25 / 0.8, 1, 2.5, 0])
     assert class_weights(pixels, image_pixels, "inverse") == pytest.approx([300 / 960, 300 / 200, 300 / 40, 0])
+    for method in ("enet", "median", "inverse"):
+        assert class_weights(pixels, image_pixels, method, power=0.5) == pytest.approx(
+            np.sqrt(class_weights(pixels, image_pixels, method)))
     with pytest.raises(DataError, match="no labelled pixel"):
         class_weights(np.zeros(3), np.zeros(3), "enet")
     with pytest.raises(DataError, match="c = 1"):
@@ -219,6 +228,9 @@ def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
     done = run_cli("class-weights", "--config", CAMVID, "--set", f"data.root={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"class_weights: [{', '.join(expected)}]"
+    cfg = config("camvid", tmp_path / "d", "loss.class_weights=auto", "loss.class_weight_power=2")
+    settle_class_weights(cfg, None, 1, True)
+    assert cfg.loss.class_weights == pytest.approx([float(weight)**2 for weight in expected], rel=1e-3)
     cfg = config("camvid", tmp_path, f"data.mindrecord={tmp_path / 'x.mindrecord'}")
     counted = DatasetStats(open_source(cfg.data, "train"), train_id_lut(11, 11), images=False)
     assert np.array_equal(counted.class_pixels[:11], pixels)
@@ -227,6 +239,17 @@ def test_weights_from_folder_and_record(tmp_path, rng, run_cli):
     found, errors = check_dataset.check_split(cfg, "train", 5)
     assert (found.samples, errors) == (6, [])
     assert np.array_equal(found.values[:11], pixels)
+
+
+def test_a_resumed_run_keeps_its_class_weights(tmp_path):
+    """The labels, which may have changed, are not read again."""
+    saved = config("camvid", tmp_path, f"loss.class_weights={[*range(11)]}")
+    save_checkpoint(tmp_path / "last.ckpt", [Parameter(Tensor([1.0]), name="w")], Progress(), saved)
+    cfg = config("camvid", tmp_path / "gone", "loss.class_weights=auto")
+    settle_class_weights(cfg, tmp_path / "last.ckpt", 1, True)
+    assert cfg.loss.class_weights == [*range(11)]
+    with pytest.raises(ConfigError, match=r"loss\.class_weights = auto: only train\.py"):
+        create_loss(load_config(CAMVID, ["loss.class_weights=auto"]).loss, 255)
 
 
 def test_weights_refuse_a_bad_label(tmp_path, rng, monkeypatch):

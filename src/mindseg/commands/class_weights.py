@@ -1,11 +1,8 @@
 """Computes class weights for `loss.class_weights` from the labels of the training split."""
-from dataclasses import replace
-
 from mindseg.commands.arguments import add_config, create_parser, read_config
-from mindseg.data.dataset_stats import DatasetStats, class_weights
-from mindseg.data.datasets import dataset_info, list_samples
-from mindseg.data.sources import FolderSource, RecordSource, choose_lut
-from mindseg.errors import DataError
+from mindseg.data.dataset_stats import class_weights, training_labels
+from mindseg.data.datasets import dataset_info
+from mindseg.errors import UserError
 
 EXAMPLES = """examples:
   mindseg class-weights --config configs/enet/enet_cityscapes.yaml --set data.root=data/cityscapes
@@ -22,19 +19,14 @@ def main() -> None:
     parser.add_argument("--method", choices=["enet", "median", "inverse"], default="enet",
                         help="enet: 1/ln(c + share); median: median frequency; inverse: 1/share (default: enet)")
     parser.add_argument("--c", type=float, default=1.02, help="constant of enet (default: 1.02)")
+    parser.add_argument("--power", type=float, default=1.0, help="exponent of the weights (default: 1)")
     args = parser.parse_args()
     cfg = read_config(args.config, args.set)
-    info = dataset_info(cfg.data)
-    if cfg.data.mindrecord:
-        source = RecordSource(cfg.data.mindrecord)
-    else:
-        # The label stands in for the image, which is a hundred times larger and not needed.
-        source = FolderSource([replace(s, image=s.label or s.image) for s in list_samples(cfg.data, "train")])
-    stats = DatasetStats(source, choose_lut(info, source, cfg.data.label_file), images=False)
-    if stats.errors:
-        raise DataError(stats.errors[0])
+    if not 0 < args.power <= 4:
+        raise UserError(f"--power {args.power} must be greater than 0 and at most 4")
+    info, stats = dataset_info(cfg.data), training_labels(cfg.data)
     pixels, image_pixels = (counts[:len(info.classes)] for counts in (stats.class_pixels, stats.image_pixels))
-    weights = class_weights(pixels, image_pixels, args.method, args.c)
+    weights = class_weights(pixels, image_pixels, args.method, args.c, args.power)
     for name, count, weight in zip(info.classes, pixels, weights, strict=True):
         note = "" if count else "   absent"
         print(f"# {name:<16} {100 * count / pixels.sum():8.4f} %  {weight:9.4f}{note}")

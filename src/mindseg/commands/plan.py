@@ -185,6 +185,8 @@ def build_planned_step(cfg: Config, net: nn.Cell, batches: Batches, devices: int
     """
     # A target with a kernel for synchronised BatchNorm, which does not ask for the chip of this host.
     runtime = Runtime("GPU", 0, 0, devices)
+    if cfg.loss.class_weights == "auto":        # any numbers: the labels may not be here
+        cfg.loss.class_weights = [1.0] * cfg.model.num_classes
     step = build_step(cfg, net, runtime, batches, 1000, 100, dataset_info(cfg.data).ignore_id)
     step.gradients.checks = False
     return step
@@ -303,6 +305,8 @@ def plan(name: str, cfg: Config, cluster: Cluster, chip: chips.Chip, args: argpa
         hours = hours + together
         print(f"  total: {hours.text('h')}")
     print(f"  limit: {limit}; to change it: {ADVICE[limit]}")
+    if cfg.data.crop_schedule:
+        print("  note: counted with data.crop_size alone; the crops of data.crop_schedule take less")
     if cfg.model.name in NOTES:
         print(f"  note: {NOTES[cfg.model.name]}")
     return hours

@@ -23,6 +23,7 @@ from mindseg.data.sink import SinkLoader
 from mindseg.drawing import side_by_side
 from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
+from mindseg.engine.class_weights import settle_class_weights
 from mindseg.engine.device_checks import check_dropout
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder, removed_if_refused
@@ -236,6 +237,7 @@ def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: 
     log.info("%d training images, global batch %d = %d devices x %d micro-batches x %d, %d steps an epoch, %d in all",
              train_set.num_samples, cfg.train.global_batch, runtime.size, batches.accumulation, batches.part, per_epoch,
              steps)
+    settle_class_weights(cfg, last, runtime.size, runtime.is_main)
     net = build_network(cfg)
     if start.checkpoint and not continued and runtime.is_main:      # the others get rank 0's weights
         load_pretrained(net, cfg, start.checkpoint)

@@ -2,17 +2,19 @@
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mindseg.data.datasets import dataset_info, list_samples
 from mindseg.data.decode import check_sizes, decode_image, decode_label_values
 from mindseg.data.labels import IGNORE, UNMAPPED, describe_unmapped, has_unmapped
 from mindseg.data.pipeline import LoaderOptions, Pipeline
-from mindseg.data.sources import Source
+from mindseg.data.sources import FolderSource, RecordSource, Source, choose_lut
 from mindseg.errors import DataError
 
 
@@ -99,7 +101,8 @@ def _sums(pixels: np.ndarray) -> np.ndarray:
     return counts @ np.arange(256.0)[:, None] ** (0, 1, 2)
 
 
-def class_weights(pixels: np.ndarray, image_pixels: np.ndarray, method: str, c: float = 1.02) -> np.ndarray:
+def class_weights(pixels: np.ndarray, image_pixels: np.ndarray, method: str, c: float = 1.02,
+                  power: float = 1.0) -> np.ndarray:
     """Computes weights against class imbalance.
 
     Args:
@@ -109,6 +112,7 @@ def class_weights(pixels: np.ndarray, image_pixels: np.ndarray, method: str, c: 
             ``median``: median(f) / f with f the share in the images that hold the class (Eigen and Fergus 2015).
             ``inverse``: 1 / (C p), so that all classes weigh the same in sum.
         c: Constant of ``enet``, above 1.
+        power: Exponent of the weights, above 0.
 
     Returns:
         float64 (C,). A class without pixels gets 0 with ``median`` and ``inverse``.
@@ -121,13 +125,13 @@ def class_weights(pixels: np.ndarray, image_pixels: np.ndarray, method: str, c: 
     if method == "enet":
         if c <= 1:
             raise DataError(f"c = {c}: 1 / ln(c + p) needs c above 1")
-        return 1.0 / np.log(c + pixels / pixels.sum())
+        return np.log(c + pixels / pixels.sum()) ** -power
     if method == "median":
         share = pixels / np.maximum(image_pixels, 1)
         weight = np.median(share[pixels > 0]) / np.where(pixels > 0, share, 1)
     else:
         weight = pixels.sum() / (len(pixels) * np.maximum(pixels, 1))
-    return np.where(pixels > 0, weight, 0.0)
+    return np.where(pixels > 0, weight, 0.0) ** power
 
 
 class DatasetStats:
@@ -182,3 +186,23 @@ class DatasetStats:
         count, total, squares = np.maximum(sums[:, 0], 1), sums[:, 1], sums[:, 2]
         mean = total / count
         self.mean_std = mean, np.sqrt(np.maximum(squares / count - mean ** 2, 0))
+
+
+def training_labels(data: Mapping) -> DatasetStats:
+    """Statistics of the labels of the training split, whose images are not read.
+
+    Args:
+        data: Section ``data`` of a configuration.
+
+    Raises:
+        DataError: A label is broken, and ``data.on_error`` is not ``skip``.
+    """
+    if data["mindrecord"]:
+        source = RecordSource(data["mindrecord"])
+    else:
+        # The label stands in for the image, which is a hundred times larger and not needed.
+        source = FolderSource([replace(s, image=s.label or s.image) for s in list_samples(data, "train")])
+    stats = DatasetStats(source, choose_lut(dataset_info(data), source, data["label_file"]), images=False)
+    if stats.errors and data["on_error"] == "raise":
+        raise DataError(stats.errors[0])
+    return stats

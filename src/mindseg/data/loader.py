@@ -42,6 +42,7 @@ class _Decoder:
     lut: np.ndarray
     transform: TrainTransform | None
     options: LoaderOptions
+    early: tuple[tuple[int, TrainTransform], ...]
 
     def __call__(self, name: str, sample_index: np.ndarray, data: np.ndarray, label: np.ndarray) -> Row:
         epoch, repeat, index = (int(v) for v in sample_index)
@@ -59,7 +60,8 @@ class _Decoder:
             return rows[:, window.left:window.left + window.width]
 
         seed = (self.options.seed, _AUGMENT, epoch, repeat, zlib.crc32(name.encode()))
-        return name, *self.transform(decode_window, values, np.random.default_rng(seed))
+        transform = next((early for end, early in self.early if epoch < end), self.transform)
+        return name, *transform(decode_window, values, np.random.default_rng(seed))
 
 
 class Loader:
@@ -71,6 +73,7 @@ class Loader:
         lut: Label LUT, uint8 (256,).
         transform: Training transform; ``None``: evaluation, images and labels stay as they are.
         options: Options.
+        early: Transforms of the first epochs: each with the number of the epoch that no longer has it, in order.
 
     Attributes:
         info: Data set.
@@ -80,14 +83,14 @@ class Loader:
     """
 
     def __init__(self, source: Source, info: DatasetInfo, lut: np.ndarray, transform: TrainTransform | None,
-                 options: LoaderOptions) -> None:
+                 options: LoaderOptions, early: tuple[tuple[int, TrainTransform], ...] = ()) -> None:
         self.source, self.info, self.transform, self.options = source, info, transform, options
-        self._decode = _Decoder(source, lut, transform, options)
+        self._decode = _Decoder(source, lut, transform, options, early)
         self.num_samples = len(source)
         if transform is None:
             self.steps_per_epoch = len(range(options.rank, self.num_samples, options.size))
         else:
-            self.steps_per_epoch = math.ceil(self.num_samples * options.repeat / (options.batch_size * options.size))
+            self.steps_per_epoch = options.steps_per_epoch(self.num_samples)
         self.skipped: dict[int, str] = {}
         self._stream: Iterator[list] | None = None
         self._position: tuple[int, int] | None = None       # epoch and step that the running stream gives next
@@ -225,6 +228,24 @@ def train_transform(data: Mapping, lut: np.ndarray) -> TrainTransform:
     return TrainTransform(geometry, lut, fill, data["flip_prob"], data["blur_prob"], tuple(jitters), rgb, augment)
 
 
+def crop_phases(data: Mapping) -> list[tuple[float, tuple[int, int]]]:
+    """Training sizes of a run in order: the share of its epochs at which each ends (the last: 1), height and width.
+
+    Args:
+        data: Section ``data`` of a configuration.
+    """
+    early = [(float(phase["until"]), tuple(phase["crop_size"])) for phase in data["crop_schedule"] or ()]
+    return [*early, (1.0, tuple(data["resize"] or data["crop_size"]))]
+
+
+def _early_transforms(cfg: Mapping, lut: np.ndarray, steps_per_epoch: int) -> tuple[tuple[int, TrainTransform], ...]:
+    """Training transforms of ``data.crop_schedule``, each with the number of the epoch that no longer has it."""
+    steps, data = cfg["train"]["steps"], cfg["data"]
+    epochs = math.ceil(steps / steps_per_epoch) if steps else cfg["train"]["epochs"]
+    return tuple((round(share * epochs), train_transform({**data, "crop_size": size}, lut))
+                 for share, size in crop_phases(data)[:-1])
+
+
 def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_size: int | None = None) -> Loader:
     """Makes the loader of the training or the evaluation split.
 
@@ -255,4 +276,7 @@ def create_loader(cfg: Mapping, split: str, rank: int = 0, size: int = 1, batch_
     options = LoaderOptions(batch_size, rank, size, cfg["runtime"]["seed"], data["repeat"], workers,
                             data["prefetch"], data["on_error"] == "skip", data["color_order"] == "RGB")
     lut = choose_lut(info, source, data["label_file"])
-    return Loader(source, info, lut, train_transform(data, lut) if train else None, options)
+    if not train:
+        return Loader(source, info, lut, None, options)
+    early = _early_transforms(cfg, lut, options.steps_per_epoch(len(source)))
+    return Loader(source, info, lut, train_transform(data, lut), options, early)

@@ -1,4 +1,5 @@
 """MindSpore's data pipeline over encoded samples."""
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,14 @@ class LoaderOptions:
     prefetch: int = 4
     skip_errors: bool = False
     rgb: bool = True
+
+    def steps_per_epoch(self, samples: int) -> int:
+        """Batches of one training epoch, equal on all ranks.
+
+        Args:
+            samples: Number of samples, over all ranks.
+        """
+        return math.ceil(samples * self.repeat / (self.batch_size * self.size))
 
 
 class _Worker:

@@ -88,7 +88,7 @@ class Trainer:
         self.saved: Progress | None = None
         self.overflows = 0      # steps in a row with an overflow
         self.step_seconds = 0.0
-        self.compiled = False
+        self.compiled: tuple | None = None      # shape of the batches whose graph this process has compiled
         self.stopped = False
         self.signals = StopSignals()
         self.writers: list = []
@@ -185,8 +185,9 @@ class Trainer:
             finished = step % self.loader.steps_per_epoch == 0
             if finished or self.stopped or step == self.total or step % self.cfg.train.log_interval == 0:
                 window = self._log(window)
-            if not self.compiled:
+            if self.compiled != batch["image"].shape:
                 self._exclude_compilation(window, time.perf_counter() - started)
+                self.compiled = batch["image"].shape
             if finished:
                 seconds = time.perf_counter() - started
                 log.info("epoch %d finished in %.1f s, %.0f ms per step", self.progress.epoch, seconds,
@@ -246,11 +247,10 @@ class Trainer:
         return rest == 0 and epoch >= max(start, 1) and (epoch - start) % interval == 0
 
     def _exclude_compilation(self, window: LogWindow, seconds: float) -> None:
-        """Restarts the timing after the first step of a process, which compiles the graph."""
+        """Restarts the timing after a step that compiled the graph: the first of a process, or of a size of crops."""
         log.info("first step after %.1f s, with the compilation of the graph", seconds)
         window.started, window.data_s, window.untimed = time.perf_counter(), 0.0, len(window.losses)
         self.step_seconds = 0.0
-        self.compiled = True
 
     def _log(self, window: LogWindow) -> LogWindow:
         """Writes one log line and one row of metrics.csv, and starts the next window."""
