@@ -45,13 +45,16 @@ ROWS = (
     Row("fast_scnn", {"ppm_kernel": 3}, 19, 8, "3x3 fusion after the pyramid, as in the recipes above 70 % mIoU"),
     Row("fast_scnn", {"variant": "segmentron"}, 19, 8, "SegmenTron's: ReLU6, full 1x1 fusion, two auxiliary heads"),
     Row("fast_scnn", {"variant": "modelzoo"}, 19, 8, "the MindSpore model zoo's: one-sided first padding, two heads"),
+    Row("fast_scnn", {"variant": "zh320"}, 19, 8, "zh320's: padded first convolution, no auxiliary heads"),
     Row("enet", {}, 19, 2, "davidtvs': max-unpooling, one slope a PReLU"),
     Row("enet", {"unpool": "bilinear"}, 19, 2, "bilinear main branch in the decoder"),
     Row("enet", {"variant": "modelzoo"}, 20, 2, "the MindSpore model zoo's: bilinear, one slope a channel, 20 classes"),
+    Row("enet", {"variant": "zh320"}, 19, 2, "zh320's: max-unpooling, 1x1 convolution and bilinear resize at the end"),
     Row("enet", {"encoder_only": True}, 19, 8, "encoder and 1x1 classifier, for staged training"),
     Row("bisenetv2", {}, 19, 8, "CoinCheung's: head of 1024 channels, four auxiliary heads"),
     Row("bisenetv2", {"head_channels": 128}, 19, 8, "head of 128 channels"),
     Row("bisenetv2", {"variant": "modelzoo"}, 19, 8, "Rogersiy's: bilinear aggregation, epsilon 1e-3"),
+    Row("bisenetv2", {"variant": "zh320", "head_channels": 128}, 19, 8, "zh320's: bilinear, heads of 128 channels"),
     Row("fcn8s", {}, 21, 8, "VGG16-BN, fc6 and fc7 of 4096 channels"),
 )
 
@@ -129,6 +132,7 @@ QUOTED = (
     ("Fast-SCNN", "paper (1902.04502)", "68.0 Cityscapes test", "123.5 FPS, 1024x2048, Titan Xp"),
     ("Fast-SCNN", "mmsegmentation, 160k x 32, 3x3 pyramid fusion", "70.96 Cityscapes val", "56.45 FPS, V100"),
     ("Fast-SCNN", "SegmenTron, 1000 epochs x 12", "68.9 Cityscapes val", "145.8 FPS, V100"),
+    ("Fast-SCNN", "zh320, 800 epochs, 1024x1024 crops", "69.37 Cityscapes val", "358 FPS, 512x1024, RTX 2080"),
     ("Fast-SCNN", "older MindSpore project, 8 x Ascend 910, 768x768 centre crops", "55.48 Cityscapes val",
      "157 ms a step (4 cards x 2)"),
     ("Fast-SCNN", "older MindSpore project, offline, SegmenTron's weights", "-",
@@ -137,12 +141,14 @@ QUOTED = (
     ("FCN-8s", "older MindSpore project, Ascend 910, batch 32", "64.67 VOC 2012 val", "564.7 ms a step"),
     ("ENet", "paper (1606.02147)", "58.3 Cityscapes test", "76.9 FPS, 1024x512, Titan X"),
     ("ENet", "PaddleSeg, 80k x 32", "67.42 Cityscapes val", "-"),
+    ("ENet", "zh320, 800 epochs, 1024x1024 crops", "71.31 Cityscapes val", "140 FPS, 512x1024, RTX 2080"),
     ("ENet", "davidtvs, 300 epochs x 4, 512x1024", "59.5 Cityscapes val", "-"),
     ("ENet", "older MindSpore project, Ascend 910, 512x1024", "62.19 Cityscapes val", "882 ms a step"),
     ("ENet", "older MindSpore project, RTX 3090, 512x1024", "62.22 Cityscapes val", "571 ms a step"),
     ("BiSeNet V2", "paper (2004.02147)", "72.6 Cityscapes test", "156 FPS, 512x1024, GTX 1080 Ti with TensorRT"),
     ("BiSeNet V2", "mmsegmentation, 160k x 32", "75.76 Cityscapes val (77.79 multi-scale and flip)", "-"),
     ("BiSeNet V2", "CoinCheung, pre-trained backbone, OHEM", "74.95 Cityscapes val (77.08 multi-scale and flip)", "-"),
+    ("BiSeNet V2", "zh320, 800 epochs, 1024x1024 crops", "73.73 Cityscapes val", "142 FPS, 512x1024, RTX 2080"),
     ("BiSeNet V2", "older MindSpore project, Ascend 910", "73.10 Cityscapes val (multi-scale and flip)",
      "728 ms a step (4 cards)"),
     ("BiSeNet V2", "older MindSpore project, Ascend 310", "69.37 Cityscapes val (one scale)", "-"),
@@ -188,7 +194,7 @@ TAIL = """
 Every network takes any height and width from 32 on: it pads the input with zeros at the bottom and right to a multiple
 of 32, and crops the logits. Each variant gives the same outputs as its public implementation and loads its weights
 (`mindseg convert-weights --help`). The tests compare the defaults and `variant=segmentron` with float64 runs of those
-implementations in evaluation and through five training steps, and `variant=modelzoo` in evaluation. `ppm_kernel=3`,
+implementations in evaluation and through five training steps, and the other variants in evaluation. `ppm_kernel=3`,
 `unpool=bilinear`, `head_channels=128` and `encoder_only=True` are not compared, because there are no such runs.
 
 ## Published results

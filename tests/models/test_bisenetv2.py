@@ -36,6 +36,13 @@ class TestModelZoo(ModelTests):
         super().test_graph_mode_and_exports_equal_pynative(network, rng, tmp_path, batch, size)
 
 
+@pytest.mark.slow
+class TestZh320(ModelTests):
+    model = "bisenetv2"
+    options = {"variant": "zh320", "head_channels": 64}
+    heads = 5
+
+
 @pytest.mark.parametrize(("options", "millions"), [
     ({"aux": False}, 3.36), ({}, 5.23), ({"aux": False, "head_channels": 128}, 2.31)])
 def test_parameter_counts(options, millions):

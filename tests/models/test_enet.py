@@ -71,6 +71,13 @@ class TestModelZoo(ModelTests):
         super().test_graph_mode_and_exports_equal_pynative(network, rng, tmp_path, batch, size)
 
 
+@pytest.mark.slow
+class TestZh320(ModelTests):
+    model = "enet"
+    options = {"variant": "zh320"}
+    operators = {"ConvTranspose": 2, "Resize": 6}
+
+
 @pytest.mark.parametrize(("options", "millions"), [({}, 0.352), ({"unpool": "bilinear"}, 0.352)])
 def test_parameter_counts(options, millions):
     network = create_model("enet", 19, **options)

@@ -40,6 +40,13 @@ class TestModelZooWithPyramidKernel(ModelTests):
         super().test_graph_mode_and_exports_equal_pynative(network, rng, tmp_path, batch, size)
 
 
+@pytest.mark.slow
+class TestZh320(ModelTests):
+    model = "fast_scnn"
+    options = {"variant": "zh320"}
+    no_gradient = ("pointwise.conv.bias", "expand.conv.bias", "out.conv.bias", "classifier.conv.conv.bias")
+
+
 @pytest.mark.parametrize(("options", "millions"), [
     ({"aux": False}, 1.138), ({"aux": False, "ppm_kernel": 3}, 1.400), ({"aux_heads": 2}, 1.195)])
 def test_parameter_counts(options, millions):

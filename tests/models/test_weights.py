@@ -14,7 +14,14 @@ from mindspore import Tensor
 from mindseg.compat import no_init_parameters, set_mode
 from mindseg.errors import UserError
 from mindseg.models import create_model
-from mindseg.models.weights import convert, convert_state_dict, read_weights, save_weights
+from mindseg.models.weights import (
+    clean_state,
+    convert,
+    convert_state_dict,
+    detect_source,
+    read_weights,
+    save_weights,
+)
 from tests.goldens import rule
 from tests.goldens.rule import GOLDENS
 from tests.support.networks import assign, vgg_state
@@ -155,6 +162,30 @@ def test_older_mindspore_checkpoints_compute_the_same(name):
         step = spec["stride"]
         difference = np.abs(logits[:, :, ::step, ::step] - golden["eval_logits"]).max()
         assert difference <= 1e-4 * golden["eval_abs_mean"]
+
+
+@pytest.mark.parametrize("name", ["fast_scnn", "enet", "bisenetv2"])
+def test_weights_of_zh320_compute_the_same(name):
+    """Logits of a float64 run of that project's own code."""
+    set_mode("pynative")
+    fixture = GOLDENS / f"zh320_{name}"
+    spec, state = json.loads(fixture.with_suffix(".json").read_text()), rule.state_dict(fixture)
+    options = detect_source(name, clean_state(state)).options
+    assert options["variant"] == "zh320"
+    network = create_model(name, spec["num_classes"], **options).set_train(False)
+    result = convert(name, state, **options)
+    assert result.unused == result.missing == ()
+    assign(network, result.params)
+    logits = network(Tensor(rule.image(spec["seed"], tuple(spec["eval_shape"])))).asnumpy()
+    with np.load(fixture.with_suffix(".npz")) as golden:
+        step = spec["stride"]
+        difference = np.abs(logits[:, :, ::step, ::step] - golden["eval_logits"]).max()
+        print(name, difference / golden["eval_abs_mean"])
+        assert difference <= 1e-4 * golden["eval_abs_mean"]
+    fewer = convert(name, state, drop_classifier=None, num_classes=7, **options)
+    assert 0 < len(fewer.missing) < 20
+    assert all(key.startswith(("classifier.conv.", "decoder.fullconv.", "head.conv_out.", "aux"))
+               for key in fewer.missing)
 
 
 def test_an_older_fcn8s_checkpoint_is_read():

@@ -1,6 +1,7 @@
 """tools/training_study.py: the length of its runs and its table. tests/system/test_training_study.py runs it."""
 import pytest
 
+from mindseg.config import load_config
 from tools import training_study
 
 
@@ -10,6 +11,23 @@ def test_a_run_has_the_epochs_that_fit_its_processor_time(minutes, epochs, tmp_p
     monkeypatch.setattr(training_study, "measure", lambda *_: (30.0, 2.0, 20))
     state = training_study.plan("fast_scnn_camvid", [], minutes, tmp_path)
     assert (state.epochs, state.steps, state.step_seconds) == (epochs, 20 * epochs, 2.0)
+
+
+def test_growing_crops_are_measured_at_each_size(tmp_path, monkeypatch):
+    """Half of the epochs at a quarter of the cost: the mean of 2 s and 0.5 s."""
+    def measure(config, values, folder):
+        assert values[-2] == "data.crop_schedule=null"
+        return 30.0, {"data.crop_size=[180, 240]": 0.5, "data.crop_size=[360, 480]": 2.0}[values[-1]], 20
+
+    monkeypatch.setattr(training_study, "measure", measure)
+    state = training_study.plan("fast_scnn_camvid", training_study.OPTIONS["growing_crops"], 10, tmp_path)
+    assert (state.epochs, state.step_seconds) == (round(570 / 25), 1.25)
+
+
+@pytest.mark.parametrize("name", training_study.OPTIONS)
+def test_every_set_of_options_is_legal(name):
+    cfg = load_config("fast_scnn_camvid", [*training_study.FIXED, *training_study.OPTIONS[name]])
+    assert cfg.runtime.threads == 1
 
 
 def result(options: str, seed: int, miou: float, pole: float) -> dict:

@@ -16,7 +16,8 @@ EXAMPLES = """examples:
   mindseg convert-weights --model bisenetv2 --source model_final_v2_city.pth --output b.ckpt --drop_classifier
 
 The source is recognised by its parameter names: Tramac/Fast-SCNN-pytorch, LikeLy-Journey/SegmenTron,
-CoinCheung/BiSeNet, davidtvs/PyTorch-ENet, torchvision's vgg16_bn, and the older MindSpore projects.
+CoinCheung/BiSeNet, davidtvs/PyTorch-ENet, zh320/realtime-semantic-segmentation-pytorch (Fast-SCNN, ENet, BiSeNet V2),
+torchvision's vgg16_bn, and the older MindSpore projects.
 Reading .pth needs torch (requirements-convert.txt)."""
 
 

@@ -1,11 +1,15 @@
 """BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation (arXiv 2004.02147).
 
-Two public variants differ in detail, and their weights fit only their own:
+Three public variants differ in detail, and their weights fit only their own:
 
 - ``paper``: CoinCheung's implementation.
 - ``modelzoo``: Rogersiy/bisenetv2_mindspore's. Some BatchNorms with epsilon 1e-3, the mean instead of the sum in
   gather-and-expansion layers of stride 1, bilinear instead of nearest up-sampling, one-sided average pooling, and no
   dropout.
+- ``zh320``: zh320/realtime-semantic-segmentation-pytorch's. 128 channels already before the last halving of the detail
+  branch; no ReLU behind the depthwise convolutions of gather-and-expansion layers, but behind those of the aggregation,
+  whose detail branch is halved by a depthwise one; the context embedding ends in a plain convolution; bilinear
+  up-sampling; auxiliary heads like the main one, and no dropout.
 """
 from collections import OrderedDict
 from functools import partial
@@ -27,7 +31,7 @@ from mindseg.models.layers import (
     resize_nearest,
 )
 
-VARIANTS = ("paper", "modelzoo")
+VARIANTS = ("paper", "modelzoo", "zh320")
 he_conv2d = partial(conv2d, he_init=True)
 conv_bn_relu = partial(ConvBNReLU, he_init=True)
 
@@ -37,14 +41,15 @@ class DetailBranch(nn.SequentialCell):
 
     Args:
         eps: Small number that BatchNorm adds to the variance.
+        middle: Channels at the end of the second stage.
     """
 
-    def __init__(self, eps: float) -> None:
+    def __init__(self, eps: float, middle: int) -> None:
         stages = OrderedDict()
-        for name, in_channels, channels, count in (("S1", 3, 64, 2), ("S2", 64, 64, 3), ("S3", 64, 128, 3)):
+        for name, channels in (("S1", (3, 64, 64)), ("S2", (64, 64, 64, middle)), ("S3", (middle, 128, 128, 128))):
             stages[name] = nn.SequentialCell([
-                conv_bn_relu(in_channels if i == 0 else channels, channels, 3, 2 if i == 0 else 1, eps=eps)
-                for i in range(count)])
+                conv_bn_relu(channels[i], channels[i + 1], 3, 2 if i == 0 else 1, eps=eps)
+                for i in range(len(channels) - 1)])
         super().__init__(stages)
 
 
@@ -76,13 +81,14 @@ class GELayerS1(nn.Cell):
         channels: Channels of input and output.
         eps: Small number that the first BatchNorm adds to the variance.
         halve: Mean of branch and shortcut instead of their sum.
+        act: Activation behind the depthwise convolution, or None.
     """
 
-    def __init__(self, channels: int, eps: float, halve: bool) -> None:
+    def __init__(self, channels: int, eps: float, halve: bool, act: str | None) -> None:
         super().__init__()
         hidden = 6 * channels
         self.conv1 = conv_bn_relu(channels, channels, 3, eps=eps)
-        self.dwconv = conv_bn_relu(channels, hidden, 3, groups=channels)
+        self.dwconv = conv_bn_relu(channels, hidden, 3, groups=channels, act=act)
         self.conv2 = conv_bn_relu(hidden, channels, act=None)
         self.conv2.bn = BatchNorm2d(channels, gamma_init="zeros")
         self.halve = halve
@@ -100,14 +106,15 @@ class GELayerS2(nn.Cell):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         eps: Small number that the first BatchNorm adds to the variance.
+        act: Activation behind the second depthwise convolution, or None.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, eps: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, eps: float, act: str | None) -> None:
         super().__init__()
         hidden = 6 * in_channels
         self.conv1 = conv_bn_relu(in_channels, in_channels, 3, eps=eps)
         self.dwconv1 = conv_bn_relu(in_channels, hidden, 3, 2, groups=in_channels, act=None)
-        self.dwconv2 = conv_bn_relu(hidden, hidden, 3, groups=hidden)
+        self.dwconv2 = conv_bn_relu(hidden, hidden, 3, groups=hidden, act=act)
         self.conv2 = conv_bn_relu(hidden, out_channels, act=None)
         self.conv2.bn = BatchNorm2d(out_channels, gamma_init="zeros")
         self.shortcut = nn.SequentialCell([conv_bn_relu(in_channels, in_channels, 3, 2, groups=in_channels, act=None),
@@ -123,13 +130,14 @@ class CEBlock(nn.Cell):
 
     Args:
         eps: Small number that BatchNorm adds to the variance.
+        plain: The last convolution has neither BatchNorm nor ReLU.
     """
 
-    def __init__(self, eps: float) -> None:
+    def __init__(self, eps: float, plain: bool) -> None:
         super().__init__()
         self.bn = PooledBatchNorm(128, eps, "BiSeNet V2's context embedding")
         self.conv_gap = conv_bn_relu(128, 128, eps=eps)
-        self.conv_last = conv_bn_relu(128, 128, 3, eps=eps)
+        self.conv_last = he_conv2d(128, 128, 3, 1, 1) if plain else conv_bn_relu(128, 128, 3, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, 128, H, W) to the same shape."""
@@ -142,15 +150,18 @@ class SegmentBranch(nn.Cell):
     Args:
         eps: Small number that BatchNorm adds to the variance.
         halve: As in :class:`GELayerS1`.
+        zh320: The variant zh320.
     """
 
-    def __init__(self, eps: float, halve: bool) -> None:
+    def __init__(self, eps: float, halve: bool, zh320: bool) -> None:
         super().__init__()
+        act = None if zh320 else "relu"
         self.S1S2 = StemBlock(eps)
-        self.S3 = nn.SequentialCell([GELayerS2(16, 32, eps), GELayerS1(32, eps, halve)])
-        self.S4 = nn.SequentialCell([GELayerS2(32, 64, eps), GELayerS1(64, eps, halve)])
-        self.S5_4 = nn.SequentialCell([GELayerS2(64, 128, eps)] + [GELayerS1(128, eps, halve) for _ in range(3)])
-        self.S5_5 = CEBlock(eps)
+        self.S3 = nn.SequentialCell([GELayerS2(16, 32, eps, act), GELayerS1(32, eps, halve, act)])
+        self.S4 = nn.SequentialCell([GELayerS2(32, 64, eps, act), GELayerS1(64, eps, halve, act)])
+        self.S5_4 = nn.SequentialCell([GELayerS2(64, 128, eps, act),
+                                       *(GELayerS1(128, eps, halve, act) for _ in range(3))])
+        self.S5_5 = CEBlock(eps, zh320)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Maps an image (N, 3, H, W) to five features.
@@ -169,16 +180,18 @@ class BGALayer(nn.Cell):
     """Bilateral guided aggregation: each branch is gated by the other, at both scales.
 
     Args:
-        modelzoo: One-sided average pooling and bilinear up-sampling, as in the variant modelzoo.
+        variant: As in :class:`BiSeNetV2`. Up-sampling is nearest for ``paper``, else bilinear; average pooling is
+            one-sided for ``modelzoo``.
     """
 
-    def __init__(self, modelzoo: bool) -> None:
+    def __init__(self, variant: str) -> None:
         super().__init__()
-        self.modelzoo = modelzoo
-        self.left1 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
-        self.left2 = conv_bn_relu(128, 128, 3, 2, act=None)
-        self.right1 = conv_bn_relu(128, 128, 3, act=None)
-        self.right2 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=None), he_conv2d(128, 128)])
+        self.bilinear, self.one_sided = variant != "paper", variant == "modelzoo"
+        act, groups = ("relu", 128) if variant == "zh320" else (None, 1)
+        self.left1 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=act), he_conv2d(128, 128)])
+        self.left2 = conv_bn_relu(128, 128, 3, 2, groups=groups, act=act)
+        self.right1 = conv_bn_relu(128, 128, 3, act=act)
+        self.right2 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=act), he_conv2d(128, 128)])
         self.conv = conv_bn_relu(128, 128, 3)
         self.broadcasts = broadcasts()
 
@@ -186,8 +199,8 @@ class BGALayer(nn.Cell):
         """Maps ``detail`` (N, 128, H, W) and ``semantic`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
         left = self.left1(detail)
         gate = self.right1(semantic)
-        right = avg_pool3(self.left2(detail), self.modelzoo) * ops.sigmoid(self.right2(semantic))
-        if self.modelzoo:
+        right = avg_pool3(self.left2(detail), self.one_sided) * ops.sigmoid(self.right2(semantic))
+        if self.bilinear:
             size = (detail.shape[2], detail.shape[3])
             left = left * ops.sigmoid(resize_bilinear(gate, size, True))
             right = resize_bilinear(right, size, True)
@@ -204,7 +217,7 @@ class SegmentHead(nn.Cell):
         in_channels: Channels of the input.
         channels: Channels of the first convolution.
         num_classes: Channels of the logits.
-        auxiliary_channels: Channels after the up-sampling of an auxiliary head; 0: main head.
+        auxiliary_channels: Channels after the up-sampling of an auxiliary head; 0: main head, and all heads of zh320.
         dropout: Dropout rate.
         name: Name of the dropout layer.
         eps: Small number that BatchNorm adds to the variance.
@@ -237,13 +250,11 @@ class BiSeNetV2(SegmentationNetwork):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper`` or ``modelzoo``, described at the top of this file.
-        head_channels: Channels of the main head, 1024 (paper) or 128.
+        variant: ``paper``, ``modelzoo`` or ``zh320``, described at the top of this file.
+        head_channels: Channels of the main head, 1024 (paper) or 128 (zh320).
         aux: Four auxiliary heads in training, at strides 4, 8, 16 and 32.
         dropout: Dropout rate in all heads; None: 0.1 for ``paper``, else 0.
     """
-
-    upsampling = False
 
     def __init__(self, num_classes: int, variant: str = "paper", head_channels: int = 1024, aux: bool = True,
                  dropout: float | None = None) -> None:
@@ -252,19 +263,21 @@ class BiSeNetV2(SegmentationNetwork):
             raise UserError(f"bisenetv2: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
         if head_channels < 1:
             raise UserError(f"bisenetv2: head_channels {head_channels!r} must be >= 1")
-        modelzoo = variant == "modelzoo"
+        modelzoo, zh320 = variant == "modelzoo", variant == "zh320"
         eps = 1e-3 if modelzoo else 1e-5
         if dropout is None:
-            dropout = 0.0 if modelzoo else 0.1
+            dropout = 0.1 if variant == "paper" else 0.0
         self.aux = aux
-        self.detail = DetailBranch(eps)
-        self.segment = SegmentBranch(eps, modelzoo)
-        self.bga = BGALayer(modelzoo)
+        self.upsampling = zh320     # corners of the last resize
+        self.detail = DetailBranch(eps, 128 if zh320 else 64)
+        self.segment = SegmentBranch(eps, modelzoo, zh320)
+        self.bga = BGALayer(variant)
         self.head = SegmentHead(128, head_channels, num_classes, 0, dropout, "head", eps, modelzoo)
         if aux:
             heads = (("aux2", 16, 4), ("aux3", 32, 8), ("aux4", 64, 16), ("aux5_4", 128, 32))
             for name, channels, stride in heads:
-                setattr(self, name, SegmentHead(channels, 128, num_classes, stride**2, dropout, name, eps, modelzoo))
+                more = 0 if zh320 else stride**2
+                setattr(self, name, SegmentHead(channels, 128, num_classes, more, dropout, name, eps, modelzoo))
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the logits of padded images, smaller than these."""

@@ -1,11 +1,15 @@
 """ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation (arXiv 1606.02147).
 
-Two public variants differ in detail, and their weights fit only their own:
+Three public variants differ in detail, and their weights fit only their own:
 
 - ``paper``: davidtvs' implementation. One slope per PReLU, max-unpooling in the decoder, dropout of whole channels.
 - ``modelzoo``: the MindSpore model zoo's. One slope per channel, bilinear up-sampling in place of max-unpooling,
   dropout of single values, the two halves of an asymmetric convolution swapped, and one-sided padding in the first
   pooling and the last transposed convolution.
+- ``zh320``: zh320/realtime-semantic-segmentation-pytorch's. ReLU inside the blocks and PReLU behind them, also in the
+  decoder; no BatchNorm behind their last convolution, nor behind the transposed ones, which are 3x3; a convolution
+  instead of zero channels in the shortcuts that halve the resolution; a 1x1 convolution with BatchNorm and PReLU and a
+  bilinear resize at the end; dropout of single values.
 """
 from mindspore import Tensor, nn, ops
 
@@ -25,7 +29,7 @@ from mindseg.models.layers import (
     unpool,
 )
 
-VARIANTS = ("paper", "modelzoo")
+VARIANTS = ("paper", "modelzoo", "zh320")
 UNPOOLS = ("max", "bilinear")
 
 
@@ -33,24 +37,39 @@ class Style:
     """Settings that all blocks of a network share.
 
     Args:
-        variant: ``paper`` or ``modelzoo``.
+        variant: ``paper``, ``modelzoo`` or ``zh320``.
         unpool_mode: ``max`` or ``bilinear``.
         dropout: The model's option ``dropout``.
     """
 
     def __init__(self, variant: str, unpool_mode: str, dropout: float) -> None:
-        self.modelzoo = variant == "modelzoo"
+        self.modelzoo, self.zh320 = variant == "modelzoo", variant == "zh320"
         self.max_unpool = unpool_mode == "max"
         self.dropout = dropout
 
     def act(self, channels: int, prelu: bool) -> nn.Cell:
-        """Makes an activation.
+        """Makes an activation inside a block.
 
         Args:
             channels: Channels of its input.
-            prelu: PReLU (encoder) instead of ReLU (decoder).
+            prelu: PReLU (encoder) instead of ReLU (decoder); the variant zh320 has none.
         """
-        return PReLU(channels if self.modelzoo else 1) if prelu else nn.ReLU()
+        return PReLU(channels if self.modelzoo else 1) if prelu and not self.zh320 else nn.ReLU()
+
+    def last_act(self, channels: int, prelu: bool) -> nn.Cell:
+        """Makes the activation behind the sum of a block, as :meth:`act` does, but always a PReLU for zh320."""
+        return PReLU() if self.zh320 else self.act(channels, prelu)
+
+    def expand(self, inner: int, channels: int, act: nn.Cell | None) -> nn.Cell:
+        """Makes the 1x1 convolution that ends a branch: alone for zh320, else with BatchNorm and activation.
+
+        Args:
+            inner: Channels of its input.
+            channels: Channels of its output.
+            act: Activation.
+        """
+        conv = conv2d(inner, channels)
+        return conv if self.zh320 else ConvBNAct(conv, channels, act)
 
     def drop(self, rate: float, name: str) -> Dropout:
         """Makes a dropout layer.
@@ -59,7 +78,7 @@ class Style:
             rate: Rate in the paper; it is scaled by the option ``dropout`` over its default of 0.1.
             name: Name of the layer.
         """
-        return Dropout(rate * self.dropout / 0.1, name, spatial=not self.modelzoo)
+        return Dropout(rate * self.dropout / 0.1, name, spatial=not (self.modelzoo or self.zh320))
 
 
 class InitialBlock(nn.Cell):
@@ -71,16 +90,18 @@ class InitialBlock(nn.Cell):
 
     def __init__(self, style: Style) -> None:
         super().__init__()
-        self.conv = conv2d(3, 13, 3, 2, 1)
+        conv = conv2d(3, 13, 3, 2, 1)
+        self.conv = ConvBNAct(conv, 13, PReLU()) if style.zh320 else conv
         self.pool = MaxPool2d(3, 2, same=style.modelzoo)
         self.pad = not style.modelzoo
-        self.bn = BatchNorm2d(16)
-        self.act = style.act(16, True)
+        self.bn = None if style.zh320 else BatchNorm2d(16)
+        self.act = None if style.zh320 else style.act(16, True)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps an image (N, 3, H, W) to (N, 16, H/2, W/2)."""
         pooled = self.pool(pad_low(x, -1e30)) if self.pad else self.pool(x)
-        return self.act(self.bn(ops.concat((self.conv(x), pooled), 1)))
+        features = ops.concat((self.conv(x), pooled), 1)
+        return features if self.bn is None else self.act(self.bn(features))
 
 
 class RegularBottleneck(nn.Cell):
@@ -109,9 +130,9 @@ class RegularBottleneck(nn.Cell):
         else:
             conv = conv2d(inner, inner, 3, 1, dilation, dilation)
             self.conv2 = nn.SequentialCell([ConvBNAct(conv, inner, style.act(inner, prelu))])
-        self.conv3 = ConvBNAct(conv2d(inner, channels), channels, style.act(channels, prelu))
+        self.conv3 = style.expand(inner, channels, style.act(channels, prelu))
         self.dropout = style.drop(rate, name)
-        self.act = style.act(channels, prelu)
+        self.act = style.last_act(channels, prelu)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""
@@ -119,7 +140,9 @@ class RegularBottleneck(nn.Cell):
 
 
 class DownsamplingBottleneck(nn.Cell):
-    """Residual block that halves the resolution; its shortcut is a max-pooling, filled up with zero channels.
+    """Residual block that halves the resolution.
+
+    Its shortcut is a max-pooling, filled up with zero channels, or convolved in the variant zh320.
 
     Args:
         in_channels: Channels of the input.
@@ -136,23 +159,27 @@ class DownsamplingBottleneck(nn.Cell):
         self.mask = style.max_unpool
         self.broadcasts = broadcasts()
         self.pool = MaxPool2d(2, 2)
-        self.conv1 = ConvBNAct(conv2d(in_channels, inner, 2, 2), inner, style.act(inner, True))
+        self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels, nn.ReLU()) if style.zh320 else None
+        conv = conv2d(in_channels, inner, 3, 2, 1) if style.zh320 else conv2d(in_channels, inner, 2, 2)
+        self.conv1 = ConvBNAct(conv, inner, style.act(inner, True))
         self.conv2 = ConvBNAct(conv2d(inner, inner, 3, 1, 1), inner, style.act(inner, True))
-        self.conv3 = ConvBNAct(conv2d(inner, out_channels), out_channels, style.act(out_channels, True))
+        self.conv3 = style.expand(inner, out_channels, style.act(out_channels, True))
         self.dropout = style.drop(rate, name)
-        self.act = style.act(out_channels, True)
+        self.act = style.last_act(out_channels, True)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, in, H, W) to (N, out, H/2, W/2) and, for max-unpooling, the mask of the maxima."""
         main = self.pool(x)
         mask = max_pool_mask(x, main, self.training and self.broadcasts) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
+        if self.main is not None:
+            return self.act(self.main(main) + ext), mask
         zeros = ops.zeros_like(ext[:, :self.extra])
         return self.act(ops.concat((main, zeros), 1) + ext), mask
 
 
 class UpsamplingBottleneck(nn.Cell):
-    """Residual block that doubles the resolution, by a 2x2 transposed convolution.
+    """Residual block that doubles the resolution, by a 2x2 transposed convolution (zh320: 3x3).
 
     Its shortcut is a 1x1 convolution with max-unpooling or bilinear up-sampling.
 
@@ -168,11 +195,13 @@ class UpsamplingBottleneck(nn.Cell):
         inner = in_channels // 4
         self.max_unpool = style.max_unpool
         self.broadcasts = broadcasts()
-        self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels)
+        self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels, nn.ReLU() if style.zh320 else None)
         self.conv1 = ConvBNAct(conv2d(in_channels, inner), inner, nn.ReLU())
-        self.deconv = ConvBNAct(TransposedConv(inner, inner, 2, 2), inner, nn.ReLU())
-        self.conv2 = ConvBNAct(conv2d(inner, out_channels), out_channels)
+        self.deconv = (TransposedConv(inner, inner, 3, 2, offset=1) if style.zh320 else
+                       ConvBNAct(TransposedConv(inner, inner, 2, 2), inner, nn.ReLU()))
+        self.conv2 = style.expand(inner, out_channels, None)
         self.dropout = style.drop(0.1, name)
+        self.act = style.last_act(out_channels, False)
         self.corners = "low" if style.modelzoo else False
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -182,7 +211,7 @@ class UpsamplingBottleneck(nn.Cell):
             main = unpool(main, mask, self.training and self.broadcasts)
         else:
             main = resize_bilinear(main, (2 * x.shape[2], 2 * x.shape[3]), self.corners)
-        return ops.relu(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
+        return self.act(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
 
 
 class Encoder(nn.Cell):
@@ -215,7 +244,7 @@ class Encoder(nn.Cell):
 
 
 class Decoder(nn.Cell):
-    """Stages 4 and 5 and the last transposed convolution.
+    """Stages 4 and 5 and the last transposed convolution, in the variant zh320 a 1x1 convolution and a bilinear resize.
 
     Args:
         num_classes: Channels of the logits.
@@ -230,11 +259,15 @@ class Decoder(nn.Cell):
         self.stage5 = RegularBottleneck(16, style, "stage5", prelu=False)
         # The full result is one row and column too large: PyTorch's padding drops the first ones, "same" the last.
         self.fullconv = TransposedConv(16, num_classes, 3, 2, offset=0 if style.modelzoo else 1)
+        self.resizes = style.zh320
+        if style.zh320:
+            self.fullconv = ConvBNAct(conv2d(16, num_classes), num_classes, PReLU())
 
     def construct(self, x: Tensor, mask1: Tensor, mask2: Tensor) -> Tensor:
         """Maps the results of the encoder to logits (N, num_classes, H, W)."""
         x = self.stage4(self.upsample4_0(x, mask2))
-        return self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
+        x = self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
+        return resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), False) if self.resizes else x
 
 
 class ENet(SegmentationNetwork):
@@ -242,8 +275,8 @@ class ENet(SegmentationNetwork):
 
     Args:
         num_classes: Channels of the logits.
-        variant: ``paper`` or ``modelzoo``, described at the top of this file.
-        unpool: Up-sampling in the decoder, ``max`` or ``bilinear``; None: ``max`` for ``paper``, else ``bilinear``.
+        variant: ``paper``, ``modelzoo`` or ``zh320``, described at the top of this file.
+        unpool: Up-sampling in the decoder, ``max`` or ``bilinear``; None: ``bilinear`` for ``modelzoo``, else ``max``.
         encoder_only: Encoder with a 1x1 classifier at stride 8, for staged training.
         dropout: Dropout rate from the second stage on; the first stage has a tenth of it.
     """
@@ -253,7 +286,7 @@ class ENet(SegmentationNetwork):
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"enet: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
-        unpool = unpool or ("max" if variant == "paper" else "bilinear")
+        unpool = unpool or ("bilinear" if variant == "modelzoo" else "max")
         if unpool not in UNPOOLS:
             raise UserError(f"enet: unpool {unpool!r} is unknown; choose one of {', '.join(UNPOOLS)}")
         self.encoder_only = encoder_only

@@ -34,8 +34,8 @@ TENSORS = {"weight": ("weight", "gamma", "slope"), "bias": ("bias", "beta"), "ru
 CLASSIFIERS = {"fast_scnn": r"^(classifier\.conv|aux_head\d\.conv2)\.", "enet": r"^(decoder\.fullconv|pred)\.",
                "bisenetv2": r"^(head|aux\w+)\.conv_out\.", "fcn8s": r"^(up)?score"}
 # Tensors with one entry per class, and the axis of the classes.
-CLASS_AXIS = {"classifier.conv.weight": 0, "head.conv_out.weight": 0, "score_fr.weight": 0, "pred.weight": 0,
-              "decoder.fullconv.weight": 1}
+CLASS_AXIS = {"classifier.conv.weight": 0, "classifier.conv.conv.weight": 0, "head.conv_out.weight": 0,
+              "score_fr.weight": 0, "pred.weight": 0, "decoder.fullconv.weight": 1, "decoder.fullconv.conv.weight": 0}
 # Parts of a network that can be loaded alone (``model.pretrained_part``), by prefix.
 PARTS = {"fast_scnn": {"backbone": ("learning_to_downsample.", "global_feature_extractor.")},
          "fcn8s": {"backbone": ("backbone.",)},
