@@ -258,6 +258,10 @@ def test_weights_refuse_a_bad_label(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["class-weights", "--config", str(CAMVID), "--set", f"data.root={tmp_path}"])
     with pytest.raises(DataError, match=r"f001.*label value 50 on 100 %"):
         class_weights_command.main()
+    cfg = config("camvid", tmp_path, "loss.class_weights=auto", "data.on_error=skip")
+    settle_class_weights(cfg, None, 1, True)
+    pixels = np.bincount(cv2.imread(str(tmp_path / "trainannot" / "f000.png"), -1).ravel(), minlength=12)[:11]
+    assert cfg.loss.class_weights == pytest.approx(1 / np.log(1.02 + pixels / pixels.sum()), abs=1e-4)
 
 
 def make_voc_and_sbd(folder, rng):
