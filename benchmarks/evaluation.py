@@ -48,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=1024, help="rows (%(default)s)")
     parser.add_argument("--width", type=int, default=2048, help="columns (%(default)s)")
     parser.add_argument("--model", default="fast_scnn", help="network (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="runtime.threads of the passes (%(default)s)")
     return parser.parse_args()
 
 
@@ -136,7 +137,7 @@ def passes(args: argparse.Namespace) -> None:
     """
     import mindspore as ms
 
-    cfg = config(".", args.model, f"eval.mode={args.mode}")
+    cfg = config(".", args.model, f"eval.mode={args.mode}", f"runtime.threads={args.threads}")
     setup_runtime(cfg.runtime)
     net, size = build_network(cfg), (args.height, args.width)
     segment = NetworkPredictor(cfg, net, CITYSCAPES)
@@ -149,21 +150,20 @@ def passes(args: argparse.Namespace) -> None:
         for pixels in inputs:
             plain(pixels)[0, 0, 0, 0].asnumpy()     # waits for the end without copying all
 
-    rounds = []
-    for _ in range(args.rounds + 1):
-        seconds = [elapsed(lambda: segment(image, size)), elapsed(forwards)]
-        rounds.append((*seconds, 1 - seconds[1] / seconds[0]))
-    whole, bare, share = np.median(rounds[1:], 0)       # the first round compiles
+    # Time and processor time of all and of the network; the first round compiles.
+    rounds = np.array([(seconds(lambda: segment(image, size)), seconds(forwards)) for _ in range(args.rounds + 1)])[1:]
+    shares = 100 * (1 - rounds[:, 1] / rounds[:, 0])
+    (whole, _), (bare, _) = np.median(rounds, 0)
     print(f"{len(inputs)} passes ({args.mode}) over {args.height}x{args.width} with {args.model}: {whole:.2f} s, "
-          f"the plain network {bare:.2f} s; {100 * share:.1f} % outside the network "
-          f"({', '.join(f'{100 * row[2]:.1f}' for row in rounds[1:])})")
+          f"the plain network {bare:.2f} s; {np.median(shares[:, 0]):.1f} % outside the network; in processor time "
+          f"{np.median(shares[:, 1]):.1f} % ({', '.join(f'{share:.1f}' for share in shares[:, 1])})")
 
 
-def elapsed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    started = time.perf_counter()
+def seconds(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that a call takes, and processor time of all threads."""
+    started, used = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - used
 
 
 def copy_street(root: Path, picture: Path, index: int) -> None:

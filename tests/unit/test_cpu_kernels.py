@@ -1,5 +1,4 @@
 """The C++ operators against NumPy in float64, their gradients, their threads, and the networks that use them."""
-import ctypes
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from mindspore import Tensor
 from mindseg.config import SCHEMA_FILE, load_config
 from mindseg.cpu_kernels import library, operators
 from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
+from mindseg.cpu_kernels.library import call
 from mindseg.errors import UserError
 from mindseg.losses import create_loss
 from mindseg.models import create_model
@@ -27,18 +27,6 @@ def built():
     library.build_library()
     library.installed_library.cache_clear()
     assert library.installed_library()
-
-
-def call(name: str, *arrays: np.ndarray) -> int:
-    """Calls an operator as MindSpore does; outputs are arrays that it fills."""
-    count = len(arrays)
-    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
-    pointers = [ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64)) for shape in shapes]
-    return getattr(ctypes.CDLL(library.installed_library()), f"mindseg_{name}")(
-        count, (ctypes.c_void_p * count)(*[array.ctypes.data for array in arrays]),
-        (ctypes.c_int * count)(*[array.ndim for array in arrays]),
-        (ctypes.POINTER(ctypes.c_int64) * count)(*pointers),
-        (ctypes.c_char_p * count)(*[str(array.dtype).encode() for array in arrays]), None, None)
 
 
 def matrix(full: int, small: int, rule: int) -> np.ndarray:
@@ -104,6 +92,42 @@ def test_cross_entropy_keeps_the_digits_of_small_losses():
     assert losses[0, 0, 3] < 1e-37
 
 
+def means(rng, length, small, taps):
+    """Numbers and weights, (taps, length), of random weighted means along an axis, and their matrix in float64."""
+    index = rng.integers(0, small, (taps, length)).astype(np.int32)
+    weight = rng.random((taps, length)).astype(np.float32)
+    weight[1:, ::3] = 0
+    result = np.zeros((length, small))
+    for k, i in np.ndindex(index.shape):
+        result[i, index[k, i]] += weight[k, i]
+    return (index, weight), result
+
+
+@pytest.mark.parametrize(("shape", "size", "taps"), [((2, 19, 6, 9), (33, 300), (2, 4)), ((1, 2, 1, 1), (1, 1), (1, 1)),
+                                                     ((1, 5, 70, 600), (20, 257), (3, 1))])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_sum_of_the_probabilities_of_resized_logits(rng, shape, size, taps, temperature):
+    logits = (3 * rng.standard_normal(shape)).astype(np.float32)
+    logits[:, 0, 0, 0] = 200        # no overflow
+    before = rng.random((*shape[:2], *size)).astype(np.float32)
+    rows, row_matrix = means(rng, size[0], shape[2], taps[0])
+    columns, column_matrix = means(rng, size[1], shape[3], taps[1])
+    full = row_matrix @ logits.astype(np.float64) @ column_matrix.T / temperature
+    powers = np.exp(full - full.max(1, keepdims=True))
+    sums = before.copy()
+    operators.add_probabilities(logits, rows, columns, temperature, sums)
+    np.testing.assert_allclose(sums, before + powers / powers.sum(1, keepdims=True), rtol=1e-4, atol=1e-6)
+
+
+def test_logits_that_do_not_fit_their_sums_are_refused(rng):
+    logits, size = np.zeros((1, 3, 4, 5), np.float32), (8, 9)
+    axes = [means(rng, length, small, 2)[0] for length, small in zip(size, logits.shape[2:], strict=True)]
+    operators.add_probabilities(logits, *axes, 1.0, np.zeros((1, 3, *size), np.float32))
+    for shape in ((2, 3, 8, 9), (1, 4, 8, 9), (1, 3, 9, 9), (1, 3, 8, 8)):
+        with pytest.raises(ValueError, match="do not become"):
+            operators.add_probabilities(logits, *axes, 1.0, np.zeros(shape, np.float32))
+
+
 ACTIVATIONS = {"identity": (1, 1.0, np.inf), "relu": (1, 0.0, np.inf), "relu6": (1, 0.0, 6.0),
                "one slope": (1, None, np.inf), "slopes": (6, None, np.inf)}
 
@@ -163,15 +187,17 @@ def test_results_do_not_depend_on_the_number_of_threads(rng):
     channels = rng.standard_normal((5, 7)).astype(np.float32)
     label, size = rng.integers(0, 7, (2, 500, 700)).astype(np.int32), np.array([512, 768, 0], np.int32)
     dlosses = rng.standard_normal(label.shape).astype(np.float32)
+    axes = [means(rng, length, small, 3)[0] for length, small in ((75, 64), (333, 96))]
     results = []
     for threads in (1, 2, 3, 8):
         library.set_threads(threads)
-        out = [np.empty(shape, np.float32) for shape in (x.shape, 7, 7, 1, label.shape, x.shape)]
+        out = [np.zeros(shape, np.float32) for shape in (x.shape, 7, 7, 1, label.shape, x.shape, (2, 7, 75, 333))]
         slope = np.array([0.25], np.float32)
         options = np.array([1e-5, np.inf], np.float32)
         assert call("batch_norm_grad", x, *channels[:2], slope, options, *channels[2:4], dy, *out[:4]) == 0
         assert call("cross_entropy", x, label, size, out[4]) == 0
         assert call("cross_entropy_grad", x, label, size, dlosses, out[5]) == 0
+        operators.add_probabilities(x, *axes, 1.0, out[6])
         results.append(b"".join(array.tobytes() for array in out))
     library.set_threads(0)
     assert len(set(results)) == 1

@@ -7,7 +7,9 @@ from mindspore import Tensor, nn, ops
 
 import mindseg  # noqa: F401  (before mindspore)
 from mindseg.config import Config, load_config
+from mindseg.cpu_kernels import library
 from mindseg.errors import ConfigError
+from mindseg.inference import network
 from mindseg.inference.network import Confidence, NetworkPredictor, _padded, size_step
 from mindseg.models.layers import SegmentationNetwork, avg_pool3
 from mindseg.resize import EvalResize, argmax_resized, create_resize
@@ -92,31 +94,49 @@ def test_sliding_window_equals_whole_for_a_local_network(size):
     assert np.array_equal(slide(image, size), whole(image, size))
 
 
+def choose_operators(ours: bool, monkeypatch) -> None:
+    """Predictors made from now on use our operators, or MindSpore's."""
+    if ours:
+        library.build_library()
+        library.installed_library.cache_clear()
+    else:
+        monkeypatch.setattr(network, "fuse_network", lambda net, threads: False)
+
+
 MODES = {"flip": "", "msflip": "eval.scales=[0.5,1.3]", "slide": "eval.window=[64,48]",
          "slide_msflip": "eval.window=[96,64] eval.stride=[50,31] eval.scales=[0.75,1.5]"}
 
 
-@pytest.mark.parametrize(("mode", "resize", "align_corners"), [
-    ("flip", "null", None), ("msflip", "{rule: long_side, size: 80, pad: true}", True), ("msflip", "null", False),
-    ("slide", "null", True), ("slide", "{rule: exact, size: [70, 80]}", None), ("slide_msflip", "null", False)])
-def test_every_mode_equals_numpy(mode, resize, align_corners, graph_mode):
+@pytest.mark.parametrize(("mode", "resize", "align_corners", "ours"), [
+    ("flip", "null", None, False), ("msflip", "{rule: long_side, size: 80, pad: true}", True, False),
+    ("msflip", "null", False, False), ("slide", "null", True, False),
+    ("slide", "{rule: exact, size: [70, 80]}", None, False), ("slide_msflip", "null", False, False),
+    ("flip", "null", None, True), ("msflip", "{rule: long_side, size: 80, pad: true}", True, True),
+    ("slide_msflip", "null", False, True)])
+def test_every_mode_equals_numpy(mode, resize, align_corners, ours, graph_mode, monkeypatch):
     """For networks that end with a resize and for others, at the image's own size and resized."""
+    choose_operators(ours, monkeypatch)
     cfg = config(f"eval.mode={mode}", *MODES[mode].split(), f"eval.resize={resize}")
     net = PixelNet() if align_corners is None else SmallNet(align_corners)
     net.set_train(False)
     rng = np.random.default_rng(12)
     images = np.repeat(np.repeat(rng.integers(0, 256, (2, 11, 13, 3), np.uint8), 9, 1), 7, 2)[:, :97, :75].copy()
-    ids = NetworkPredictor(cfg, net, info_of(5))(images, (97, 75))
+    segment = NetworkPredictor(cfg, net, info_of(5))
+    ids = segment(images, (97, 75))
+    assert segment._by_operator == ours
     assert ids.shape == (2, 97, 75)
     assert ids.dtype == np.uint8
     assert_same_ids(ids, scores(lambda part: direct(net, cfg, part), cfg, images, (97, 75)))
 
 
-@pytest.mark.parametrize(("mode", "resize", "align_corners", "temperature"), [
-    ("whole", "null", None, 1.0), ("whole", "null", True, 2.5), ("whole", "{rule: exact, size: [70, 80]}", False, 0.4),
-    ("slide", "null", True, 1.7), ("flip", "null", False, 1.0), ("msflip", "null", None, 3.0)])
-def test_confidence_of_every_mode_equals_numpy(mode, resize, align_corners, temperature):
+@pytest.mark.parametrize(("mode", "resize", "align_corners", "temperature", "ours"), [
+    ("whole", "null", None, 1.0, False), ("whole", "null", True, 2.5, False),
+    ("whole", "{rule: exact, size: [70, 80]}", False, 0.4, False), ("slide", "null", True, 1.7, False),
+    ("flip", "null", False, 1.0, False), ("msflip", "null", None, 3.0, False), ("flip", "null", False, 1.0, True),
+    ("msflip", "null", None, 3.0, True)])
+def test_confidence_of_every_mode_equals_numpy(mode, resize, align_corners, temperature, ours, monkeypatch):
     """The probability at full size of the class that a call gives, which no temperature changes."""
+    choose_operators(ours, monkeypatch)
     cfg = config(f"eval.mode={mode}", *MODES.get(mode, "").split(), f"eval.resize={resize}")
     net = PixelNet() if align_corners is None else SmallNet(align_corners)
     net.set_train(False)
@@ -135,8 +155,8 @@ def test_confidence_of_every_mode_equals_numpy(mode, resize, align_corners, temp
 
 
 @pytest.mark.slow
-def test_confidence_of_compiled_graphs(graph_mode):
-    test_confidence_of_every_mode_equals_numpy("slide_msflip", "null", None, 3.0)
+def test_confidence_of_compiled_graphs(graph_mode, monkeypatch):
+    test_confidence_of_every_mode_equals_numpy("slide_msflip", "null", None, 3.0, False, monkeypatch)
 
 
 def test_confidence_of_equal_and_of_distant_logits():
@@ -233,7 +253,8 @@ def test_sizes_of_voc_need_sixteen_graphs(graph_mode):
 
 @pytest.mark.skipif(FUTURE, reason="the next MindSpore compiles no cell by itself")
 @pytest.mark.parametrize("resize", ["null", "{rule: long_side, size: 128, pad: true}"])
-def test_images_of_many_sizes_share_the_graphs_behind_the_network(resize, graph_mode):
+def test_images_of_many_sizes_share_the_graphs_behind_the_network(resize, graph_mode, monkeypatch):
+    choose_operators(False, monkeypatch)
     segment = NetworkPredictor(config("eval.size_step=128", "eval.mode=flip", f"eval.resize={resize}"), PixelNet(),
                                info_of(5))
     for size in ((120, 100), (97, 110), (111, 77), (120, 90)):

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from mindseg.inference.sampling import Axis, sampling, window_starts
+from mindseg.inference.sampling import Axis, sampling, taps, window_starts
 
 
 def resized(values: np.ndarray, length: int, align_corners: bool) -> np.ndarray:
@@ -49,6 +49,9 @@ def test_matrices_equal_the_steps_one_by_one(axis, rng):
     assert len(found) == axis.target + -axis.target % 128
     np.testing.assert_allclose(found[:axis.target], by_hand(axis, logits), atol=1e-6)
     assert not found[axis.target:].any()
+    index, weight = taps(axis)
+    means = (np.concatenate(logits)[index] * weight[..., None]).sum(0)
+    np.testing.assert_allclose(means, by_hand(axis, logits), atol=1e-6)
 
 
 def test_a_row_reads_few_rows():
@@ -56,6 +59,18 @@ def test_a_row_reads_few_rows():
     rows, matrices = sampling(Axis((0,), 1792, 1792, 224, 1792, 1024, upsampling=True))
     assert matrices.shape == (32, 32, 16)
     assert rows.shape == (32 * 16,)
+
+
+@pytest.mark.parametrize(("axis", "count"), [
+    (Axis((0,), 1024, 1024, 1024, 1024, 1024), 1), (Axis((0,), 512, 512, 512, 512, 1024), 2),
+    (Axis((0,), 1792, 1792, 224, 1792, 1024, upsampling=True), 3),
+    (Axis((0, 31, 62, 63), 40, 64, 64, 103, 103), 3)])
+def test_a_row_is_the_mean_of_few_rows(axis, count):
+    """None is listed twice, and no list is longer than the longest one needs."""
+    index, weight = taps(axis)
+    assert index.shape == weight.shape == (count, axis.target)
+    assert all(len({*column[used]}) == used.sum() for column, used in zip(index.T, weight.T > 0, strict=True))
+    assert ((weight > 0).sum(0) == count).any()
 
 
 @pytest.mark.parametrize(("length", "window", "stride"), [

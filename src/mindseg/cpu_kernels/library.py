@@ -12,6 +12,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from mindseg.errors import UserError, first_line
 
 SWITCH = "MINDSEG_CPU_KERNELS"
@@ -72,3 +74,23 @@ def set_threads(count: int) -> None:
         count: Number of threads; 0: as many as there are cores.
     """
     ctypes.CDLL(installed_library()).mindseg_set_threads(count)
+
+
+def call(name: str, *arrays: np.ndarray) -> int:
+    """Calls an operator on arrays, as MindSpore does on tensors.
+
+    Args:
+        name: Its name without prefix.
+        arrays: Inputs, then outputs, which it fills; all contiguous.
+
+    Returns:
+        0, or 1 if it does not take these types and shapes.
+    """
+    count = len(arrays)
+    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    pointers = [ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64)) for shape in shapes]
+    return getattr(ctypes.CDLL(installed_library()), f"mindseg_{name}")(
+        count, (ctypes.c_void_p * count)(*[array.ctypes.data for array in arrays]),
+        (ctypes.c_int * count)(*[array.ndim for array in arrays]),
+        (ctypes.POINTER(ctypes.c_int64) * count)(*pointers),
+        (ctypes.c_char_p * count)(*[str(array.dtype).encode() for array in arrays]), None, None)

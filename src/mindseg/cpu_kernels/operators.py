@@ -1,11 +1,11 @@
-"""Cells of the C++ operators, with their gradients. They take float32 and run on a CPU."""
+"""The C++ operators: cells with their gradients, and what works on arrays. They take float32 and run on a CPU."""
 from collections.abc import Callable
 
 import numpy as np
 
 from mindspore import Tensor, nn, ops
 
-from mindseg.cpu_kernels.library import installed_library
+from mindseg.cpu_kernels.library import call, installed_library
 
 NO_CAP = float("inf")
 CORNERS = {False: 0, True: 1, "low": 2}     # corner rules of models.layers.resize_bilinear, as the operators know them
@@ -117,3 +117,19 @@ class ResizedCrossEntropy(nn.Cell):
               dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the gradient of the logits."""
         return self.backward(logits, label, size, dout), ops.zeros_like(label), ops.zeros_like(size)
+
+
+def add_probabilities(logits: np.ndarray, rows: tuple[np.ndarray, np.ndarray], columns: tuple[np.ndarray, np.ndarray],
+                      temperature: float, sums: np.ndarray) -> None:
+    """Resizes the logits of a pass and adds their softmax to sums, in one pass over memory.
+
+    Args:
+        logits: float32 (N, C, h, w).
+        rows: Numbers int32 (K, H) and weights float32 (K, H) of the K rows that make each row of the result.
+        columns: The same of its columns, (L, W).
+        temperature: Divisor of the logits before the softmax.
+        sums: float32 (N, C, H, W), changed in place.
+    """
+    arguments = np.ascontiguousarray(logits), *rows, *columns, np.array([1 / temperature], np.float32)
+    if call("add_probabilities", *arguments, sums):
+        raise ValueError(f"logits {logits.shape} do not become {sums.shape}")

@@ -12,10 +12,11 @@ from mindspore import dtype as mstype
 from mindseg.compat import cast, device_target, take, take_along, transpose
 from mindseg.config import Config
 from mindseg.cpu_kernels.fusion import fuse_network
+from mindseg.cpu_kernels.operators import add_probabilities
 from mindseg.data.datasets import DatasetInfo
 from mindseg.data.labels import IGNORE
 from mindseg.inference.decision import decide_by_logits, decide_by_sums
-from mindseg.inference.sampling import Axis, sampling, window_starts
+from mindseg.inference.sampling import Axis, sampling, taps, window_starts
 from mindseg.models.layers import SegmentationNetwork
 from mindseg.models.normalize import Normalize
 from mindseg.resize import create_resize, scale_size
@@ -239,7 +240,6 @@ class NetworkPredictor:
         d, e = cfg.data, cfg.eval
         normalize = Normalize(d.mean, d.std, d.value_range)
         self.net = net
-        fuse_network(net, cfg.runtime.threads)
         self.info = info
         self.color_order = d.color_order
         self.gives_confidence = True
@@ -260,6 +260,7 @@ class NetworkPredictor:
         self._to_both = ForwardWithConfidence(self._to_full, temperature)
         self._to_logits = Forward(net, normalize, len(info.classes), ids=False, small=self._upsampling is not None)
         by_products, self._averages = device_target() == "CPU", self.scales != (1.0,) or self.flip
+        self._by_operator = fuse_network(net, cfg.runtime.threads) and self._averages
         self._resample = Resample(shift=by_products and self._averages)
         self._add = AddProbabilities(len(info.classes), by_products)
         self._add_tempered = AddProbabilities(len(info.classes), by_products, temperature)
@@ -280,8 +281,10 @@ class NetworkPredictor:
         height, width = size = (int(size[0]), int(size[1]))
         if self._runs_once(images, size):
             ids = self._run(self._to_ids, self._fit(images), self.size_step)
+        elif self._by_operator:
+            return np.stack([self.decide(sums)[0] for sums in self._host_sums(images, size)])
         elif self._averages:
-            ids = self._ids(self._sums(images, size, self._add)[0])
+            ids = self._ids(self._sums(images, size)[0])
         else:
             ids = self._ids(self._resampled(images, size))
         return ids.asnumpy()[:, :height, :width]
@@ -302,8 +305,11 @@ class NetworkPredictor:
         height, width = size = (int(size[0]), int(size[1]))
         if self._runs_once(images, size):
             answers = self._run(self._to_both, self._fit(images), self.size_step)
+        elif self._by_operator:
+            answers = zip(*[self.decide(sums, True) for sums in self._host_sums(images, size, True)], strict=True)
+            return tuple(map(np.stack, answers))
         elif self._averages:
-            sums = self._sums(images, size, *self._adders(True))
+            sums = self._sums(images, size, True)
             answers = self._ids(sums[0]), self._mean_confidence(sums[0], sums[-1])
         else:
             logits = self._resampled(images, size)
@@ -324,10 +330,9 @@ class NetworkPredictor:
         height, width = size = (int(size[0]), int(size[1]))
         if self._runs_once(images, size):
             return self._run(self._to_full, self._fit(images), self.size_step).asnumpy()[:, :, :height, :width]
-        if self._averages:
-            scores = _concat(self._sums(images, size, *self._adders(confidence)), 1)
-        else:
-            scores = self._resampled(images, size)
+        if self._by_operator:
+            return self._host_sums(images, size, confidence)
+        scores = _concat(self._sums(images, size, confidence), 1) if self._averages else self._resampled(images, size)
         return scores.asnumpy().transpose(0, 1, 3, 2)[:, :, :height, :width]
 
     def decide(self, scores: np.ndarray, confidence: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
@@ -336,23 +341,34 @@ class NetworkPredictor:
             return decide_by_sums(scores, len(self.info.classes), len(self._passes) if confidence else None)
         return decide_by_logits(scores, self.temperature if confidence else None)
 
-    def _adders(self, confidence: bool) -> tuple[AddProbabilities, ...]:
-        """The sums that are needed: another one for the confidence if there is a temperature."""
-        return (self._add, self._add_tempered) if confidence and self.temperature != 1 else (self._add,)
+    def _temperatures(self, confidence: bool) -> tuple[float, ...]:
+        """Those of the sums that are needed: another one for the confidence if it has a temperature."""
+        return (1.0, self.temperature) if confidence and self.temperature != 1 else (1.0,)
 
     def _runs_once(self, images: np.ndarray, size: tuple[int, int]) -> bool:
         """One pass gives the answer at its size."""
         once = not self._averages and self.window is None
         return once and self.resize.content_size(*images.shape[1:3]) == size
 
-    def _sums(self, images: np.ndarray, size: tuple[int, int], *adders: AddProbabilities) -> list[Tensor]:
-        """Sums of the probabilities of all passes, float32 (N, C, W, H), one for each adder."""
+    def _sums(self, images: np.ndarray, size: tuple[int, int], confidence: bool = False) -> list[Tensor]:
+        """Sums of the probabilities of all passes, float32 (N, C, W, H), one for each temperature."""
+        adders = [self._add, self._add_tempered][:len(self._temperatures(confidence))]
         totals: list[Tensor | None] = [None] * len(adders)
         for scale, flip in self._passes:
             logits = self._resampled(images, size, scale, flip)
             for i, add in enumerate(adders):
                 totals[i] = add(logits) if totals[i] is None else add(logits, totals[i])
         return totals
+
+    def _host_sums(self, images: np.ndarray, size: tuple[int, int], confidence: bool = False) -> np.ndarray:
+        """The same by our operator on a CPU, float32 (N, K, height, width): one behind the other."""
+        temperatures, classes = self._temperatures(confidence), len(self.info.classes)
+        sums = [np.zeros((len(images), classes, *size), np.float32) for _ in temperatures]
+        for scale, flip in self._passes:
+            logits, *axes = self._logits(images, size, scale, flip)
+            for temperature, total in zip(temperatures, sums, strict=True):
+                add_probabilities(logits.asnumpy(), *map(taps, axes), temperature, total)
+        return sums[0] if len(sums) == 1 else np.concatenate(sums, 1)
 
     def logits(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Logits of one pass over whole images (or windows), whatever the mode; of several passes less their highest.
@@ -386,8 +402,9 @@ class NetworkPredictor:
     def _fit(self, images: np.ndarray, scale: float = 1.0, flip: bool = False) -> np.ndarray:
         return np.stack([self.resize.apply(image, scale, flip) for image in images])
 
-    def _resampled(self, images: np.ndarray, size: tuple[int, int], scale: float = 1.0, flip: bool = False) -> Tensor:
-        """Logits of one pass, float32 (N, C, W, H), H and W the multiples of 32 from ``size`` on."""
+    def _logits(self, images: np.ndarray, size: tuple[int, int], scale: float,
+                flip: bool) -> tuple[Tensor, Axis, Axis]:
+        """Logits of one pass, those of all windows in one tensor, and how its rows and columns become ``size``."""
         fitted = self._fit(images, scale, flip)
         covered, content = fitted.shape[1:3], scale_size(self.resize.content_size(*images.shape[1:3]), scale)
         window = [min(pair) for pair in zip(self.window or covered, covered, strict=True)]
@@ -396,12 +413,15 @@ class NetworkPredictor:
         rows = [[self._run(self._to_logits, fitted[:, top:top + window[0], left:left + window[1]], step)
                  for left in starts[1]] for top in starts[0]]
         logits = _concat([_concat(row, 3) for row in rows], 2)
-        arguments = []
-        for axis in (0, 1):
-            output = logits.shape[2 + axis] // len(starts[axis])
-            arguments += sampling(Axis(starts[axis], window[axis], _padded(window[axis], step), output, content[axis],
-                                       size[axis], flip and axis == 1, self._upsampling))
-        return self._resample(logits, *map(Tensor, arguments))
+        axes = [Axis(starts[axis], window[axis], _padded(window[axis], step),
+                     logits.shape[2 + axis] // len(starts[axis]), content[axis], size[axis], flip and axis == 1,
+                     self._upsampling) for axis in (0, 1)]
+        return logits, *axes
+
+    def _resampled(self, images: np.ndarray, size: tuple[int, int], scale: float = 1.0, flip: bool = False) -> Tensor:
+        """Logits of one pass, float32 (N, C, W, H), H and W the multiples of 32 from ``size`` on."""
+        logits, *axes = self._logits(images, size, scale, flip)
+        return self._resample(logits, *[Tensor(array) for axis in axes for array in sampling(axis)])
 
     def _step(self, scale: float) -> int:
         """``size_step`` at a scale; windows have one size anyway."""

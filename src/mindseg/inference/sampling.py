@@ -2,7 +2,8 @@
 
 Leaving out the padding, the flip, the mean of overlapping windows, the resize that ends some networks and the resize to
 the answer are linear along each axis. Together they are one matrix for the rows and one for the columns, of which a
-row has few numbers that are not 0. Here each is made as small matrices, for 32 rows of the result at a time.
+row has few numbers that are not 0. Here each is made as small matrices, for 32 rows of the result at a time, or as a
+list of these few numbers for each row.
 """
 import math
 from dataclasses import dataclass
@@ -74,6 +75,26 @@ def sampling(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
         out = np.broadcast_to(np.arange(len(part))[:, None], part.shape)
         np.add.at(matrices[i], (out, places.reshape(part.shape)), part)
     return rows.reshape(-1), matrices.astype(np.float32)
+
+
+@lru_cache(maxsize=512)
+def taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means of an axis.
+
+    Returns:
+        int32 (K, target): K rows of each row of the result, by their numbers in the logits of all windows, one behind
+        the other; and their weights, float32 (K, target), 0 where fewer are needed.
+    """
+    index, weight = _taps(axis)
+    order = index.argsort(1)
+    index, weight = np.take_along_axis(index, order, 1), np.take_along_axis(weight, order, 1)
+    place = (np.diff(index, axis=1, prepend=index[:, :1]) > 0).cumsum(1)      # equal numbers share one
+    line = np.arange(len(index))[:, None]
+    numbers = np.tile(index[:, 0].astype(np.int32), (place.max() + 1, 1))
+    numbers[place, line] = index
+    sums = np.zeros(numbers.shape)
+    np.add.at(sums, (place, line), weight)
+    return numbers, sums.astype(np.float32)
 
 
 def _taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,139 @@
+// Sums of the probabilities of several passes over an image, at the size of the answer. The resized logits and the
+// probabilities of a pass are made a piece of a row at a time, so they never take memory.
+#include <algorithm>
+#include <vector>
+
+#include "exponential.h"
+#include "operator.h"
+
+namespace mindseg {
+namespace {
+
+constexpr int64_t kPiece = 256;  // pixels of a row that are worked on at a time: their logits stay in the L1 cache
+
+// Resize of an axis: each value of the result is a sum of `taps` weighted values. Both arrays are (taps, length).
+struct Axis {
+  const int32_t* index;
+  const float* weight;
+  int64_t taps;
+  int64_t length;
+};
+
+// Makes row `y` of the result of each class, (C, w), from rows of the logits (C, h, w).
+MINDSEG_VECTOR void MixRows(const float* logits, int64_t classes, int64_t height, int64_t width, const Axis& rows,
+                            int64_t y, float* mixed) {
+  for (int64_t c = 0; c < classes; ++c) {
+    float* out = mixed + c * width;
+    for (int64_t tap = 0; tap < rows.taps; ++tap) {
+      const float weight = rows.weight[tap * rows.length + y];
+      const float* in = logits + (c * height + rows.index[tap * rows.length + y]) * width;
+      if (tap == 0) {
+#pragma omp simd
+        for (int64_t x = 0; x < width; ++x) out[x] = weight * in[x];
+      } else if (weight != 0.0f) {
+#pragma omp simd
+        for (int64_t x = 0; x < width; ++x) out[x] += weight * in[x];
+      }
+    }
+  }
+}
+
+// Makes `count` pixels from `start` on of a row of the result, (C, kPiece), from the mixed rows (C, w).
+MINDSEG_VECTOR void MixColumns(const float* mixed, int64_t classes, int64_t width, const Axis& columns, int64_t start,
+                               int64_t count, float* piece) {
+  for (int64_t c = 0; c < classes; ++c) {
+    const float* in = mixed + c * width;
+    float* out = piece + c * kPiece;
+    for (int64_t tap = 0; tap < columns.taps; ++tap) {
+      const int32_t* index = columns.index + tap * columns.length + start;
+      const float* weight = columns.weight + tap * columns.length + start;
+      if (tap == 0) {
+#pragma omp simd
+        for (int64_t x = 0; x < count; ++x) out[x] = weight[x] * in[index[x]];
+      } else {
+#pragma omp simd
+        for (int64_t x = 0; x < count; ++x) out[x] += weight[x] * in[index[x]];
+      }
+    }
+  }
+}
+
+// Adds the softmax of logits (C, kPiece), times `factor`, to `count` pixels of each class; those lie `plane` apart.
+MINDSEG_VECTOR void AddSoftmax(float* piece, int64_t classes, int64_t count, float factor, int64_t plane, float* sums) {
+  float highest[kPiece];
+  float total[kPiece];
+#pragma omp simd
+  for (int64_t x = 0; x < count; ++x) {
+    highest[x] = piece[x];
+    total[x] = 0.0f;
+  }
+  for (int64_t c = 1; c < classes; ++c) {
+    const float* z = piece + c * kPiece;
+#pragma omp simd
+    for (int64_t x = 0; x < count; ++x) highest[x] = std::max(highest[x], z[x]);
+  }
+  for (int64_t c = 0; c < classes; ++c) {
+    float* z = piece + c * kPiece;
+#pragma omp simd
+    for (int64_t x = 0; x < count; ++x) {
+      z[x] = Exp((z[x] - highest[x]) * factor);
+      total[x] += z[x];
+    }
+  }
+#pragma omp simd
+  for (int64_t x = 0; x < count; ++x) total[x] = 1.0f / total[x];
+  for (int64_t c = 0; c < classes; ++c) {
+    const float* z = piece + c * kPiece;
+    float* sum = sums + c * plane;
+#pragma omp simd
+    for (int64_t x = 0; x < count; ++x) sum[x] += z[x] * total[x];
+  }
+}
+
+bool IsAxis(const Arguments& a, int i, int64_t length) {
+  return a.Is(i, 2, "int32") && a.Is(i + 1, 2, "float32") && a.Dim(i, 0) == a.Dim(i + 1, 0) && a.Dim(i, 0) > 0 &&
+         a.Dim(i, 1) == length && a.Dim(i + 1, 1) == length;
+}
+
+bool Fits(const Arguments& a) {
+  return a.count == 7 && a.Is(0, 4, "float32") && a.Is(6, 4, "float32") && a.Dim(0, 0) == a.Dim(6, 0) &&
+         a.Dim(0, 1) == a.Dim(6, 1) && IsAxis(a, 1, a.Dim(6, 2)) && IsAxis(a, 3, a.Dim(6, 3)) && a.Is(5, 1, "float32");
+}
+
+}  // namespace
+
+// Inputs: logits (N, C, h, w); numbers (K, H) int32 and weights (K, H) of the K rows that make each row of the result;
+// likewise for its columns, (L, W); factor (1) on the logits before the softmax.
+// Output: sums (N, C, H, W), to which the probabilities are added.
+MINDSEG_OPERATOR(mindseg_add_probabilities) {
+  const Arguments& a = arguments;
+  if (!Fits(a)) return kWrongArguments;
+  const int64_t classes = a.Dim(0, 1);
+  const int64_t small_height = a.Dim(0, 2);
+  const int64_t small_width = a.Dim(0, 3);
+  const int64_t height = a.Dim(6, 2);
+  const int64_t width = a.Dim(6, 3);
+  const Axis rows{a.Ints(1), a.Floats(2), a.Dim(1, 0), height};
+  const Axis columns{a.Ints(3), a.Floats(4), a.Dim(3, 0), width};
+#pragma omp parallel num_threads(Threads())
+  {
+    std::vector<float> mixed(static_cast<size_t>(classes * small_width));
+    std::vector<float> piece(static_cast<size_t>(classes * kPiece));
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < a.Dim(0, 0) * height; ++row) {
+      const int64_t first = row / height * classes;  // plane of the image
+      const int64_t y = row % height;
+      MixRows(a.Floats(0) + first * small_height * small_width, classes, small_height, small_width, rows, y,
+              mixed.data());
+      for (int64_t start = 0; start < width; start += kPiece) {
+        const int64_t count = std::min(kPiece, width - start);
+        MixColumns(mixed.data(), classes, small_width, columns, start, count, piece.data());
+        AddSoftmax(piece.data(), classes, count, a.Floats(5)[0], height * width,
+                   a.Output(6) + (first * height + y) * width + start);
+      }
+    }
+  }
+  return kOk;
+}
+
+}  // namespace mindseg
