@@ -132,25 +132,26 @@ def lock_and_stages(codec: str, source: Source, args: argparse.Namespace) -> Non
     """Prints what each stage of a sample costs and how long it holds Python's lock, then the whole loader's share."""
     gc.collect()        # ends the threads of the loader before
     loader, batches = make_loader(source, args, 1), max(1, args.stage_samples // args.batch_size)
-    count, epochs = batches * args.batch_size, itertools.count()
 
     def run() -> None:
-        done = 0
-        while done < batches:
-            done += sum(1 for _ in itertools.islice(loader.epoch(next(epochs)), batches - done))
+        for _ in itertools.islice(itertools.chain.from_iterable(map(loader.epoch, itertools.count())), batches):
+            pass
 
-    calls, most = stages.record(run), 0.0
+    calls = stages.record(run)
     for name, _, _ in stages.STAGES:
         if calls[name]:
-            used, held, outside = stages.cost(calls[name], count)
-            most += outside if name in ("read", stages.SAMPLE, "batch") else 0
-            print(f"{codec:<7} {name:<13} {used:7.2f} ms   lock {held:6.3f} to {outside:6.3f} ms", flush=True)
+            print_use(codec, name, *stages.cost(calls[name], batches * args.batch_size))
     calls.clear()
-    use = lock.measure(run)
-    held = 1000 * use.held / count
-    print(f"{codec:<7} whole loader  {1000 * use.cpu / count:7.2f} ms   lock {held:6.3f} ms, "
-          f"{100 * use.held / use.cpu:.1f} %; with the upper bounds of read, sample and batch a process can make "
-          f"{1000 / (held + most):.0f} images/s", flush=True)
+    speeds: list[Speed] = []
+    use = lock.measure(lambda: speeds.append(loader_speed(loader, args.seconds)))
+    print_use(codec, "whole loader", speeds[0].cpu, use)
+
+
+def print_use(codec: str, name: str, used: float, use: lock.Use) -> None:
+    """Prints ``used``, the processor time of an image in ms, and its part with the lock held: a process's limit."""
+    held = used * use.share
+    print(f"{codec:<7} {name:<13} {used:7.2f} ms   lock {held:6.3f} ms, {100 * use.share:.1f} % "
+          f"(standard error {100 * use.error:.1f}): {1000 / max(held, 1e-3):.0f} images/s a process", flush=True)
 
 
 def ranks(codec: str, folder: Path, args: argparse.Namespace) -> None:

@@ -1,13 +1,10 @@
 """The stages of a sample, recorded while the loader runs and measured one by one afterwards."""
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial, wraps
-from types import BuiltinFunctionType
 from unittest import mock
 
-import cv2
 from support import lock
 
 from mindseg.data import loader, sources, transforms
@@ -38,12 +35,16 @@ def record(run: Callable[[], object]) -> dict[str, list[Callable]]:
     return calls
 
 
-def cost(calls: list[Callable], samples: int) -> tuple[float, float, float]:
+def cost(calls: list[Callable], samples: int, seconds: float = 1.0) -> tuple[float, lock.Use]:
     """Measures a stage.
 
+    Args:
+        calls: Of the stage, for ``samples`` samples.
+        samples: Number of samples.
+        seconds: Least processor time of the measurement of the lock.
+
     Returns:
-        Milliseconds of a sample: processor time of these calls, alone; Python's lock held, at least; and at most, which
-        is the processor time outside OpenCV's functions: these release the lock. So do NumPy's on large arrays.
+        Processor time of a sample in ms, alone; and how much of it holds Python's lock.
     """
     def repeat() -> None:
         for call in calls:
@@ -53,25 +54,5 @@ def cost(calls: list[Callable], samples: int) -> tuple[float, float, float]:
     began = time.thread_time()
     repeat()
     used = time.thread_time() - began
-    return tuple(1000 * seconds / samples for seconds in (used, lock.measure(repeat).held, outside_opencv(repeat)))
-
-
-def outside_opencv(work: Callable[[], None]) -> float:
-    """Processor seconds that this thread spends outside OpenCV's functions, with those of counting them."""
-    functions = {value for value in vars(cv2).values() if isinstance(value, BuiltinFunctionType)}
-    inside = began = 0.0
-
-    def note(frame: object, event: str, function: object) -> None:
-        nonlocal inside, began
-        if event == "c_call":
-            began = time.thread_time()
-        elif event in ("c_return", "c_exception") and function in functions:
-            inside += time.thread_time() - began
-
-    started = time.thread_time()
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return time.thread_time() - started - inside
+    rounds = max(1, round(seconds / used))
+    return 1000 * used / samples, lock.measure(lambda: [repeat() for _ in range(rounds)])
