@@ -35,6 +35,7 @@ from mindseg.errors import run_main
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "fast_scnn" / "fast_scnn_cityscapes.yaml"
 PARTS = ("speed", "stages", "ranks", "memory")
+_EPOCH = 2975       # least images of an epoch, as many as Cityscapes has
 EXAMPLES = """examples:
   python benchmarks/dataloader.py
   python benchmarks/dataloader.py --part speed --codec webp --seconds 20
@@ -106,7 +107,8 @@ def open_codec(codec: str, samples: list[Sample], folder: Path) -> Source:
 
 
 def make_loader(source: Source, args: argparse.Namespace, workers: int, rank: int = 0, size: int = 1) -> Loader:
-    options = LoaderOptions(args.batch_size, rank, size, num_workers=workers, prefetch=args.prefetch)
+    repeat = -(-_EPOCH // len(source))      # each epoch starts threads
+    options = LoaderOptions(args.batch_size, rank, size, repeat=repeat, num_workers=workers, prefetch=args.prefetch)
     return Loader(source, CITYSCAPES, CITYSCAPES.label_lut(), recipe(), options)
 
 

@@ -94,6 +94,7 @@ class PixelLoss(nn.Cell):
         self.ignore_id = ignore_id
         self.class_weights = None if class_weights is None else Tensor(class_weights, mstype.float32)
         self.pixel_loss = PixelCrossEntropy()
+        self.log_softmax = kernels() != "cpu"       # the first Ascend 910 has no kernel for the softmax's gradient
         self.fused, self.corners = None, None
 
     def pixel_weights(self, label: Tensor) -> Tensor:
@@ -136,6 +137,11 @@ class PixelLoss(nn.Cell):
         """Reshapes logits (N, C, H, W) of any float type to (N, C, H*W) float32."""
         n, c, h, w = logits.shape
         return cast(ops.reshape(logits, (n, c, h * w)), mstype.float32)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax of logits (N, C, H, W), float32 (N, C, H*W)."""
+        logits = self.by_pixel(logits)
+        return ops.exp(ops.log_softmax(logits, 1)) if self.log_softmax else ops.softmax(logits, 1)
 
     def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the softmax cross entropy of each pixel.
@@ -283,7 +289,7 @@ class DiceLoss(PixelLoss):
         n, classes, h, w = logits.shape
         label = ops.reshape(label, (n, 1, h * w))
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
-        probability = ops.softmax(self.by_pixel(logits), 1) * valid
+        probability = self.probabilities(logits) * valid
         truth = one_hot(label, classes) * valid
         overlap = (probability * truth).sum((0, 2))
         scores = (2.0 * overlap + 1.0) / (probability.sum((0, 2)) + truth.sum((0, 2)) + 1.0)
@@ -305,7 +311,7 @@ class LovaszLoss(PixelLoss):
         label = ops.reshape(label, (n, 1, h * w))
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         truth = one_hot(label, classes) * valid
-        errors = ops.abs(truth - ops.softmax(self.by_pixel(logits), 1) * valid)     # 0, so last, if ignored
+        errors = ops.abs(truth - self.probabilities(logits) * valid)     # 0, so last, if ignored
         errors = ops.reshape(transpose(errors, (1, 0, 2)), (classes, -1))
         truth = ops.reshape(transpose(truth, (1, 0, 2)), (classes, -1))
         losses = (errors * ops.stop_gradient(self._weights(ops.stop_gradient(errors), truth))).sum(1)

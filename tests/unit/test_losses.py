@@ -304,7 +304,7 @@ def test_execution_modes_agree(mode):
 
 @pytest.mark.parametrize("rule", ["fraction", "min_kept"])
 @pytest.mark.parametrize("scale", [0.3, 2.0])
-@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemLoss, BCELoss, DiceLoss, LovaszLoss])
 def test_the_form_for_ascend_has_the_same_value_and_gradient(kind, scale, rule):
     """Comparisons instead of look-ups, and for OHEM counting instead of a sort, on both branches of both rules."""
     options = {"rule": rule, "min_kept": 30, "thresh": 0.3} if kind is OhemLoss else {}
