@@ -116,8 +116,8 @@ def decode_image_rows(data: np.ndarray, name: str, top: int, bottom: int) -> tup
     if cut is None:
         image = _decode_image(data, name, header, header.height)
         return _turn(image, header.orientation)[top:bottom], header.size
-    part, start, _ = cut
-    return _decode_image(part, name, header, jpeg.read_frame(part)[1])[top - start:bottom - start], header.size
+    part, start, rows = cut
+    return _decode_image(part, name, header, rows)[top - start:bottom - start], header.size
 
 
 def decode_label(data: np.ndarray, name: str, lut: np.ndarray) -> np.ndarray:

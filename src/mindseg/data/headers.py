@@ -149,12 +149,13 @@ def _read_png(data: np.ndarray) -> Header | None:
 
 
 def _read_jpeg(data: np.ndarray) -> Header | None:
-    frame = jpeg.read_frame(data)
+    segments = jpeg.read_segments(data)
+    frame = jpeg.read_frame(data, segments)
     if frame is None:
         return None
     bits, height, width, channels = frame
-    return Header(width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, jpeg.is_whole(data),
-                  exif=jpeg.find_exif(data))
+    kind = _JPEG_KINDS.get(channels, f"of {channels} channels")
+    return Header(width, height, kind, bits, jpeg.is_whole(data, segments), exif=jpeg.find_exif(data, segments))
 
 
 def _read_webp(data: np.ndarray) -> Header | None:

@@ -7,7 +7,6 @@ crop needs half the rows of an image.
 import math
 import re
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,8 +17,31 @@ _SEGMENT = re.compile(b"\xff[^\x00\xff\x01\xd0-\xd8]", re.DOTALL)     # a mark t
 _BLOCK = 8
 _END = np.array([0xFF, 0xD9], np.uint8)
 
+Segments = list[tuple[int, int, int]]
 
-def is_whole(data: np.ndarray) -> bool:
+
+def read_segments(data: np.ndarray) -> Segments:
+    """Finds the segments from the start mark to the header of the first scan, kind 0xDA, or as far as they can be read.
+
+    Args:
+        data: Bytes of the file, uint8 (N,).
+
+    Returns:
+        (kind, begin, end) of what each segment holds.
+    """
+    view, end, segments = memoryview(data), 2, []       # reads single bytes faster than an array does
+    while (mark := _SEGMENT.search(view, end)) and mark.end() + 2 <= len(view):
+        at = mark.end()
+        kind, end = view[at - 1], at + 256 * view[at] + view[at + 1]
+        if kind == 0xD9:
+            break
+        segments.append((kind, at + 2, end))
+        if kind == 0xDA:
+            break
+    return segments
+
+
+def is_whole(data: np.ndarray, segments: Segments) -> bool:
     """Tests whether ``data``, the bytes of a JPEG, has the end mark of its image; behind that anything may follow.
 
     Marks are looked for behind the header of the first scan, because a thumbnail in the EXIF segment has an end mark
@@ -27,7 +49,7 @@ def is_whole(data: np.ndarray) -> bool:
     the end mark. Any other mark belongs to other data behind an image that is cut off. The C++ runner has the same rule
     (``ascend310_infer/src/image_header.cc``).
     """
-    begin = next((end for kind, _, end in _segments(data) if kind == 0xDA), data.size)
+    begin = next((end for kind, _, end in segments if kind == 0xDA), data.size)
     body = data[begin:]
     places = np.flatnonzero(body[:-1] == 0xFF)
     kinds = body[places + 1]
@@ -44,40 +66,29 @@ def is_whole(data: np.ndarray) -> bool:
     return False
 
 
-def read_frame(data: np.ndarray) -> tuple[int, int, int, int] | None:
+def read_frame(data: np.ndarray, segments: Segments) -> tuple[int, int, int, int] | None:
     """Reads bits, height, width and number of channels from a JPEG's header; ``None`` if it has none.
 
     Args:
         data: Bytes of the file, uint8 (N,).
+        segments: Its :func:`read_segments`.
     """
-    for kind, begin, end in _segments(data):
+    for kind, begin, end in segments:
         if kind in _SEQUENTIAL or kind in _OTHER_FRAMES:
             segment = data[begin:end].tobytes()
             return struct.unpack_from(">BHHB", segment) if len(segment) >= 6 else None
     return None
 
 
-def find_exif(data: np.ndarray) -> tuple[int, int]:
+def find_exif(data: np.ndarray, segments: Segments) -> tuple[int, int]:
     """Begin and end of the EXIF data of a JPEG, ``(0, 0)`` if it has none.
 
     Args:
         data: Bytes of the file, uint8 (N,).
+        segments: Its :func:`read_segments`.
     """
-    return next(((begin, end) for kind, begin, end in _segments(data)
+    return next(((begin, end) for kind, begin, end in segments
                  if kind == 0xE1 and end <= data.size and data[begin:begin + 6].tobytes() == b"Exif\0\0"), (0, 0))
-
-
-def _segments(data: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """(kind, begin, end) of what each segment holds, from the start mark to the header of the first scan, kind 0xDA."""
-    end = 2
-    while (mark := _SEGMENT.search(data, end)) and mark.end() + 2 <= data.size:
-        at, kind = mark.end(), int(data[mark.end() - 1])
-        if kind == 0xD9:
-            return
-        end = at + 256 * int(data[at]) + int(data[at + 1])
-        yield kind, at + 2, end
-        if kind == 0xDA:
-            return
 
 
 def restart_interval(width: int) -> int:
@@ -85,7 +96,7 @@ def restart_interval(width: int) -> int:
     return math.ceil(width / (2 * _BLOCK))
 
 
-def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, tuple[int, int]] | None:
+def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, int] | None:
     """Cuts some rows out of a JPEG.
 
     Args:
@@ -95,15 +106,17 @@ def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, 
 
     Returns:
         A JPEG that decodes to exactly the pixels of these rows and a few above and below, the row of the image that it
-        starts with, and the (height, width) of the whole image. ``None`` if the file does not have a restart marker
-        after every row of blocks.
+        starts with, and the number of its rows. ``None`` if the file does not have a restart marker after every row of
+        blocks.
     """
     layout = _read_layout(data)
     if layout is None:
         return None
-    (height, width), row_height, height_at, body_at = layout
+    height, row_height, height_at, body_at = layout
     body, count = data[body_at:], math.ceil(height / row_height)
-    marks = np.flatnonzero((body[:-1] == 0xFF) & (body[1:] & 0xF8 == 0xD0))
+    is_mark = body[:-1] == 0xFF
+    is_mark &= body[1:] & 0xF8 == 0xD0
+    marks = np.flatnonzero(is_mark)
     if len(marks) != count - 1:
         return None
     # Chroma is interpolated across rows of blocks, so one more on either side.
@@ -113,22 +126,22 @@ def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, 
     part = body[begin:marks[last - 1] if last < count else len(body)].copy()
     inner = marks[first:last - 1] - begin
     part[inner + 1] = 0xD0 + np.arange(len(inner)) % 8      # markers are counted from 0, modulo 8
-    head = data[:body_at].copy()
-    head[height_at:height_at + 2] = divmod(min(height, last * row_height) - first * row_height, 256)
-    return np.concatenate([head, part, _END]), first * row_height, (height, width)
+    head, rows = data[:body_at].copy(), min(height, last * row_height) - first * row_height
+    head[height_at:height_at + 2] = divmod(rows, 256)
+    return np.concatenate([head, part, _END]), first * row_height, rows
 
 
-def _read_layout(data: np.ndarray) -> tuple[tuple[int, int], int, int, int] | None:
+def _read_layout(data: np.ndarray) -> tuple[int, int, int, int] | None:
     """Reads the header.
 
     Returns:
-        (Height, width) of the image, height of a row of blocks, and positions in the file of that height and of the
-        first row; ``None`` if rows of blocks cannot be told apart by restart markers.
+        Height of the image and of a row of blocks, and positions in the file of the former and of the first row;
+        ``None`` if rows of blocks cannot be told apart by restart markers.
     """
     if data[:2].tobytes() != b"\xff\xd8":
         return None
     interval, frame, height_at = 0, b"", 0
-    for kind, begin, end in _segments(data):
+    for kind, begin, end in read_segments(data):
         segment = data[begin:end].tobytes()
         if kind in _OTHER_FRAMES:
             return None
@@ -141,5 +154,5 @@ def _read_layout(data: np.ndarray) -> tuple[tuple[int, int], int, int, int] | No
             across, down = (max(frame[i] >> shift & 15 for i in (7, 10, 13)) for shift in (4, 0))
             if (channels == 3 and height and width and across and down
                     and interval == math.ceil(width / (_BLOCK * across))):
-                return (height, width), _BLOCK * down, height_at, end
+                return height, _BLOCK * down, height_at, end
     return None
