@@ -114,9 +114,8 @@ def cut_rows(data: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, int, 
         return None
     height, row_height, height_at, body_at = layout
     body, count = data[body_at:], math.ceil(height / row_height)
-    is_mark = body[:-1] == 0xFF
-    is_mark &= body[1:] & 0xF8 == 0xD0
-    marks = np.flatnonzero(is_mark)
+    places = np.flatnonzero(body[:-1] == 0xFF)
+    marks = places[body[places + 1] & 0xF8 == 0xD0]
     if len(marks) != count - 1:
         return None
     # Chroma is interpolated across rows of blocks, so one more on either side.
