@@ -17,7 +17,7 @@ _SOURCE = Path(__file__).with_name("lock.cc")
 
 @dataclass
 class Use:
-    """What a piece of work used.
+    """Processor time of a piece of work, and its share that held the lock.
 
     Attributes:
         cpu: Processor time of all threads of the process, in seconds.
