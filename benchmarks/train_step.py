@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from support.streets import make_streets
-from support.torch_peer import TorchPeer, measure
+from support.torch_peer import TorchPeer, measure, peak_memory
 
 import mindseg  # noqa: F401  (prepares the environment before MindSpore is loaded)
 from mindseg.commands.train import Batches, build_step
@@ -28,6 +28,7 @@ CONFIGS = {"fast_scnn": "fast_scnn/fast_scnn_cityscapes_softmax", "enet": "enet/
 EXAMPLES = """examples:
   python benchmarks/train_step.py --models fast_scnn enet --height 256 --width 512
   python benchmarks/train_step.py --models enet --torch PyTorch-ENet/models/enet.py:ENet
+  python benchmarks/train_step.py --models enet --memory
   python benchmarks/train_step.py --engine --steps 30
 
 --torch FILE.py:CLASS[,name=value] is imported in a process of its own and called as CLASS(classes, name="value"); it
@@ -44,7 +45,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="samples a step (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="measured steps (%(default)s)")
     parser.add_argument("--torch", metavar="FILE.py:CLASS", help="PyTorch implementation to compare one network with")
+    parser.add_argument("--memory", action="store_true",
+                        help="also print the most memory that the process of one network has used")
     args = parser.parse_args()
+    if args.memory and (len(args.models) > 1 or args.engine):
+        parser.error("--memory measures one network's process: give one name to --models, and no --engine")
     if args.torch and (len(args.models) > 1 or args.engine):
         parser.error("--torch compares one network's step: give one name to --models, and no --engine")
     return args
@@ -61,13 +66,14 @@ def main() -> None:
         if args.engine:
             measure_engine(cfg, runtime, args.steps)
         else:
-            measure_step(cfg, runtime, args.steps, args.torch)
+            measure_step(cfg, runtime, args.steps, args.torch, args.memory)
 
 
-def measure_step(cfg: Config, runtime: Runtime, steps: int, torch: str | None) -> None:
+def measure_step(cfg: Config, runtime: Runtime, steps: int, torch: str | None, memory: bool) -> None:
     """Prints the time of the first step, which compiles the graph, and the median of the later ones.
 
-    With ``torch`` the PyTorch network takes turns with ours, so that a busy machine slows both.
+    With ``torch`` the PyTorch network takes turns with ours, so that a busy machine slows both. With ``memory`` the
+    peaks of the processes are printed, which hold MindSpore or PyTorch, one network and one batch.
     """
     from mindspore import Tensor  # after src, which prepares the environment
     from mindspore import dtype as mstype
@@ -85,15 +91,17 @@ def measure_step(cfg: Config, runtime: Runtime, steps: int, torch: str | None) -
 
     name = f"{cfg.model.name} {size[1]}x{size[2]} batch {size[0]}"
     print(f"{name}: first step {run():.1f} s", flush=True)
-    functions = [run]
-    if torch:
-        functions.append(TorchPeer(torch, size, cfg.model.num_classes, True).run)
-    ours, *theirs = measure(functions, steps)
+    peers = [TorchPeer(torch, size, cfg.model.num_classes, True)] if torch else []
+    ours, *theirs = measure([run, *(peer.run for peer in peers)], steps)
     line = f"{name}: MindSpore {1000 * np.median(ours):.0f} ms (fastest {1000 * min(ours):.0f})"
     for times in theirs:
         line += (f", PyTorch {1000 * np.median(times):.0f} ms (fastest {1000 * min(times):.0f}), ratio "
                  f"{np.median(ours) / np.median(times):.2f} (of the fastest {min(ours) / min(times):.2f})")
     print(line, flush=True)
+    if memory:
+        peak = peak_memory()
+        print(f"{name}: peak memory {peak:.0f} MB" + "".join(
+            f", PyTorch {peer.peak:.0f} MB, ratio {peak / peer.peak:.2f}" for peer in peers), flush=True)
 
 
 def measure_engine(cfg: Config, runtime: Runtime, steps: int) -> None:

@@ -37,6 +37,7 @@ class TorchPeer:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, environment.get("PYTHONPATH"))))
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         env=environment)
+        self.peak = 0.0     # megabytes of memory that the process has used at most
         self.run()      # waits until the network is built
 
     def run(self) -> float:
@@ -44,7 +45,8 @@ class TorchPeer:
         try:
             self.process.stdin.write("run\n")
             self.process.stdin.flush()
-            return float(self.process.stdout.readline())
+            seconds, self.peak = map(float, self.process.stdout.readline().split())
+            return seconds
         except (BrokenPipeError, ValueError):
             sys.exit(self.process.wait() or 1)
 
@@ -52,6 +54,15 @@ class TorchPeer:
         """Ends the process."""
         self.process.stdin.close()
         self.process.wait()
+
+
+def peak_memory() -> float:
+    """Megabytes of memory that this process has used at most; Linux.
+
+    ``getrusage`` would count the parent's, too, if that was larger when it started this process.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measure(functions: list[Callable[[], float]], rounds: int) -> list[list[float]]:
@@ -139,7 +150,7 @@ def serve() -> None:
     for _ in sys.stdin:
         started = time.perf_counter()
         run()
-        print(time.perf_counter() - started, flush=True)
+        print(time.perf_counter() - started, peak_memory(), flush=True)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,9 @@ class _Convolution(nn.Cell):
 class Conv2d(_Convolution):
     """Convolution.
 
+    Attributes:
+        fused: Operator that needs less memory, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
+
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
@@ -177,17 +180,21 @@ class Conv2d(_Convolution):
                                    stride=stride, dilation=dilation, group=groups)
         # One kernel computes both gradients there. Pairs of numbers would exceed the depth of ENet's graph.
         self.newer = None if same else _newer("Conv2DExt")
+        self.fused = None
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H', W')."""
         if self.newer is not None:
             return self.newer(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        x = self.convolve(x, self.weight)
+        x = self.convolve(x, self.weight) if self.fused is None else self.fused(x, self.weight)
         return self.bias_add(x, self.bias) if self.has_bias else x
 
 
 class Conv2dTranspose(_Convolution):
     """Transposed convolution without bias.
+
+    Attributes:
+        fused: Operator that needs less memory, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
 
     Args:
         in_channels: Channels of the input.
@@ -205,12 +212,15 @@ class Conv2dTranspose(_Convolution):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = stride
-        self.rest = kernel - stride - sum(padding)
+        self.before, self.rest = padding[0], kernel - stride - sum(padding)
+        self.fused = None
         # The primitive is named after the convolution whose input gradient it computes.
         self.transpose = ops.Conv2DTranspose(in_channels, kernel, pad_mode="pad", pad=padding * 2, stride=stride)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H', W') with H' = stride * H + kernel - stride - sum(padding)."""
+        if self.fused is not None:
+            return self.fused(x, self.weight)
         height, width = self.stride * x.shape[2] + self.rest, self.stride * x.shape[3] + self.rest
         return self.transpose(x, self.weight, (x.shape[0], self.out_channels, height, width))
 
@@ -294,6 +304,10 @@ def sync_batch_norm_kernel(eps: float, momentum: float, group: str, size: int) -
 class MaxPool2d(nn.Cell):
     """Max-pooling.
 
+    Attributes:
+        halves: Windows are 2x2 pixels and do not overlap.
+        fused: Operator for such windows, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
+
     Args:
         kernel: Side length of a window.
         stride: Step in both directions.
@@ -303,10 +317,12 @@ class MaxPool2d(nn.Cell):
     def __init__(self, kernel: int, stride: int, same: bool = False) -> None:
         super().__init__()
         self.pool = ops.MaxPool(kernel, stride, "same" if same else "valid")
+        self.halves = kernel == stride == 2 and not same
+        self.fused = None
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C, H', W')."""
-        return self.pool(x)
+        return self.pool(x) if self.fused is None else self.fused(x)
 
 
 class SoftmaxCrossEntropy(nn.Cell):

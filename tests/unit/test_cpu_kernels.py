@@ -16,6 +16,7 @@ from mindseg.cpu_kernels.library import call
 from mindseg.errors import UserError
 from mindseg.losses import create_loss
 from mindseg.models import create_model
+from mindseg.models.layers import Dropout, TransposedConv, conv2d
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 RULES = {0: False, 1: True, 2: "low"}
@@ -182,22 +183,167 @@ def test_activation_and_its_gradients(rng):
         np.testing.assert_allclose(found, expected.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
 
 
+def convolution(x, weight, geometry, dy):
+    """Returns a convolution and its gradients of input and weights, tap by tap in float64."""
+    stride, dilation, top, left = geometry
+    rows, columns = dy.shape[2:]
+    spans = [(n - 1) * stride + (k - 1) * dilation + 1 for n, k in zip(dy.shape[2:], weight.shape[2:], strict=True)]
+    padded = np.zeros((*x.shape[:2], max(spans[0], top + x.shape[2]), max(spans[1], left + x.shape[3])))
+    inside = (..., slice(top, top + x.shape[2]), slice(left, left + x.shape[3]))
+    padded[inside] = x
+    y, dx, dweight = np.zeros(dy.shape), np.zeros_like(padded), np.zeros(weight.shape)
+    for i, j in np.ndindex(weight.shape[2:]):
+        seen = (..., slice(i * dilation, i * dilation + (rows - 1) * stride + 1, stride),
+                slice(j * dilation, j * dilation + (columns - 1) * stride + 1, stride))
+        y += np.einsum("nchw,oc->nohw", padded[seen], weight[:, :, i, j].astype(np.float64))
+        dx[seen] += np.einsum("nohw,oc->nchw", dy.astype(np.float64), weight[:, :, i, j])
+        dweight[:, :, i, j] = np.einsum("nohw,nchw->oc", dy.astype(np.float64), padded[seen])
+    return y, dx[inside], dweight
+
+
+# Shapes of input and weights, stride, padding, dilation. The weights' gradient of up to 1024 pixels has its own way.
+CONVOLUTIONS = [((2, 3, 9, 11), (13, 3, 3, 3), 2, 1, 1), ((1, 5, 8, 8), (6, 5, 3, 3), 1, 1, 1),
+                ((2, 33, 20, 70), (7, 33, 3, 3), 1, 2, 2), ((2, 18, 37, 40), (17, 18, 5, 1), 1, "same", 1),
+                ((1, 16, 17, 40), (9, 16, 1, 5), 1, "same", 1), ((2, 20, 12, 16), (18, 20, 1, 1), 1, 0, 1),
+                ((2, 20, 64, 32), (5, 20, 1, 1), 1, 0, 1), ((2, 6, 12, 14), (5, 6, 1, 1), 2, 0, 1),
+                ((1, 4, 10, 12), (8, 4, 2, 2), 2, 0, 1), ((1, 17, 40, 33), (19, 17, 7, 7), 1, 3, 1),
+                ((1, 8, 64, 40), (8, 8, 3, 3), 1, 16, 16), ((2, 40, 33, 151), (35, 40, 3, 3), 2, "same", 1),
+                ((1, 3, 33, 35), (8, 3, 3, 3), 2, 0, 1), ((2, 128, 7, 9), (11, 128, 7, 7), 1, 3, 1),
+                ((3, 64, 9, 8), (6, 64, 3, 3), 2, 1, 1), ((1, 200, 5, 300), (2, 200, 3, 3), 1, 1, 1)]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "stride", "padding", "dilation"), CONVOLUTIONS)
+def test_convolution_and_its_gradients(rng, shape, kernel, stride, padding, dilation):
+    options = (stride, dilation, padding)
+    rows, columns = (operators._extent(shape[i], kernel[i], options) for i in (2, 3))
+    geometry = np.array([stride, dilation, rows[1], columns[1]], np.int32)
+    x, weight = (rng.standard_normal(size).astype(np.float32) for size in (shape, kernel))
+    dy = rng.standard_normal((shape[0], kernel[0], rows[0], columns[0])).astype(np.float32)
+    y, dx, dweight = (np.full(array.shape, np.nan, np.float32) for array in (dy, x, weight))
+    assert call("convolution", x, weight, geometry, y) == 0
+    assert call("convolution_grad_input", x, weight, geometry, dy, dx) == 0
+    assert call("convolution_grad_weights", x, weight, geometry, dy, dweight) == 0
+    for found, expected in zip((y, dx, dweight), convolution(x, weight, geometry, dy), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-6 * np.abs(expected).max())
+
+
+def with_gradients(layer, x):
+    """Result of a layer, and gradients of its input and parameters for some gradient of the result."""
+    value = layer(x)
+    weights = Tensor(np.cos(np.arange(value.size, dtype=np.float32)).reshape(value.shape))
+
+    def total(x):
+        return (layer(x) * weights).sum()
+
+    gradient, gradients = ms.grad(total, 0, ms.ParameterTuple(layer.trainable_params()))(x)
+    return [array.asnumpy() for array in (value, gradient, *gradients)]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [(3, 2, 1, 1), ((5, 1), 1, "same", 1),
+                                                                       (3, 2, "same", 1), (3, 1, 4, 4)])
+def test_convolution_of_a_layer_is_that_of_mindspore(rng, kernel, stride, padding, dilation):
+    """Output sizes, padding and gradients, for the settings that the networks use."""
+    layer = conv2d(6, 10, kernel, stride, padding, dilation, bias=True)
+    x = Tensor(rng.standard_normal((2, 6, 33, 46)).astype(np.float32))
+    results = []
+    for operator in (None, operators.Convolution(stride, padding, dilation)):
+        layer.fused = operator
+        results.append(with_gradients(layer, x))
+    for plain, own in zip(*results, strict=True):
+        np.testing.assert_allclose(own, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "offset"), [(2, 2, 0), (3, 2, 1), (3, 2, 0), (16, 8, 4)])
+def test_transposed_convolution_of_a_layer_is_that_of_mindspore(rng, kernel, stride, offset):
+    layer = TransposedConv(5, 6, kernel, stride, offset).set_train()
+    x = Tensor(rng.standard_normal((2, 5, 9, 12)).astype(np.float32))
+    results = []
+    for operator in (None, operators.TransposedConvolution(stride, layer.before, layer.rest)):
+        layer.fused = operator
+        results.append(with_gradients(layer, x))
+    for plain, own in zip(*results, strict=True):
+        np.testing.assert_allclose(own, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("spatial", [False, True])
+def test_dropout_draws_the_same_values(rng, spatial):
+    x = Tensor(rng.standard_normal((3, 5, 6, 70)).astype(np.float32))
+    results = []
+    for fused in (False, True):
+        layer = Dropout(0.3, "name", spatial).set_train()
+        if fused:
+            layer.fused = operators.Dropped(layer.threshold_number, layer.factor)
+
+        def total(x, layer=layer):
+            return (layer(x) * x).sum()
+
+        results.append(np.stack([*(layer(x).asnumpy() for _ in range(3)), ms.grad(total)(x).asnumpy() / 2]))
+    np.testing.assert_array_equal(results[0] != 0, results[1] != 0)
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
+    assert 0.1 < (results[0] == 0).mean() < 0.5
+
+
+def test_weight_decay_of_a_large_gradient(rng):
+    gradient, weight = rng.standard_normal((2, 300, 7, 100)).astype(np.float32)
+    decayed = np.empty_like(gradient)
+    assert call("add_scaled", gradient, weight, np.array([0.25], np.float32), decayed) == 0
+    np.testing.assert_allclose(decayed, gradient + 0.25 * weight, rtol=1e-6, atol=1e-7)
+    assert call("add_scaled", gradient, weight[:1], np.array([0.25], np.float32), decayed) == 1
+
+
+def test_nearest_resize_and_its_gradient(rng):
+    x, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 5), (2, 3, 12, 15)))
+    y, dx = np.empty_like(dy), np.empty_like(x)
+    assert call("resize_nearest", x, y) == 0
+    assert call("resize_nearest_grad", dy, dx) == 0
+    np.testing.assert_array_equal(y, x.repeat(3, 2).repeat(3, 3))
+    np.testing.assert_allclose(dx, dy.reshape(2, 3, 4, 3, 5, 3).sum((3, 5)), rtol=1e-5, atol=1e-6)
+    assert call("resize_nearest", x, np.empty((2, 3, 12, 16), np.float32)) == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 10), (1, 2, 7, 5)])
+def test_pooling_and_its_reverse_with_ties(rng, shape):
+    """The first maximum of a window counts, as NumPy's argmax says; the last row of an odd height has no window."""
+    x, dy = rng.integers(0, 3, shape).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+    n, c, h, w = shape[0], shape[1], shape[2] // 2, shape[3] // 2
+    values = rng.standard_normal((n, c, h, w)).astype(np.float32)
+    pooled, gathered, spread = np.empty_like(values), np.empty_like(values), np.full_like(x, 7)
+    assert call("max_pool", x, pooled) == 0
+    assert call("unpool", values, x, spread) == 0
+    assert call("unpool_grad", dy, x, gathered) == 0
+    expected = np.zeros_like(x)
+    for i, j, k, m in np.ndindex(n, c, h, w):
+        window = (i, j, slice(2 * k, 2 * k + 2), slice(2 * m, 2 * m + 2))
+        place = np.unravel_index(x[window].argmax(), (2, 2))
+        assert pooled[i, j, k, m] == x[window].max()
+        assert gathered[i, j, k, m] == dy[window][place]
+        expected[window][place] = values[i, j, k, m]
+    np.testing.assert_array_equal(spread, expected)
+
+
 def test_results_do_not_depend_on_the_number_of_threads(rng):
     x, dy = rng.standard_normal((2, 2, 7, 64, 96)).astype(np.float32)
     channels = rng.standard_normal((5, 7)).astype(np.float32)
     label, size = rng.integers(0, 7, (2, 500, 700)).astype(np.int32), np.array([512, 768, 0], np.int32)
     dlosses = rng.standard_normal(label.shape).astype(np.float32)
     axes = [means(rng, length, small, 3)[0] for length, small in ((75, 64), (333, 96))]
+    weight, geometry = rng.standard_normal((7, 7, 3, 3)).astype(np.float32), np.array([1, 1, 1, 1], np.int32)
     results = []
     for threads in (1, 2, 3, 8):
         library.set_threads(threads)
-        out = [np.zeros(shape, np.float32) for shape in (x.shape, 7, 7, 1, label.shape, x.shape, (2, 7, 75, 333))]
+        out = [np.empty(shape, np.float32) for shape in (x.shape, 7, 7, 1, label.shape, x.shape, x.shape, x.shape)]
+        out += [np.empty_like(weight), np.empty_like(weight), np.zeros((2, 7, 75, 333), np.float32)]
         slope = np.array([0.25], np.float32)
         options = np.array([1e-5, np.inf], np.float32)
         assert call("batch_norm_grad", x, *channels[:2], slope, options, *channels[2:4], dy, *out[:4]) == 0
         assert call("cross_entropy", x, label, size, out[4]) == 0
         assert call("cross_entropy_grad", x, label, size, dlosses, out[5]) == 0
-        operators.add_probabilities(x, *axes, 1.0, out[6])
+        assert call("convolution", x, weight, geometry, out[6]) == 0
+        assert call("convolution_grad_input", x, weight, geometry, dy, out[7]) == 0
+        assert call("convolution_grad_weights", x, weight, geometry, dy, out[8]) == 0
+        few = [np.ascontiguousarray(array[:, :, :20, :20]) for array in (x, dy)]
+        assert call("convolution_grad_weights", few[0], weight, geometry, few[1], out[9]) == 0
+        operators.add_probabilities(x, *axes, 1.0, out[10])
         results.append(b"".join(array.tobytes() for array in out))
     library.set_threads(0)
     assert len(set(results)) == 1
@@ -211,6 +357,13 @@ def test_wrong_shapes_and_types_are_refused(rng):
     assert call("activate", x.astype(np.float64), channels, channels, one, one, y) == 1
     assert call("activate", x, channels[:2], channels, one, one, y) == 1
     assert call("activate", x[0], channels, channels, one, one, y) == 1
+    weight, geometry = np.ones((3, 3, 1, 1), np.float32), np.array([1, 1, 0, 0], np.int32)
+    assert call("convolution", x, weight, geometry, y) == 0
+    assert call("convolution", x, weight[:, :2], geometry, y) == 1
+    assert call("convolution", x, weight, geometry[:3], y) == 1
+    assert call("convolution", x, weight, 0 * geometry, y) == 1
+    assert call("convolution", x[:1], weight, geometry, y) == 1
+    assert call("unpool", x, x, y) == 1
     assert call("cross_entropy", x, label, size, losses) == 0
     assert call("cross_entropy", x, label.astype(np.int64), size, losses) == 1
     assert call("cross_entropy", x, label, np.array([3, 5, 0], np.int32), losses) == 1      # smaller than the label

@@ -3,22 +3,38 @@ import numpy as np
 
 from mindspore import Tensor, nn
 
-from mindseg.compat import BatchNorm2d, device_target, kernels
+from mindseg.compat import BatchNorm2d, Conv2d, Conv2dTranspose, MaxPool2d, device_target, kernels
 from mindseg.cpu_kernels.library import installed_library, set_threads
-from mindseg.cpu_kernels.operators import CORNERS, NO_CAP, Activation, BatchNormActivation, ResizedCrossEntropy
+from mindseg.cpu_kernels.operators import (
+    CORNERS,
+    NO_CAP,
+    Activation,
+    AddScaled,
+    BatchNormActivation,
+    Convolution,
+    Dropped,
+    MaxPool,
+    NearestResize,
+    ResizedCrossEntropy,
+    TransposedConvolution,
+    Unpool,
+)
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss, PixelLoss, SumLoss
-from mindseg.models.layers import ConvBNAct, PReLU, SegmentationNetwork
+from mindseg.models.layers import ConvBNAct, Dropout, PReLU, ResizeNearest, SegmentationNetwork, Unpooling
+from mindseg.models.normalize import Normalize
+from mindseg.optim import Optimizer
 
 # Slope below 0 and largest value of the activations; a PReLU brings its own slopes.
 _ACTIVATIONS = {type(None): (1.0, NO_CAP), nn.ReLU: (0.0, NO_CAP), nn.ReLU6: (0.0, 6.0), PReLU: (0.0, NO_CAP)}
 
 
-def fuse_network(net: nn.Cell, threads: int = 0) -> bool:
+def fuse_network(net: nn.Cell, threads: int = 0, normalize: Normalize | None = None) -> bool:
     """Lets the layers of a network use the operators, if they were built, on a CPU and in float32.
 
     Args:
         net: Network, changed in place; its parameters stay.
         threads: Threads of an operator; 0: as many as there are cores.
+        normalize: What is computed before the network; it uses them, too.
 
     Returns:
         True if it uses them.
@@ -27,14 +43,41 @@ def fuse_network(net: nn.Cell, threads: int = 0) -> bool:
     if mixed or device_target() != "CPU" or kernels() != "cpu" or installed_library() is None:
         return False
     set_threads(threads)
-    for _, cell in net.cells_and_names():
-        if isinstance(cell, PReLU):
-            cell.fused = Activation()
+    for cell in (normalize, *(cell for _, cell in net.cells_and_names())):
+        operator = _operator_of(cell)
+        if operator is not None:
+            cell.fused = operator
         elif isinstance(cell, ConvBNAct) and type(cell.bn) is BatchNorm2d:      # a synchronised one is another class
             slope, cap = _ACTIVATIONS[type(cell.act)]
             cell.bn.fuse(BatchNormActivation(cell.bn.eps, cap), Activation(cap), Tensor(np.array([slope], np.float32)))
             cell.fused = True
     return True
+
+
+def _operator_of(cell: nn.Cell | None) -> nn.Cell | None:
+    """The operator that does the work of a layer; None if there is none."""
+    if isinstance(cell, PReLU | Normalize):
+        return Activation()
+    if isinstance(cell, Conv2d) and cell.groups == 1:
+        return Convolution(cell.stride, cell.padding, cell.dilation)
+    if isinstance(cell, Conv2dTranspose):
+        return TransposedConvolution(cell.stride, cell.before, cell.rest)
+    if isinstance(cell, MaxPool2d) and cell.halves:
+        return MaxPool()
+    if isinstance(cell, Dropout) and cell.rate > 0:
+        return Dropped(cell.threshold_number, cell.factor)
+    if isinstance(cell, ResizeNearest):
+        return NearestResize(cell.factor)
+    return Unpool() if isinstance(cell, Unpooling) else None
+
+
+def fuse_optimizer(optimizer: Optimizer) -> None:
+    """Lets an optimizer use the operators for large parameters, which need a buffer less then.
+
+    Args:
+        optimizer: Optimizer of a network that uses them.
+    """
+    optimizer.fused = AddScaled()
 
 
 def fuse_loss(net: nn.Cell, loss: MultiHeadLoss, teacher: bool = False) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
 
 from mindseg.cpu_kernels.library import call, installed_library
 
@@ -84,6 +85,208 @@ class BatchNormActivation(nn.Cell):
               dout: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Computes the gradients of all inputs."""
         return self.backward(x, gamma, beta, slopes, self.options, out[1], out[2], dout[0])
+
+
+class Convolution(nn.Cell):
+    """Convolution without groups and bias, which needs no memory but a few rows.
+
+    Args:
+        stride: Step in both directions.
+        padding: Zeros on every side, or ``"same"``, as :class:`mindseg.compat.Conv2d` takes them.
+        dilation: Distance between the kernel's elements.
+    """
+
+    def __init__(self, stride: int, padding: int | str, dilation: int) -> None:
+        super().__init__()
+        self.options = (stride, dilation, padding)
+        self.forward = _operator("convolution", self._shape, lambda x, weight, geometry: x)
+        self.to_input = _operator("convolution_grad_input", lambda x, weight, geometry, dy: x,
+                                  lambda x, weight, geometry, dy: x)
+        self.to_weight = _operator("convolution_grad_weights", lambda x, weight, geometry, dy: weight,
+                                   lambda x, weight, geometry, dy: x)
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Convolves.
+
+        Args:
+            x: (N, C, H, W).
+            weight: (O, C, kernel height, kernel width).
+        """
+        return self.forward(x, weight, _geometry(x.shape, weight.shape, self.options))
+
+    def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the gradients of the input and of the weights."""
+        geometry = _geometry(x.shape, weight.shape, self.options)
+        return self.to_input(x, weight, geometry, dout), self.to_weight(x, weight, geometry, dout)
+
+    def _shape(self, x: list[int], weight: list[int], geometry: list[int]) -> list[int]:
+        return [x[0], weight[0], *(_extent(x[i], weight[i], self.options)[0] for i in (2, 3))]
+
+
+class TransposedConvolution(nn.Cell):
+    """Transposed convolution without bias: the input's gradient of a convolution.
+
+    Args:
+        stride: Factor of height and width.
+        before: Rows and columns dropped at the top and left of the full result.
+        rest: Rows and columns of the output beyond ``stride`` times those of the input.
+    """
+
+    def __init__(self, stride: int, before: int, rest: int) -> None:
+        super().__init__()
+        self.geometry = Tensor(np.array([stride, 1, before, before], np.int32))
+        self.forward = _operator(
+            "transposed_convolution",
+            lambda x, weight, geometry: [x[0], weight[1], stride * x[2] + rest, stride * x[3] + rest],
+            lambda x, weight, geometry: x)
+        self.to_input = _operator(
+            "convolution",
+            lambda dy, weight, geometry: [dy[0], weight[0], (dy[2] - rest) // stride, (dy[3] - rest) // stride],
+            lambda dy, weight, geometry: dy)
+        self.to_weight = _operator("convolution_grad_weights", lambda dy, weight, geometry, x: weight,
+                                   lambda dy, weight, geometry, x: x)
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Convolves.
+
+        Args:
+            x: (N, C, H, W).
+            weight: (C, O, kernel, kernel).
+        """
+        return self.forward(x, weight, self.geometry)
+
+    def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the gradients of the input and of the weights."""
+        return self.to_input(dout, weight, self.geometry), self.to_weight(dout, weight, self.geometry, x)
+
+
+def _extent(length: int, kernel: int, options: tuple) -> tuple[int, int]:
+    """Pixels of a convolution's output along an axis, and zeros before the first one of its input."""
+    stride, dilation, padding = options
+    span = (kernel - 1) * dilation + 1
+    if padding == "same":
+        size = -(-length // stride)
+        return size, max((size - 1) * stride + span - length, 0) // 2
+    return (length + 2 * padding - span) // stride + 1, padding
+
+
+@constexpr
+def _geometry(x: tuple[int, ...], weight: tuple[int, ...], options: tuple) -> Tensor:
+    """Stride, dilation, and zeros above and to the left, int32 (4,)."""
+    before = (_extent(x[i], weight[i], options)[1] for i in (2, 3))
+    return Tensor(np.array([options[0], options[1], *before], np.int32))
+
+
+class Dropped(nn.Cell):
+    """Dropout as :class:`mindseg.models.layers.Dropout` draws it; no mask is kept for the gradient.
+
+    Args:
+        threshold: Random numbers of 22 bits below this drop their value.
+        factor: Factor of the values that are kept.
+    """
+
+    def __init__(self, threshold: int, factor: float) -> None:
+        super().__init__()
+        self.options = Tensor(np.array([threshold, factor], np.float32))    # the threshold is exact in 24 bits
+        self.drop = _operator("dropout", lambda x, noise, position, options: x, lambda x, noise, position, options: x)
+
+    def construct(self, x: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+        """Zeroes a part of the values, and scales the rest.
+
+        Args:
+            x: (N, C, H, W).
+            noise: int32 (N * C,), the random number of each plane.
+            position: int32 (H * W,), factor of each pixel; (1,) to drop planes as a whole.
+        """
+        return self.drop(x, noise, position, self.options)
+
+    def bprop(self, x: Tensor, noise: Tensor, position: Tensor, out: Tensor,
+              dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the gradient of ``x``."""
+        return self.drop(dout, noise, position, self.options), ops.zeros_like(noise), ops.zeros_like(position)
+
+
+class AddScaled(nn.Cell):
+    """Sum of a tensor and a multiple of another, without a buffer for the multiple; it has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = _operator("add_scaled", lambda x, other, factor: x, lambda x, other, factor: x)
+
+    def construct(self, x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+        """Computes x + factor * other.
+
+        Args:
+            x: Float32.
+            other: As large.
+            factor: (1,).
+        """
+        return self.add(x, other, factor)
+
+
+class NearestResize(nn.Cell):
+    """Repetition of every pixel in both directions.
+
+    Args:
+        factor: Factor of height and width.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.forward = _operator("resize_nearest", lambda x: [x[0], x[1], x[2] * factor, x[3] * factor], lambda x: x)
+        self.backward = _operator("resize_nearest_grad", lambda dy: [dy[0], dy[1], dy[2] // factor, dy[3] // factor],
+                                  lambda dy: dy)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Resizes (N, C, H, W)."""
+        return self.forward(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """Computes the gradient of ``x``."""
+        return (self.backward(dout),)
+
+
+def _halved(x: list[int]) -> list[int]:
+    return [x[0], x[1], x[2] // 2, x[3] // 2]
+
+
+class MaxPool(nn.Cell):
+    """Max-pooling of 2x2 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = _operator("max_pool", _halved, lambda x: x)
+        self.backward = _operator("unpool", lambda dy, x: x, lambda dy, x: dy)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, H / 2, W / 2)."""
+        return self.forward(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """Computes the gradient of ``x``."""
+        return (self.backward(dout, x),)
+
+
+class Unpool(nn.Cell):
+    """Reverse of a 2x2 max-pooling, whose maxima are found again instead of kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = _operator("unpool", lambda values, pooled: pooled, lambda values, pooled: values)
+        self.backward = _operator("unpool_grad", lambda dy, pooled: _halved(pooled), lambda dy, pooled: dy)
+
+    def construct(self, values: Tensor, pooled: Tensor) -> Tensor:
+        """Puts each value where its window of the other tensor has its first maximum, and 0 elsewhere.
+
+        Args:
+            values: (N, C, h, w).
+            pooled: (N, C, 2h, 2w), the input of the max-pooling; no gradient flows through it.
+        """
+        return self.forward(values, pooled)
+
+    def bprop(self, values: Tensor, pooled: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the gradient of ``values``."""
+        return self.backward(dout, pooled), ops.zeros_like(pooled)
 
 
 class ResizedCrossEntropy(nn.Cell):

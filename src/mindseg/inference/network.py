@@ -260,7 +260,7 @@ class NetworkPredictor:
         self._to_both = ForwardWithConfidence(self._to_full, temperature)
         self._to_logits = Forward(net, normalize, len(info.classes), ids=False, small=self._upsampling is not None)
         by_products, self._averages = device_target() == "CPU", self.scales != (1.0,) or self.flip
-        self._by_operator = fuse_network(net, cfg.runtime.threads) and self._averages
+        self._by_operator = fuse_network(net, cfg.runtime.threads, normalize) and self._averages
         self._resample = Resample(shift=by_products and self._averages)
         self._add = AddProbabilities(len(info.classes), by_products)
         self._add_tempered = AddProbabilities(len(info.classes), by_products, temperature)

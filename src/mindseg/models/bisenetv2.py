@@ -22,13 +22,12 @@ from mindseg.models.layers import (
     ConvBNReLU,
     Dropout,
     PooledBatchNorm,
+    ResizeNearest,
     SegmentationNetwork,
     avg_pool3,
-    broadcasts,
     conv2d,
     pad_low,
     resize_bilinear,
-    resize_nearest,
 )
 
 VARIANTS = ("paper", "modelzoo", "zh320")
@@ -193,7 +192,7 @@ class BGALayer(nn.Cell):
         self.right1 = conv_bn_relu(128, 128, 3, act=act)
         self.right2 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=act), he_conv2d(128, 128)])
         self.conv = conv_bn_relu(128, 128, 3)
-        self.broadcasts = broadcasts()
+        self.enlarge = ResizeNearest(4)
 
     def construct(self, detail: Tensor, semantic: Tensor) -> Tensor:
         """Maps ``detail`` (N, 128, H, W) and ``semantic`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
@@ -205,8 +204,8 @@ class BGALayer(nn.Cell):
             left = left * ops.sigmoid(resize_bilinear(gate, size, True))
             right = resize_bilinear(right, size, True)
         else:
-            left = left * resize_nearest(ops.sigmoid(gate), 4, self.training and self.broadcasts)
-            right = resize_nearest(right, 4, self.training and self.broadcasts)
+            left = left * self.enlarge(ops.sigmoid(gate))
+            right = self.enlarge(right)
         return self.conv(left + right)
 
 
@@ -232,7 +231,7 @@ class SegmentHead(nn.Cell):
         self.dropout = Dropout(dropout, name)
         self.up = conv_bn_relu(channels, auxiliary_channels, 3, eps=eps) if auxiliary_channels else None
         self.conv_out = he_conv2d(auxiliary_channels or channels, num_classes, bias=True)
-        self.broadcasts = broadcasts()
+        self.enlarge = ResizeNearest(2)
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to logits (N, num_classes, H, W), of an auxiliary head (N, num_classes, 2H, 2W)."""
@@ -241,7 +240,7 @@ class SegmentHead(nn.Cell):
             if self.bilinear:
                 x = self.up(resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), True))
             else:
-                x = self.up(resize_nearest(x, 2, self.training and self.broadcasts))
+                x = self.up(self.enlarge(x))
         return self.conv_out(x)
 
 

@@ -21,12 +21,10 @@ from mindseg.models.layers import (
     PReLU,
     SegmentationNetwork,
     TransposedConv,
-    broadcasts,
+    Unpooling,
     conv2d,
-    max_pool_mask,
     pad_low,
     resize_bilinear,
-    unpool,
 )
 
 VARIANTS = ("paper", "modelzoo", "zh320")
@@ -156,8 +154,6 @@ class DownsamplingBottleneck(nn.Cell):
         super().__init__()
         inner = in_channels // 4
         self.extra = out_channels - in_channels
-        self.mask = style.max_unpool
-        self.broadcasts = broadcasts()
         self.pool = MaxPool2d(2, 2)
         self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels, nn.ReLU()) if style.zh320 else None
         conv = conv2d(in_channels, inner, 3, 2, 1) if style.zh320 else conv2d(in_channels, inner, 2, 2)
@@ -167,15 +163,14 @@ class DownsamplingBottleneck(nn.Cell):
         self.dropout = style.drop(rate, name)
         self.act = style.last_act(out_channels, True)
 
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (N, in, H, W) to (N, out, H/2, W/2) and, for max-unpooling, the mask of the maxima."""
+    def construct(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Maps (N, in, H, W) to (N, out, H/2, W/2) and, for max-unpooling, the input and the result of the pooling."""
         main = self.pool(x)
-        mask = max_pool_mask(x, main, self.training and self.broadcasts) if self.mask else main
         ext = self.dropout(self.conv3(self.conv2(self.conv1(x))))
         if self.main is not None:
-            return self.act(self.main(main) + ext), mask
+            return self.act(self.main(main) + ext), (x, main)
         zeros = ops.zeros_like(ext[:, :self.extra])
-        return self.act(ops.concat((main, zeros), 1) + ext), mask
+        return self.act(ops.concat((main, zeros), 1) + ext), (x, main)
 
 
 class UpsamplingBottleneck(nn.Cell):
@@ -193,8 +188,7 @@ class UpsamplingBottleneck(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int, style: Style, name: str) -> None:
         super().__init__()
         inner = in_channels // 4
-        self.max_unpool = style.max_unpool
-        self.broadcasts = broadcasts()
+        self.unpool = Unpooling() if style.max_unpool else None
         self.main = ConvBNAct(conv2d(in_channels, out_channels), out_channels, nn.ReLU() if style.zh320 else None)
         self.conv1 = ConvBNAct(conv2d(in_channels, inner), inner, nn.ReLU())
         self.deconv = (TransposedConv(inner, inner, 3, 2, offset=1) if style.zh320 else
@@ -204,11 +198,11 @@ class UpsamplingBottleneck(nn.Cell):
         self.act = style.last_act(out_channels, False)
         self.corners = "low" if style.modelzoo else False
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Maps (N, in, H, W) and the mask of a downsampling block to (N, out, 2H, 2W)."""
+    def construct(self, x: Tensor, pooling: tuple[Tensor, Tensor]) -> Tensor:
+        """Maps (N, in, H, W) and the pooling of a downsampling block to (N, out, 2H, 2W)."""
         main = self.main(x)
-        if self.max_unpool:
-            main = unpool(main, mask, self.training and self.broadcasts)
+        if self.unpool is not None:
+            main = self.unpool(main, pooling[0], pooling[1])
         else:
             main = resize_bilinear(main, (2 * x.shape[2], 2 * x.shape[3]), self.corners)
         return self.act(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
@@ -236,11 +230,11 @@ class Encoder(nn.Cell):
                  {}, {"dilation": 8}, {"asymmetric": True}, {"dilation": 16})
         return nn.SequentialCell([RegularBottleneck(128, style, f"{name}.{i}", **kind) for i, kind in enumerate(kinds)])
 
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps an image (N, 3, H, W) to (N, 128, H/8, W/8) and the masks of the two downsampling blocks."""
-        x, mask1 = self.downsample1_0(self.initial_block(x))
-        x, mask2 = self.downsample2_0(self.stage1(x))
-        return self.stage3(self.stage2(x)), mask1, mask2
+    def construct(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Maps an image (N, 3, H, W) to (N, 128, H/8, W/8) and the poolings of the two downsampling blocks."""
+        x, pooling1 = self.downsample1_0(self.initial_block(x))
+        x, pooling2 = self.downsample2_0(self.stage1(x))
+        return self.stage3(self.stage2(x)), pooling1, pooling2
 
 
 class Decoder(nn.Cell):
@@ -263,10 +257,10 @@ class Decoder(nn.Cell):
         if style.zh320:
             self.fullconv = ConvBNAct(conv2d(16, num_classes), num_classes, PReLU())
 
-    def construct(self, x: Tensor, mask1: Tensor, mask2: Tensor) -> Tensor:
+    def construct(self, x: Tensor, pooling1: tuple[Tensor, Tensor], pooling2: tuple[Tensor, Tensor]) -> Tensor:
         """Maps the results of the encoder to logits (N, num_classes, H, W)."""
-        x = self.stage4(self.upsample4_0(x, mask2))
-        x = self.fullconv(self.stage5(self.upsample5_0(x, mask1)))
+        x = self.stage4(self.upsample4_0(x, pooling2))
+        x = self.fullconv(self.stage5(self.upsample5_0(x, pooling1)))
         return resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), False) if self.resizes else x
 
 
@@ -299,8 +293,8 @@ class ENet(SegmentationNetwork):
 
     def predict(self, x: Tensor) -> tuple[Tensor]:
         """Computes the logits of padded images; there are no auxiliary heads."""
-        features, mask1, mask2 = self.encoder(x)
+        features, pooling1, pooling2 = self.encoder(x)
         if not self.encoder_only:
-            return (self.decoder(features, mask1, mask2),)
+            return (self.decoder(features, pooling1, pooling2),)
         logits = self.pred(features)
         return (logits if self.training else resize_bilinear(logits, (x.shape[2], x.shape[3]), False),)

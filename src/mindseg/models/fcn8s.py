@@ -57,7 +57,7 @@ class WideConv(Conv2d):
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H, W)."""
-        if not self.training or self.pieces == 1:
+        if not self.training or self.pieces == 1 or self.fused is not None:
             return super().construct(x)
         parts = ()
         for weight in ops.split(self.weight, self.out_channels // self.pieces, 0):

@@ -233,7 +233,7 @@ class TransposedConv(Conv2dTranspose):
 
     def construct(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, stride * H, stride * W)."""
-        if self.training or self.to_blocks is None:
+        if self.training or self.to_blocks is None or self.fused is not None:
             return super().construct(x)
         # DepthToSpace reads channel (row * stride + column) * out + c.
         weight = transpose(self.weight, (2, 3, 1, 0))
@@ -351,6 +351,29 @@ def resize_nearest(x: Tensor, factor: int, broadcast: bool) -> Tensor:
     return ops.reshape(blocks, (n, c, h * factor, w * factor))
 
 
+class ResizeNearest(nn.Cell):
+    """Repetition of every pixel in both directions.
+
+    Args:
+        factor: Factor of height and width.
+
+    Attributes:
+        fused: Operator that does it, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.broadcasts = broadcasts()
+        self.fused = None
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, factor * H, factor * W)."""
+        if self.fused is not None:
+            return self.fused(x)
+        return resize_nearest(x, self.factor, self.training and self.broadcasts)
+
+
 def pad_to_multiple(x: Tensor, multiple: int = 32) -> Tensor:
     """Pads with zeros (the mean of a normalised image) at the bottom and right.
 
@@ -435,6 +458,32 @@ def unpool(x: Tensor, mask: Tensor, broadcast: bool) -> Tensor:
         (N, C, 2h, 2w).
     """
     return _with_windows(ops.Mul(), mask, x, broadcast)
+
+
+class Unpooling(nn.Cell):
+    """Reverse of a 2x2 max-pooling: each value goes to the place of the maximum of its window, the others are 0.
+
+    Attributes:
+        fused: Operator that does it without a mask, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: several.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broadcasts = broadcasts()
+        self.fused = None
+
+    def construct(self, x: Tensor, before: Tensor, pooled: Tensor) -> Tensor:
+        """Maps (N, C, h, w) to (N, C, 2h, 2w).
+
+        Args:
+            x: (N, C, h, w).
+            before: (N, C, 2h, 2w), the input of the max-pooling.
+            pooled: (N, C, h, w), its result.
+        """
+        if self.fused is not None:
+            return self.fused(x, ops.stop_gradient(before))
+        broadcast = self.training and self.broadcasts
+        return unpool(x, max_pool_mask(before, pooled, broadcast), broadcast)
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
@@ -537,6 +586,9 @@ class Dropout(nn.Cell):
         rate: Probability of zeroing, 0 <= rate < 1; with 0 the layer is the identity and has no parameters.
         name: Name that differs from those of the other dropout layers in the network.
         spatial: Drop whole channels (Dropout2d) instead of single values.
+
+    Attributes:
+        fused: Operator that does it in one pass, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: several.
     """
 
     def __init__(self, rate: float, name: str, spatial: bool = False) -> None:
@@ -547,7 +599,9 @@ class Dropout(nn.Cell):
         self.layer = name
         self.spatial = spatial
         self.seed = ms.get_seed() or 0
-        self.threshold = Tensor(round(rate * 2**22), ms.int32)
+        self.threshold_number, self.factor = round(rate * 2**22), 1.0 / (1.0 - rate)
+        self.threshold = Tensor(self.threshold_number, ms.int32)
+        self.fused = None
         if self.rate > 0:
             self.step = Parameter(Tensor(0, ms.int32), name="step", requires_grad=False)
 
@@ -560,10 +614,13 @@ class Dropout(nn.Cell):
         key = take(_random(self.seed, "keys", 0, 2**15, 0, 2**15), step & (2**15 - 1))
         factor = _random(self.seed, self.layer, 0, n * c, 0, 2**15)
         summand = _random(self.seed, self.layer, 1, n * c, 0, 2**30)
-        noise = ops.reshape(factor * key + summand, (n, c, 1, 1))
+        noise = factor * key + summand
+        position = _random(self.seed, self.layer, 2, 1 if self.spatial else h * w, 2**12, 2**15)
+        if self.fused is not None:
+            return self.fused(x, noise, position)
+        noise = ops.reshape(noise, (n, c, 1, 1))
         if not self.spatial:
             # Both factors are large, so that their products are spread over all numbers of 22 bits.
-            position = ops.reshape(_random(self.seed, self.layer, 2, h * w, 2**12, 2**15), (1, 1, h, w))
-            noise = ((noise & (2**15 - 1)) | 2**14) * position
+            noise = ((noise & (2**15 - 1)) | 2**14) * ops.reshape(position, (1, 1, h, w))
         noise = noise & (2**22 - 1)
-        return x * (cast(noise >= self.threshold, x.dtype) * (1.0 / (1.0 - self.rate)))
+        return x * (cast(noise >= self.threshold, x.dtype) * self.factor)
