@@ -36,8 +36,6 @@ class Optimizer(nn.Cell):
     Attributes:
         parameters: Parameters to update.
         small: Number of the first of them that have at most ``buffers.SMALL`` values.
-        fused: Operator that adds a multiple of a tensor, see :func:`mindseg.cpu_kernels.fusion.fuse_optimizer`; None:
-            MindSpore's.
 
     Args:
         settings: Parameters to update and their settings.
@@ -63,7 +61,6 @@ class Optimizer(nn.Cell):
         self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
         # Maps instead of loops: graph mode unrolls a loop, and ENet has more parameters than it can nest calls.
         self.map = ops.HyperMap()
-        self.fused = None
 
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
         """Makes one step.
@@ -83,19 +80,16 @@ class Optimizer(nn.Cell):
             buffer = buffer + penalty
         return self.split(buffer, self.parameters[:self.small]) + gradients[1:]
 
-    def add_decay(self, gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
-        """Adds the gradient of an L2 penalty."""
-        if decay == 0:
-            return gradient
-        if self.fused is not None:
-            return self.fused(gradient, weight, Tensor([decay], ms.float32))
-        return gradient + weight * decay
-
     def next_rate(self) -> Tensor:
         """Looks up the learning rate of this step, a scalar, and counts the step."""
         rate = ops.reshape(take(self.rates, self.global_step), ())
         assign_add(self.global_step, Tensor([1], ms.int32))
         return rate
+
+
+def _add_decay(gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
+    """Adds the gradient of an L2 penalty."""
+    return gradient + weight * decay if decay > 0 else gradient
 
 
 def _scale(rate: Tensor, factor: float) -> Tensor:
@@ -127,7 +121,7 @@ class Momentum(Optimizer):
 
     def _step(self, rate: Tensor, gradient: Tensor, weight: Parameter, moment: Parameter, decay: float,
               factor: float) -> bool:
-        gradient, rate = self.add_decay(gradient, weight, decay), _scale(rate, factor)
+        gradient, rate = _add_decay(gradient, weight, decay), _scale(rate, factor)
         if self.nesterov:
             # w -= lr * (grad + momentum * v). The primitive's own Nesterov steps are wrong on the CPU.
             self.apply(weight, moment, rate * self.momentum, gradient, self.momentum)
@@ -170,7 +164,7 @@ class Adam(Optimizer):
               moment1: Parameter, moment2: Parameter, decay: float, factor: float) -> bool:
         rate = _scale(rate, factor)
         if not self.decoupled:
-            gradient = self.add_decay(gradient, weight, decay)
+            gradient = _add_decay(gradient, weight, decay)
         elif decay > 0:
             assign(weight, weight * (1.0 - rate * decay))
         self.apply(weight, moment1, moment2, powers[0], powers[1], rate, BETA1, BETA2, self.eps, gradient)

@@ -8,6 +8,8 @@ import mindspore as ms
 from mindspore import Tensor
 
 from mindseg.compat import set_mode
+from mindseg.cpu_kernels import library
+from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models import create_model
@@ -30,11 +32,15 @@ def options_of(name: str, spec: dict) -> dict:
     return NETWORKS[name][1] | {"dropout": 0.0}
 
 
+@pytest.mark.parametrize("own_operators", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("accumulation", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name if name == "fast_scnn_paper" else pytest.param(name, marks=pytest.mark.slow)
                                   for name in NETWORKS])
-def test_five_training_losses(name, accumulation):
-    """With accumulation every micro-batch is the whole batch again, so the mean over them must be the same."""
+def test_five_training_losses(name, accumulation, own_operators):
+    """With accumulation every micro-batch is the whole batch again, so the mean over them must be the same.
+
+    ``own_operators`` are the C++ operators for the CPU.
+    """
     set_mode("graph")      # as train.py; MindSpore's own default is PyNative
     spec = json.loads((GOLDENS / f"{name}.json").read_text())
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -44,9 +50,14 @@ def test_five_training_losses(name, accumulation):
     for key, value in convert_state_dict(NETWORKS[name][0], state, **options).items():
         {p.name: p for p in network.get_parameters()}[key].set_data(Tensor(value))
     optim = optim_config(lr=0.01, momentum=0.9, weight_decay=1e-4, decay_norm_bias=True, schedule="constant")
-    step = TrainStep(network, MultiHeadLoss(CrossEntropyLoss(255), spec["loss_weights"]),
-                     create_optimizer(optim, network, spec["steps"], spec["steps"]),
-                     Normalize([0.0] * 3, [1.0] * 3), StepOptions(accumulation=accumulation))
+    loss, normalize = MultiHeadLoss(CrossEntropyLoss(255), spec["loss_weights"]), Normalize([0.0] * 3, [1.0] * 3)
+    optimizer = create_optimizer(optim, network, spec["steps"], spec["steps"])
+    if own_operators:
+        library.build_library()
+        library.installed_library.cache_clear()
+        assert fuse_network(network, 0, normalize)
+        fuse_loss(network, loss)
+    step = TrainStep(network, loss, optimizer, normalize, StepOptions(accumulation=accumulation))
     batch, _, height, width = spec["train_shape"]
     losses = []
     for seed in range(spec["seed"] + 1, spec["seed"] + 1 + spec["steps"]):

@@ -265,6 +265,13 @@ def test_transposed_convolution_of_a_layer_is_that_of_mindspore(rng, kernel, str
         np.testing.assert_allclose(own, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
 
+def three_calls_and_a_gradient(layer, x):
+    def total(x):
+        return (layer(x) * x).sum()
+
+    return [*(layer(x).asnumpy() for _ in range(3)), ms.grad(total)(x).asnumpy() / 2]
+
+
 @pytest.mark.parametrize("spatial", [False, True])
 def test_dropout_draws_the_same_values(rng, spatial):
     x = Tensor(rng.standard_normal((3, 5, 6, 70)).astype(np.float32))
@@ -273,22 +280,10 @@ def test_dropout_draws_the_same_values(rng, spatial):
         layer = Dropout(0.3, "name", spatial).set_train()
         if fused:
             layer.fused = operators.Dropped(layer.threshold_number, layer.factor)
-
-        def total(x, layer=layer):
-            return (layer(x) * x).sum()
-
-        results.append(np.stack([*(layer(x).asnumpy() for _ in range(3)), ms.grad(total)(x).asnumpy() / 2]))
+        results.append(np.stack(three_calls_and_a_gradient(layer, x)))
     np.testing.assert_array_equal(results[0] != 0, results[1] != 0)
     np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
     assert 0.1 < (results[0] == 0).mean() < 0.5
-
-
-def test_weight_decay_of_a_large_gradient(rng):
-    gradient, weight = rng.standard_normal((2, 300, 7, 100)).astype(np.float32)
-    decayed = np.empty_like(gradient)
-    assert call("add_scaled", gradient, weight, np.array([0.25], np.float32), decayed) == 0
-    np.testing.assert_allclose(decayed, gradient + 0.25 * weight, rtol=1e-6, atol=1e-7)
-    assert call("add_scaled", gradient, weight[:1], np.array([0.25], np.float32), decayed) == 1
 
 
 def test_nearest_resize_and_its_gradient(rng):

@@ -16,7 +16,7 @@ from mindseg.checkpoint import newest_checkpoint
 from mindseg.comm import broadcast_object, check_equal
 from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.config import Config, dump_config, find_config
-from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network, fuse_optimizer
+from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
@@ -291,7 +291,6 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
     loss, teacher = create_loss(cfg.loss, ignore_id), create_teacher(cfg)
     if fuse_network(net, cfg.runtime.threads, normalize):
         fuse_loss(net, loss, teacher is not None)
-        fuse_optimizer(optimizer)
     return TrainStep(net, loss, optimizer, normalize, options, teacher)
 
 

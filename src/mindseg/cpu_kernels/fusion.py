@@ -9,7 +9,6 @@ from mindseg.cpu_kernels.operators import (
     CORNERS,
     NO_CAP,
     Activation,
-    AddScaled,
     BatchNormActivation,
     Convolution,
     Dropped,
@@ -22,7 +21,6 @@ from mindseg.cpu_kernels.operators import (
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss, OhemLoss, PixelLoss, SumLoss
 from mindseg.models.layers import ConvBNAct, Dropout, PReLU, ResizeNearest, SegmentationNetwork, Unpooling
 from mindseg.models.normalize import Normalize
-from mindseg.optim import Optimizer
 
 # Slope below 0 and largest value of the activations; a PReLU brings its own slopes.
 _ACTIVATIONS = {type(None): (1.0, NO_CAP), nn.ReLU: (0.0, NO_CAP), nn.ReLU6: (0.0, 6.0), PReLU: (0.0, NO_CAP)}
@@ -69,15 +67,6 @@ def _operator_of(cell: nn.Cell | None) -> nn.Cell | None:
     if isinstance(cell, ResizeNearest):
         return NearestResize(cell.factor)
     return Unpool() if isinstance(cell, Unpooling) else None
-
-
-def fuse_optimizer(optimizer: Optimizer) -> None:
-    """Lets an optimizer use the operators for large parameters, which need a buffer less then.
-
-    Args:
-        optimizer: Optimizer of a network that uses them.
-    """
-    optimizer.fused = AddScaled()
 
 
 def fuse_loss(net: nn.Cell, loss: MultiHeadLoss, teacher: bool = False) -> None:

@@ -206,24 +206,6 @@ class Dropped(nn.Cell):
         return self.drop(dout, noise, position, self.options), ops.zeros_like(noise), ops.zeros_like(position)
 
 
-class AddScaled(nn.Cell):
-    """Sum of a tensor and a multiple of another, without a buffer for the multiple; it has no gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add = _operator("add_scaled", lambda x, other, factor: x, lambda x, other, factor: x)
-
-    def construct(self, x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-        """Computes x + factor * other.
-
-        Args:
-            x: Float32.
-            other: As large.
-            factor: (1,).
-        """
-        return self.add(x, other, factor)
-
-
 class NearestResize(nn.Cell):
     """Repetition of every pixel in both directions.
 

@@ -56,27 +56,7 @@ void ForMaxima(const Arguments& a, int source, Use use) {
   }
 }
 
-MINDSEG_VECTOR void AddScaled(const float* x, const float* other, float factor, float* y, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = x[i] + factor * other[i];
-}
-
 }  // namespace
-
-// Inputs: x and another tensor of as many values, factor (1). Output: x + factor * other.
-MINDSEG_OPERATOR(mindseg_add_scaled) {
-  const Arguments& a = arguments;
-  if (a.count != 4 || !a.Is(2, 1, "float32") || a.Size(0) != a.Size(1) || a.Size(0) != a.Size(3)) {
-    return kWrongArguments;
-  }
-  constexpr int64_t kPart = 1 << 16;
-#pragma omp parallel for schedule(static) num_threads(Threads())
-  for (int64_t start = 0; start < a.Size(0); start += kPart) {
-    AddScaled(a.Floats(0) + start, a.Floats(1) + start, a.Floats(2)[0], a.Output(3) + start,
-              std::min(kPart, a.Size(0) - start));
-  }
-  return kOk;
-}
 
 // Dropout. Inputs: x (N, C, H, W); noise (N * C) int32 of each plane; positions (H * W) int32, or (1) where planes are
 // dropped as a whole; options (2): threshold, factor of what is kept. Output: y. Its gradient is the same operator.
