@@ -100,7 +100,7 @@ def choose_operators(ours: bool, monkeypatch) -> None:
         library.build_library()
         library.installed_library.cache_clear()
     else:
-        monkeypatch.setattr(network, "fuse_network", lambda net, threads: False)
+        monkeypatch.setattr(network, "fuse_network", lambda net, threads, normalize: False)
 
 
 MODES = {"flip": "", "msflip": "eval.scales=[0.5,1.3]", "slide": "eval.window=[64,48]",
