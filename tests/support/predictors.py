@@ -18,6 +18,7 @@ class FunctionPredictor:
     trained_size = None
     blends = False
     gives_confidence = True
+    backend = "function"
 
     def __init__(self, function: Callable[[np.ndarray, tuple[int, int]], np.ndarray], info: DatasetInfo,
                  resize: EvalResize | None = None, color_order: str = "RGB") -> None:

@@ -170,7 +170,7 @@ def export_without_operator(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ms, "export", refuse)
-        _export_aside(None, None, tmp_path / "net.onnx")
+        _export_aside(None, [None], tmp_path / "net.onnx")
 
 
 def other_image_size(tmp_path):

@@ -108,7 +108,7 @@ def test_report_shows_rgb_and_the_curves_of_the_run(tmp_path, monkeypatch, rng):
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "metrics.csv").write_text("phase,step,loss\ntrain,1,2.5\n")
     record = {"checkpoint": str(tmp_path / "ckpt" / "best.ckpt"), "config": "fcn8s_voc.yaml", "mode": "whole",
-              "split": "val", **result.scores}
+              "backend": "mindspore", "split": "val", **result.scores}
     pages = []
     monkeypatch.setattr(run_report, "write_report", lambda path, data: pages.append((path, data)))
     for order in ("BGR", "RGB"):

@@ -33,6 +33,13 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True, note: str
                         help="overrides a configuration key; repeatable")
 
 
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--backend``."""
+    parser.add_argument("--backend", choices=("mindspore", "openvino", "auto"), default="mindspore",
+                        help="program that runs the network of a checkpoint on a CPU; auto: the faster one at the "
+                        "first image (default: %(default)s)")
+
+
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Loads a configuration, checks that network and data set have the same number of classes, and limits image sizes.
 

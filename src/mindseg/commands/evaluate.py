@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from mindseg.checkpoint import load_weights, read_checkpoint
-from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.commands.arguments import add_backend, add_config, create_parser, read_config
 from mindseg.config import CONFIGS, Config, read_tree
 from mindseg.data.datasets import DatasetInfo, dataset_info, list_samples
 from mindseg.data.loader import Loader, create_loader
+from mindseg.deploy.backend import use_backend
 from mindseg.errors import ConfigError, DataError, UserError
 from mindseg.evaluation.cityscapes import instance_reader
 from mindseg.evaluation.evaluator import Result, evaluate, image_miou
@@ -39,6 +40,7 @@ EXAMPLES = """examples:
   python eval.py --config C --ckpt_path best.ckpt --mode msflip --report
   python eval.py --config C --ckpt_path best.ckpt --save_masks labelIds   and a zip for the benchmark server
   python eval.py --config C --ckpt_path best.ckpt --protocol bisenetv2_paper
+  python eval.py --config C --ckpt_path best.ckpt --backend auto
   python eval.py --config C --manifest export/deploy.yaml --file_format ONNX --output eval_onnx
 """
 
@@ -53,6 +55,7 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--ckpt_path", help="checkpoint, or a folder of checkpoints, or a run folder")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
+    add_backend(parser)
     parser.add_argument("--mode", metavar="MODE", help="whole, slide, ms, flip, msflip or slide_msflip (eval.mode)")
     parser.add_argument("--protocol", metavar="NAME", help="how a paper or an older recipe evaluates: a file of "
                         "configs/protocols, or a path")
@@ -78,7 +81,8 @@ def main() -> None:
     output = output_folder(args, cfg)
     with platform(cfg, output, runtime, args.ckpt_path) as checkpoint:
         request = Request(args.config, output, str(checkpoint) if checkpoint else args.ckpt_path, args.manifest,
-                          args.file_format, args.save_masks, args.csv, args.report, tuple(args.beside), args.overwrite)
+                          args.file_format, args.save_masks, args.csv, args.report, tuple(args.beside), args.overwrite,
+                          args.backend)
         try:
             score(cfg, runtime, request)
         except OSError as error:
@@ -140,6 +144,7 @@ class Request:
         report: Write ``report.html``.
         beside: ``name=eval.json`` of the same model in other programs, for the report.
         overwrite: Replace files that this program did not write.
+        backend: ``mindspore``, ``openvino`` or ``auto``, see ``deploy.backend.use_backend``.
     """
     config: str
     output: Path
@@ -151,6 +156,7 @@ class Request:
     report: bool = False
     beside: tuple[str, ...] = ()
     overwrite: bool = False
+    backend: str = "mindspore"
 
 
 def score(cfg: Config, runtime: Runtime, request: Request) -> None:
@@ -163,8 +169,13 @@ def score(cfg: Config, runtime: Runtime, request: Request) -> None:
     if request.save_masks == "labelIds" and cfg.eval.label_size == "input":
         raise UserError("--save_masks labelIds: benchmark servers want masks of the images' own size, but "
                         "eval.label_size = input; set eval.label_size=original")
+    if request.manifest and request.backend != "mindspore":
+        raise UserError(f"--backend {request.backend}: belongs to --ckpt_path; leave it out, --file_format chooses the "
+                        "program of an exported model")
     programs = read_beside(request.beside)
     several = request.ckpt_path and Path(request.ckpt_path).is_dir()
+    if several and request.backend == "openvino":
+        raise UserError(f"--backend openvino: {request.ckpt_path} is a folder of checkpoints; name one of them")
     if several and request.save_masks:
         raise UserError(f"--save_masks: {request.ckpt_path} is a folder of checkpoints; name one of them")
     with OutputFolder(request.output, request.overwrite, shared=runtime.size > 1) as results:
@@ -189,7 +200,11 @@ def _result_files(runtime: Runtime, request: Request, info: DatasetInfo) -> list
 def _score_model(cfg: Config, runtime: Runtime, request: Request, info: DatasetInfo,
                  programs: list[tuple[str, float]]) -> None:
     """Evaluates one checkpoint or exported model."""
-    predictor = open_for_scoring(cfg, info, request) if request.manifest else open_checkpoint(request.ckpt_path, cfg)
+    if request.manifest:
+        predictor = open_for_scoring(cfg, info, request)
+    else:
+        predictor = open_checkpoint(request.ckpt_path, cfg)
+        use_backend(request.backend, predictor, cfg, request.ckpt_path)
     record, result, rows = _score_one(cfg, runtime, request, predictor, request.ckpt_path or request.manifest)
     _write_csv(runtime, request, info.classes, rows)
     if runtime.is_main:
@@ -265,7 +280,7 @@ def _score_one(cfg: Config, runtime: Runtime, request: Request, predictor: Predi
                       request.report and predictor.gives_confidence)
     resize = predictor.manifest.input.resize if request.manifest else cfg.eval.resize
     record = {"checkpoint": str(name), "checkpoint_sha256": digest, "device": runtime.device_target,
-              "config": request.config, "mode": cfg.eval.mode, "resize": resize,
+              "backend": predictor.backend, "config": request.config, "mode": cfg.eval.mode, "resize": resize,
               "size_step": None if request.manifest else predictor.size_step,
               "label_size": cfg.eval.label_size, "split": cfg.data.eval_split, "classes": list(info.classes),
               **result.scores}
@@ -333,6 +348,9 @@ def _score_folder(cfg: Config, runtime: Runtime, request: Request, info: Dataset
     paths = _checkpoints(request)
     if not paths:
         raise UserError(f"--ckpt_path {request.ckpt_path}: the folder holds no *.ckpt file")
+    if request.backend == "auto":
+        log.info("backend mindspore: %s is a folder of checkpoints, each of which OpenVINO would compile anew",
+                 request.ckpt_path)
     predictor = NetworkPredictor(cfg, build_network(cfg), info)
     found: list[tuple[dict, Result]] = []
     for path in paths:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.commands.arguments import add_backend, add_config, create_parser, read_config
 from mindseg.config import SCHEMA_FILE, load_config
+from mindseg.deploy.backend import use_backend
 from mindseg.drawing import legend, save_png
 from mindseg.engine.signals import StopSignals
 from mindseg.errors import UserError
@@ -45,6 +46,7 @@ EXAMPLES = """examples:
   python predict.py --config C --ckpt_path best.ckpt --input D/leftImg8bit/test --output out --submission
   python predict.py --manifest export/deploy.yaml --file_format ONNX --input photos drive.mp4 --output out
   python predict.py --ckpt_path best.ckpt --input rtsp://192.168.1.20/stream --max_frames 500 --output out
+  python predict.py --ckpt_path best.ckpt --input drive.mp4 --output out --backend auto
   python predict.py --ckpt_path best.ckpt --input map.tif --tile 1024 --output out --save mask
 """
 
@@ -56,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--ckpt_path", help="checkpoint")
     model.add_argument("--manifest", help="deploy.yaml of an exported model")
     add_config(parser, required=False, note=" (default: the configuration that the checkpoint carries)")
+    add_backend(parser)
     parser.add_argument("--mode", metavar="MODE", help="whole, slide, ms, flip, msflip or slide_msflip (eval.mode)")
     parser.add_argument("--file_format", choices=("ONNX", "MINDIR"), default="ONNX", help="which file of the manifest")
     parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders or quoted globs; the number "
@@ -77,8 +80,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Segments images and videos; returns 3 if some could not be read."""
     args = parse_args()
-    if args.manifest and (args.mode or args.set or args.config):
-        raise UserError("--manifest: an exported model brings its own settings; leave --config, --set and --mode out")
+    if args.manifest and (args.mode or args.set or args.config or args.backend != "mindspore"):
+        raise UserError("--manifest: an exported model brings its own settings; leave --config, --set, --mode and "
+                        "--backend out")
     if not 0 <= args.alpha <= 1:
         raise UserError(f"--alpha {args.alpha} must be 0 to 1")
     if args.overlap is not None and args.tile is None:
@@ -102,6 +106,7 @@ def main() -> int:
         cfg = read_config(args.config, overrides) if args.config else checkpoint_config(args.ckpt_path, overrides)
         setup_runtime(cfg.runtime)
         predictor = open_checkpoint(args.ckpt_path, cfg, whole_image=True)
+        use_backend(args.backend, predictor, cfg, args.ckpt_path)
     output = Output(Path(args.output), tuple(dict.fromkeys(args.save)), args.alpha, args.submission, args.overwrite,
                     tiling, args.max_frames)
     try:
@@ -142,7 +147,8 @@ def predict(predictor: Predictor, sources: str | Sequence[str], output: Output) 
         seconds = time.perf_counter() - started
         write_json(summary, {
             "status": "interrupted" if interrupted else "finished", "images": job.images,
-            "failures": len(job.failed), "failed": job.failed, "seconds": round(seconds, 3),
+            "failures": len(job.failed), "failed": job.failed, "backend": predictor.backend,
+            "seconds": round(seconds, 3),
             "images_per_second": round(job.images / seconds, 3),
             "model_ms": round(1000 * job.model_seconds / max(job.images, 1), 3)})
     log.info("%d pictures in %.1f s: %.1f a second (the model alone %.1f), %d failed, results in %s", job.images,

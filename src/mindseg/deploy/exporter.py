@@ -48,6 +48,7 @@ REPORT_NAME = "export.json"
 INPUT_NAME, OUTPUT_NAME, CONFIDENCE_NAME = "image", "segmentation", "confidence"
 # Largest difference accepted, as a share of the largest logit: float32 sums in another order.
 TOLERANCE = 1e-4
+_REMEDY = "nothing was written: try another export.opset or export.resize_op, and report the network"
 
 
 def export(cfg: dict, ckpt_path: str | Path, formats: Sequence[str], output_dir: str | Path,
@@ -281,20 +282,24 @@ def _write_mindspore(network: nn.Cell, manifest: Manifest, path: Path, feed: np.
     example = Tensor(feed)
     if manifest.input.batch < 0:
         example = Tensor(shape=(None, *feed.shape[1:]), dtype=example.dtype)
-    _export_aside(cell, example, path)
+    _export_aside(cell, [example], path)
     if path.suffix == ".air":
         return {"compared": False}
     answer = nn.GraphCell(ms.load(str(path)))(Tensor(feed))
     outputs = [part.asnumpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
-    return _compare_outputs(path.name, outputs, reference, manifest.output)
+    return compare_outputs(path.name, outputs, reference, _temperature(manifest))
 
 
-def _export_aside(cell: nn.Cell, example: Tensor, path: Path) -> None:
+def _temperature(manifest: Manifest) -> float | None:
+    return manifest.output.temperature if manifest.output.confidence else None
+
+
+def _export_aside(cell: nn.Cell, examples: Sequence[Tensor], path: Path) -> None:
     """``mindspore.export`` to the system's temporary folder, then moved: it refuses paths with spaces or accents."""
     fmt = path.suffix[1:].upper()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            ms.export(cell, example, file_name=str(Path(folder) / "model"), file_format=fmt)
+            ms.export(cell, *examples, file_name=str(Path(folder) / "model"), file_format=fmt)
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"MindSpore {ms.__version__} cannot export this network as {fmt} ({first_line(error)}); "
                             "export another format, and report the network") from error
@@ -307,9 +312,7 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, settings: dict, path: Path
                 reference: np.ndarray) -> dict[str, Any]:
     """Writes a checked ONNX file; its logits and its answer are compared in onnxruntime."""
     batch = max(manifest.input.batch, 1)
-    _export_aside(_forward(network, manifest, ids=False), Tensor(feed[:batch]), path)
-    model = simplify(onnx.load(path), INPUT_NAME, OUTPUT_NAME, use_resize=settings.resize_op == "resize")
-    model = onnx_graph.convert_opset(model, settings.opset)
+    model = to_onnx(_forward(network, manifest, ids=False), [Tensor(feed[:batch])], settings)
     if manifest.input.batch < 0:
         onnx_graph.set_dynamic_batch(model)
     model = onnx_graph.check_graph(model)
@@ -318,10 +321,26 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, settings: dict, path: Path
         if manifest.output.confidence:
             onnx_graph.append_confidence(model, manifest.output.confidence, manifest.output.temperature)
         model = onnx_graph.check_graph(onnx_graph.append_argmax(model))
-        figures |= _compare_outputs(path.name, _run_onnx(model, feed), reference, manifest.output)
+        figures |= compare_outputs(path.name, _run_onnx(model, feed), reference, _temperature(manifest))
     onnx_graph.set_origin(model, ms.__version__, {"project": __version__, **manifest.source})
     onnx.save(model, path)
     return {**figures, "opset": settings.opset, "nodes": len(model.graph.node)}
+
+
+def to_onnx(cell: nn.Cell, examples: Sequence[Tensor], settings: dict) -> onnx.ModelProto:
+    """Exports a cell that gives logits as an ONNX graph, which is not compared with anything yet.
+
+    Args:
+        cell: Cell, in evaluation mode.
+        examples: Its arguments, images first; their shapes become those of the graph.
+        settings: Section ``export``: ``opset`` and ``resize_op``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        _export_aside(cell, examples, path)
+        model = onnx.load(path)
+    model = simplify(model, INPUT_NAME, OUTPUT_NAME, use_resize=settings.resize_op == "resize")
+    return onnx_graph.convert_opset(model, settings.opset)
 
 
 def _run_onnx(model: onnx.ModelProto, feed: np.ndarray) -> list[np.ndarray]:
@@ -333,33 +352,36 @@ def _run_onnx(model: onnx.ModelProto, feed: np.ndarray) -> list[np.ndarray]:
                         "try a fixed export.batch_size or another export.opset") from error
 
 
-def _compare_outputs(what: str, outputs: Sequence[np.ndarray], reference: np.ndarray,
-                     spec: OutputSpec) -> dict[str, Any]:
-    """Compares all outputs of a model with the checkpoint's logits (N,C,H,W), see :func:`_compare`.
+def compare_outputs(what: str, outputs: Sequence[np.ndarray], reference: np.ndarray, temperature: float | None = None,
+                    remedy: str = _REMEDY) -> dict[str, Any]:
+    """Compares all outputs of a model with the checkpoint's logits.
+
+    For ids the figure is the largest loss of logit where another class was chosen: 0 if all agree, tiny at near-ties.
+
+    Args:
+        what: Name of the model in messages.
+        outputs: Logits (N, C, H, W) or ids (N, H, W); with a temperature also the confidence (N, H, W).
+        reference: The checkpoint's logits (N, C, H, W).
+        temperature: Divisor of the logits for the confidence; None: there is none.
+        remedy: End of the message.
 
     Raises:
         UserError: A difference is larger than float32 rounding explains.
     """
-    figures = _compare(what, outputs[0], reference)
-    if spec.confidence is None:
+    figures = _compare(what, outputs[0], reference, remedy)
+    if temperature is None:
         return figures
-    distance = (reference.max(1, keepdims=True) - reference.astype(np.float64)) / spec.temperature
+    distance = (reference.max(1, keepdims=True) - reference.astype(np.float64)) / temperature
     expected = np.rint(255 / np.exp(-distance).sum(1))
     difference = float(np.abs(outputs[1] - expected).max())
     if not difference <= 1:
         raise UserError(f"{what}: its confidence differs from the checkpoint's by {difference:.0f}/255 (at most 1 is "
-                        "accepted); nothing was written: try another export.opset, and report the network")
+                        f"accepted); {remedy}")
     return {**figures, "confidence_max_abs_diff": difference / 255}
 
 
-def _compare(what: str, answer: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Compares logits or ids with the checkpoint's logits (N,C,H,W).
-
-    For ids the figure is the largest loss of logit where another class was chosen: 0 if all agree, tiny at near-ties.
-
-    Raises:
-        UserError: The difference is larger than float32 rounding explains.
-    """
+def _compare(what: str, answer: np.ndarray, reference: np.ndarray, remedy: str = _REMEDY) -> dict[str, Any]:
+    """Compares logits or ids with the checkpoint's logits (N,C,H,W), see :func:`compare_outputs`."""
     if len(answer) != len(reference) or answer.shape[-2:] != reference.shape[-2:]:
         raise UserError(f"{what}: answers {len(reference)} images of {reference.shape[-2:]} with an array of "
                         f"{answer.shape}; nothing was written: report the network")
@@ -373,7 +395,7 @@ def _compare(what: str, answer: np.ndarray, reference: np.ndarray) -> dict[str, 
         figures = {"ids_agreement": float((answer == reference.argmax(1)).mean()), "ids_max_logit_loss": difference}
     if not difference <= limit:
         raise UserError(f"{what}: differs from the checkpoint by {difference:.3g} (at most {limit:.3g} is accepted); "
-                        "nothing was written: try another export.opset or export.resize_op, and report the network")
+                        f"{remedy}")
     return figures
 
 

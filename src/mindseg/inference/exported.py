@@ -18,10 +18,12 @@ class ExportedPredictor:
         run: Function from one input tensor of the model's batch to the output tensors: ids or logits, and the
             confidence if the manifest has it.
         batch: Batch size of the model file, -1 if dynamic.
+        backend: Program behind ``run``.
     """
 
-    def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], Sequence[np.ndarray]], batch: int) -> None:
-        self.manifest, self.batch = manifest, batch
+    def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], Sequence[np.ndarray]], batch: int,
+                 backend: str = "onnxruntime") -> None:
+        self.manifest, self.batch, self.backend = manifest, batch, backend
         self.info = manifest.dataset_info()
         self.resize = manifest.input.eval_resize
         self.color_order = manifest.input.color_order
@@ -119,11 +121,11 @@ def open_exported(manifest: Manifest | str | Path, fmt: str = "onnx") -> Exporte
     """
     if not isinstance(manifest, Manifest):
         manifest = load_manifest(manifest)
-    openers = {"onnx": _open_onnx, "mindir": _open_mindir}
+    openers = {"onnx": (_open_onnx, "onnxruntime"), "mindir": (_open_mindir, "mindspore")}
     if fmt not in openers:
         raise UserError(f"format {fmt!r} cannot be opened from Python; use one of {', '.join(openers)}, or the runner")
-    entry = manifest.find(fmt)
-    return ExportedPredictor(manifest, openers[fmt](manifest.model_path(entry), manifest), entry.batch)
+    entry, (opener, backend) = manifest.find(fmt), openers[fmt]
+    return ExportedPredictor(manifest, opener(manifest.model_path(entry), manifest), entry.batch, backend)
 
 
 def _open_onnx(path: Path, manifest: Manifest) -> Callable[[np.ndarray], list[np.ndarray]]:

@@ -226,6 +226,11 @@ class PixelLoss(nn.Cell):
         return (log_sum - own) * cast(ops.squeeze(label, 1) != IGNORE, mstype.float32)
 
 
+def run_compiled(cell: nn.Cell, *arrays: np.ndarray) -> Tensor | tuple[Tensor, ...]:
+    """Runs a cell in MindSpore."""
+    return cell(*map(Tensor, arrays))
+
+
 class NetworkPredictor:
     """A network that segments images in the way that section ``eval`` says; a :class:`.predictor.Predictor`.
 
@@ -234,12 +239,17 @@ class NetworkPredictor:
         net: Network.
         info: Classes of the data set; channels of the network behind them are never predicted.
         temperature: Divisor of the logits for the confidence; the classes do not depend on it.
+
+    Attributes:
+        runner: Function from a ``Forward`` or ``ForwardWithConfidence`` and its arguments to its answer; another
+            program than MindSpore may do that.
     """
 
     def __init__(self, cfg: Config, net: nn.Cell, info: DatasetInfo, temperature: float = 1.0) -> None:
         d, e = cfg.data, cfg.eval
         normalize = Normalize(d.mean, d.std, d.value_range)
         self.net = net
+        self.runner, self.backend = run_compiled, "mindspore"
         self.info = info
         self.color_order = d.color_order
         self.gives_confidence = True
@@ -430,16 +440,16 @@ class NetworkPredictor:
         return max(STRIDE, round(self.size_step * scale / STRIDE) * STRIDE)
 
     def _run(self, cell: nn.Cell, images: np.ndarray, step: int) -> Tensor:
-        """Runs a compiled cell on images of any size, padded to multiples of ``step``."""
+        """Runs a cell on images of any size, padded to multiples of ``step``."""
         cell.set_train(False)
         height, width = images.shape[1:3]
         bottom, right = _padded(height, step) - height, _padded(width, step) - width
         if not (bottom or right or step > STRIDE):
-            return cell(Tensor(np.ascontiguousarray(images)))
+            return self.runner(cell, np.ascontiguousarray(images))
         images = np.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)))
         rows = (np.arange(height + bottom) < height).astype(np.float32).reshape(1, 1, -1, 1)
         columns = (np.arange(width + right) < width).astype(np.float32).reshape(1, 1, 1, -1)
-        return cell(Tensor(images), Tensor(rows), Tensor(columns))
+        return self.runner(cell, images, rows, columns)
 
 
 def size_step(configured: int | str) -> int:

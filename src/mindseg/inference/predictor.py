@@ -20,6 +20,7 @@ class Predictor(Protocol):
         blends: The model gives scores, so that overlapping tiles can be blended; otherwise ``scores`` and ``decide``
             are not called.
         gives_confidence: The model can say how sure it is; an exported one may lack that output.
+        backend: Program that runs the model: ``mindspore``, ``openvino`` or ``onnxruntime``.
     """
     info: DatasetInfo
     resize: EvalResize
@@ -27,6 +28,7 @@ class Predictor(Protocol):
     trained_size: tuple[int, int] | None
     blends: bool
     gives_confidence: bool
+    backend: str
 
     def __call__(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Segments images of one size.

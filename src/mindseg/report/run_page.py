@@ -41,7 +41,7 @@ def write_run_report(folder: Path, cfg: Config, record: dict, result: Result, ru
         programs=[(checkpoint.name, record["miou"]), *programs] if programs else (),
         worst=_rgb(result.worst, cfg), best=_rgb(result.best, cfg),
         history=read_history(run_folder / "metrics.csv") or read_history(folder / "metrics.csv"),
-        config=dump_config(cfg), environment=environment(runtime))
+        config=dump_config(cfg), environment=environment(runtime) | {"backend": record["backend"]})
     return write_report(folder / "report.html", data)
 
 
