@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import openvino
 
 _MOST_GRAPHS = 8        # each has its own copy of the weights, half a gigabyte for FCN-8s
+_MOST_DIFFERENT = 1e-4      # share of pixels
 _REMEDY = "use --backend mindspore, and report the network"
 Answer = Tensor | tuple[Tensor, ...]
 
@@ -29,8 +30,7 @@ Answer = Tensor | tuple[Tensor, ...]
 def use_backend(name: str, predictor: NetworkPredictor, cfg: Config, ckpt_path: str) -> None:
     """Chooses the program that runs the network of a predictor.
 
-    The first answer of OpenVINO is compared with MindSpore's: classes may differ where the highest logits are equal up
-    to rounding, see :func:`.exporter.compare_outputs`.
+    The first answer of OpenVINO is compared with MindSpore's, see :meth:`OpenVinoRunner.compare`.
 
     Args:
         name: ``mindspore``, ``openvino``, or ``auto``: the one that is faster at the first image, and MindSpore if
@@ -114,6 +114,9 @@ class OpenVinoRunner:
     def compare(self, cell: nn.Cell, arrays: tuple[np.ndarray, ...], ours: Answer, theirs: Answer) -> str:
         """Compares OpenVINO's answer with MindSpore's, and says how they agree.
 
+        A class counts as equal if its logit is MindSpore's highest one up to rounding. Few pixels may have others:
+        values also tie in ENet's max-pooling, whose indices move whole features.
+
         Args:
             cell: Cell that both have run.
             arrays: Its arguments.
@@ -121,15 +124,20 @@ class OpenVinoRunner:
             theirs: Answer of OpenVINO.
 
         Raises:
-            UserError: They differ by more than rounding.
+            UserError: More classes differ than ties explain.
         """
         ours, theirs = _arrays(ours), _arrays(theirs)
         if all(map(np.array_equal, ours, theirs)):
             return "equal answers"
-        temperature = cell.confidence.temperature if isinstance(cell, ForwardWithConfidence) else None
         reference = run_compiled(_logits_cell(cell), *arrays).asnumpy()
-        self._exporter.compare_outputs("OpenVINO", theirs, reference, temperature, _REMEDY)
-        return "answers equal up to rounding"
+        ids = theirs[0] if theirs[0].ndim == 3 else theirs[0].argmax(1)
+        chosen = np.take_along_axis(reference, ids[:, None].astype(np.int64), 1)[:, 0]
+        limit = self._exporter.TOLERANCE * max(1.0, float(np.abs(reference).max()))
+        share = 1 - float((reference.max(1) - chosen <= limit).mean())
+        if share > _MOST_DIFFERENT:
+            raise UserError(f"--backend openvino: {100 * share:.3g} % of the first image's pixels get other classes "
+                            f"than in MindSpore (at most {100 * _MOST_DIFFERENT:g} % is accepted); {_REMEDY}")
+        return f"classes equal but for ties ({100 * share:.2g} % of the pixels)"
 
 
 class FirstImage:

@@ -48,7 +48,6 @@ REPORT_NAME = "export.json"
 INPUT_NAME, OUTPUT_NAME, CONFIDENCE_NAME = "image", "segmentation", "confidence"
 # Largest difference accepted, as a share of the largest logit: float32 sums in another order.
 TOLERANCE = 1e-4
-_REMEDY = "nothing was written: try another export.opset or export.resize_op, and report the network"
 
 
 def export(cfg: dict, ckpt_path: str | Path, formats: Sequence[str], output_dir: str | Path,
@@ -287,11 +286,7 @@ def _write_mindspore(network: nn.Cell, manifest: Manifest, path: Path, feed: np.
         return {"compared": False}
     answer = nn.GraphCell(ms.load(str(path)))(Tensor(feed))
     outputs = [part.asnumpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
-    return compare_outputs(path.name, outputs, reference, _temperature(manifest))
-
-
-def _temperature(manifest: Manifest) -> float | None:
-    return manifest.output.temperature if manifest.output.confidence else None
+    return _compare_outputs(path.name, outputs, reference, manifest.output)
 
 
 def _export_aside(cell: nn.Cell, examples: Sequence[Tensor], path: Path) -> None:
@@ -321,7 +316,7 @@ def _write_onnx(network: nn.Cell, manifest: Manifest, settings: dict, path: Path
         if manifest.output.confidence:
             onnx_graph.append_confidence(model, manifest.output.confidence, manifest.output.temperature)
         model = onnx_graph.check_graph(onnx_graph.append_argmax(model))
-        figures |= compare_outputs(path.name, _run_onnx(model, feed), reference, _temperature(manifest))
+        figures |= _compare_outputs(path.name, _run_onnx(model, feed), reference, manifest.output)
     onnx_graph.set_origin(model, ms.__version__, {"project": __version__, **manifest.source})
     onnx.save(model, path)
     return {**figures, "opset": settings.opset, "nodes": len(model.graph.node)}
@@ -352,36 +347,33 @@ def _run_onnx(model: onnx.ModelProto, feed: np.ndarray) -> list[np.ndarray]:
                         "try a fixed export.batch_size or another export.opset") from error
 
 
-def compare_outputs(what: str, outputs: Sequence[np.ndarray], reference: np.ndarray, temperature: float | None = None,
-                    remedy: str = _REMEDY) -> dict[str, Any]:
-    """Compares all outputs of a model with the checkpoint's logits.
-
-    For ids the figure is the largest loss of logit where another class was chosen: 0 if all agree, tiny at near-ties.
-
-    Args:
-        what: Name of the model in messages.
-        outputs: Logits (N, C, H, W) or ids (N, H, W); with a temperature also the confidence (N, H, W).
-        reference: The checkpoint's logits (N, C, H, W).
-        temperature: Divisor of the logits for the confidence; None: there is none.
-        remedy: End of the message.
+def _compare_outputs(what: str, outputs: Sequence[np.ndarray], reference: np.ndarray,
+                     spec: OutputSpec) -> dict[str, Any]:
+    """Compares all outputs of a model with the checkpoint's logits (N,C,H,W), see :func:`_compare`.
 
     Raises:
         UserError: A difference is larger than float32 rounding explains.
     """
-    figures = _compare(what, outputs[0], reference, remedy)
-    if temperature is None:
+    figures = _compare(what, outputs[0], reference)
+    if spec.confidence is None:
         return figures
-    distance = (reference.max(1, keepdims=True) - reference.astype(np.float64)) / temperature
+    distance = (reference.max(1, keepdims=True) - reference.astype(np.float64)) / spec.temperature
     expected = np.rint(255 / np.exp(-distance).sum(1))
     difference = float(np.abs(outputs[1] - expected).max())
     if not difference <= 1:
         raise UserError(f"{what}: its confidence differs from the checkpoint's by {difference:.0f}/255 (at most 1 is "
-                        f"accepted); {remedy}")
+                        "accepted); nothing was written: try another export.opset, and report the network")
     return {**figures, "confidence_max_abs_diff": difference / 255}
 
 
-def _compare(what: str, answer: np.ndarray, reference: np.ndarray, remedy: str = _REMEDY) -> dict[str, Any]:
-    """Compares logits or ids with the checkpoint's logits (N,C,H,W), see :func:`compare_outputs`."""
+def _compare(what: str, answer: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Compares logits or ids with the checkpoint's logits (N,C,H,W).
+
+    For ids the figure is the largest loss of logit where another class was chosen: 0 if all agree, tiny at near-ties.
+
+    Raises:
+        UserError: The difference is larger than float32 rounding explains.
+    """
     if len(answer) != len(reference) or answer.shape[-2:] != reference.shape[-2:]:
         raise UserError(f"{what}: answers {len(reference)} images of {reference.shape[-2:]} with an array of "
                         f"{answer.shape}; nothing was written: report the network")
@@ -395,7 +387,7 @@ def _compare(what: str, answer: np.ndarray, reference: np.ndarray, remedy: str =
         figures = {"ids_agreement": float((answer == reference.argmax(1)).mean()), "ids_max_logit_loss": difference}
     if not difference <= limit:
         raise UserError(f"{what}: differs from the checkpoint by {difference:.3g} (at most {limit:.3g} is accepted); "
-                        f"{remedy}")
+                        "nothing was written: try another export.opset or export.resize_op, and report the network")
     return figures
 
 
