@@ -44,8 +44,8 @@ def test_scores_and_masks_of_all_networks(name, tmp_path, run_cli, rng):
     masks = {}
     for backend in ("mindspore", "openvino"):
         output = tmp_path / f"masks_{backend}"
-        done = run_cli("predict.py", *words, "--backend", backend, "--mode", "flip", "--input", pictures[0], "--output",
-                       output, "--save", "ids")
+        done = run_cli("predict.py", *words, "--backend", backend, "--input", pictures[0], "--output", output, "--save",
+                       "ids")
         assert done.returncode == 0, done.stderr
         assert json.loads((output / "summary.json").read_text())["backend"] == backend
         masks[backend] = cv2.imread(str(next(output.glob("*_ids.png"))), cv2.IMREAD_UNCHANGED)
