@@ -17,6 +17,7 @@ from mindseg.config import Config
 from mindseg.errors import UserError, first_line
 from mindseg.inference.network import Forward, ForwardWithConfidence, NetworkPredictor, run_compiled
 from mindseg.logs import log
+from mindseg.models.normalize import Normalize
 
 if TYPE_CHECKING:
     import openvino
@@ -76,8 +77,9 @@ class OpenVinoRunner:
             raise UserError(f"--backend openvino: the package {error.name} is missing; pip install -r "
                             "requirements-deploy.txt") from None
         self._core, self._exporter, self._onnx_graph = openvino.Core(), exporter, onnx_graph
-        # The predictor's own network may hold operators that cannot be exported.
+        # The predictor's own cells may hold operators that cannot be exported.
         self._net = load_network(cfg, ckpt_path)
+        self._normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
         self._settings = cfg.export
         self._options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cfg.runtime.threads}
         self._requests = {}
@@ -98,7 +100,7 @@ class OpenVinoRunner:
 
     def _compile(self, cell: nn.Cell, arrays: tuple[np.ndarray, ...]) -> "openvino.InferRequest":
         graphs = self._onnx_graph
-        to_logits = _logits_cell(cell, self._net)
+        to_logits = _logits_cell(cell, self._net, self._normalize)
         model = graphs.check_graph(self._exporter.to_onnx(to_logits, list(map(Tensor, arrays)), self._settings))
         if isinstance(cell, ForwardWithConfidence):
             graphs.append_confidence(model, self._exporter.CONFIDENCE_NAME, cell.confidence.temperature)
@@ -185,16 +187,17 @@ def _refusal(error: UserError) -> Callable:
     return refuse
 
 
-def _logits_cell(cell: nn.Cell, net: nn.Cell | None = None) -> Forward:
+def _logits_cell(cell: nn.Cell, net: nn.Cell | None = None, normalize: Normalize | None = None) -> Forward:
     """The cell of the logits that a predictor's cell makes its answer of.
 
     Args:
         cell: ``Forward`` or ``ForwardWithConfidence``.
         net: Network to take instead of the cell's own.
+        normalize: Normalisation to take instead of the cell's own.
     """
     forward = cell.to_logits if isinstance(cell, ForwardWithConfidence) else cell
-    net = forward.net if net is None else net
-    return Forward(net, forward.normalize, forward.num_classes, ids=False, small=forward.small).set_train(False)
+    net, normalize = net or forward.net, normalize or forward.normalize
+    return Forward(net, normalize, forward.num_classes, ids=False, small=forward.small).set_train(False)
 
 
 def _arrays(answer: Answer) -> list[np.ndarray]:
