@@ -3,6 +3,7 @@
 Ratios and times are printed, nothing is asserted: absolute numbers belong to the machine.
 """
 import argparse
+import os
 import time
 from collections.abc import Callable
 
@@ -13,13 +14,12 @@ import mindseg  # noqa: F401  (prepares the environment, so it must come before 
 # isort: split
 from support.torch_peer import TorchPeer, measure
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindseg.cpu_kernels.fusion import fuse_network
 from mindseg.errors import run_main
 from mindseg.models import MODELS, create_model
-from mindseg.runtime import use_device
+from mindseg.runtime import use_cpu_threads, use_device
 
 EXAMPLES = """examples:
   python benchmarks/forward.py --models fast_scnn enet
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024, help="columns (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="measured passes of each (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of both (default: theirs)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of both (default: one for each core)")
     args = parser.parse_args()
     if args.torch and len(args.models) > 1:
         parser.error("--torch compares one network: give one name to --models")
@@ -75,9 +75,7 @@ def main() -> None:
     """Measures and prints."""
     args = parse_args()
     use_device("CPU")
-    if args.threads:
-        ms.runtime.dispatch_threads_num(args.threads)
-        ms.device_context.cpu.op_tuning.threads_num(args.threads)
+    use_cpu_threads(args.threads or len(os.sched_getaffinity(0)))
     rng = np.random.default_rng(0)
     image = rng.normal(0, 1, (args.batch, 3, args.height, args.width)).astype(np.float32)
     print(f"matrix product 2048: {matmul_rate(args.rounds):.0f} GMAC/s")

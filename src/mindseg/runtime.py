@@ -17,7 +17,7 @@ import mindspore as ms
 from mindspore import communication
 
 from mindseg import chips
-from mindseg.comm import check_port
+from mindseg.comm import check_port, cores_of_rank
 from mindseg.compat import device_target, set_jit_level, set_mode
 from mindseg.errors import UserError, first_line, shorten
 from mindseg.files import check_regular
@@ -69,12 +69,24 @@ def setup_runtime(cfg_runtime: dict, training: bool = False) -> Runtime:
     use_device(target, device_id, r.mode)
     if target == "Ascend":
         _tune_ascend(r)
-    if target == "CPU" and r.threads:
-        ms.runtime.dispatch_threads_num(r.threads)
-        ms.device_context.cpu.op_tuning.threads_num(r.threads)
     rank, size = _join() if launched else (0, 1)
+    if target == "CPU":
+        use_cpu_threads(r.threads or cores_of_rank(size))
     set_seed(r.seed + rank)  # the step takes rank 0's initial weights; dropout masks differ by rank
     return Runtime(target, device_id or 0, rank, size)
+
+
+def use_cpu_threads(count: int) -> None:
+    """Sets the threads of each kernel on the CPU.
+
+    Left alone, MindSpore times its kernels and chooses, so the order of sums depends on the load of the machine. One
+    thread hands out the kernels: another one would keep a core busy while it waits.
+
+    Args:
+        count: Number of threads.
+    """
+    ms.runtime.dispatch_threads_num(1)
+    ms.device_context.cpu.op_tuning.threads_num(count)
 
 
 def _tune_ascend(cfg_runtime: dict) -> None:

@@ -45,6 +45,16 @@ def test_one_process_on_the_cpu():
     assert facts["onednn_max_cpu_isa"] == os.environ["ONEDNN_MAX_CPU_ISA"]
 
 
+@pytest.mark.parametrize(("threads", "expected"), [(0, len(os.sched_getaffinity(0))), (3, 3)])
+def test_kernels_have_a_fixed_number_of_threads(monkeypatch, threads, expected):
+    """Otherwise MindSpore chooses it by timing, and equal runs end with other weights."""
+    found = []
+    monkeypatch.setattr(module, "use_device", lambda *_: None)
+    monkeypatch.setattr(module, "use_cpu_threads", found.append)
+    setup_runtime(Config(RUNTIME | {"threads": threads}))
+    assert found == [expected]
+
+
 def test_environment_chooses_the_device(monkeypatch):
     monkeypatch.setenv("DEVICE_TARGET", "TPU")
     with pytest.raises(UserError, match="DEVICE_TARGET = TPU must be one of auto, CPU, Ascend, GPU"):

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import nn
 
 from mindseg.checkpoint import newest_checkpoint
-from mindseg.comm import broadcast_object, check_equal
+from mindseg.comm import broadcast_object, check_equal, cores_of_rank
 from mindseg.commands.arguments import add_config, create_parser, read_config
 from mindseg.config import Config, dump_config, find_config
 from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
@@ -289,7 +289,7 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
     normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
     optimizer = create_optimizer(o, net, steps, steps_per_epoch)
     loss, teacher = create_loss(cfg.loss, ignore_id), create_teacher(cfg)
-    if fuse_network(net, cfg.runtime.threads, normalize):
+    if fuse_network(net, cfg.runtime.threads or cores_of_rank(runtime.size), normalize):
         fuse_loss(net, loss, teacher is not None)
     return TrainStep(net, loss, optimizer, normalize, options, teacher)
 

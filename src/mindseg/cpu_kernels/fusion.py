@@ -31,7 +31,7 @@ def fuse_network(net: nn.Cell, threads: int = 0, normalize: Normalize | None = N
 
     Args:
         net: Network, changed in place; its parameters stay.
-        threads: Threads of an operator; 0: as many as there are cores.
+        threads: Threads of each operator in this process; 0: unchanged, at first as many as there are cores.
         normalize: What is computed before the network; it uses them, too.
 
     Returns:
@@ -40,7 +40,8 @@ def fuse_network(net: nn.Cell, threads: int = 0, normalize: Normalize | None = N
     mixed = any(net.get_flags().get(name) for name in ("fp16", "bf16", "fp32"))
     if mixed or device_target() != "CPU" or kernels() != "cpu" or installed_library() is None:
         return False
-    set_threads(threads)
+    if threads:
+        set_threads(threads)
     for cell in (normalize, *(cell for _, cell in net.cells_and_names())):
         operator = _operator_of(cell)
         if operator is not None:
