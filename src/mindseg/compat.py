@@ -143,9 +143,6 @@ class _Convolution(nn.Cell):
 class Conv2d(_Convolution):
     """Convolution.
 
-    Attributes:
-        fused: Operator that needs less memory, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
-
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
@@ -159,6 +156,9 @@ class Conv2d(_Convolution):
         weight_init: Initial weights, (out, in / groups, height, width) or a distribution; None: uniform in
             +-1/sqrt(fan_in), as in PyTorch.
         bias_init: Distribution of the initial biases; None: uniform in the same range.
+
+    Attributes:
+        fused: Operator that needs less memory, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1,
@@ -193,9 +193,6 @@ class Conv2d(_Convolution):
 class Conv2dTranspose(_Convolution):
     """Transposed convolution without bias.
 
-    Attributes:
-        fused: Operator that needs less memory, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
-
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
@@ -204,6 +201,9 @@ class Conv2dTranspose(_Convolution):
         padding: Rows and columns dropped at the beginning and at the end of the full result.
         weight_init: Initial weights (in, out, kernel, kernel) or a distribution; None: MindSpore's default, uniform in
             +-1/sqrt(out * kernel**2).
+
+    Attributes:
+        fused: Operator that needs less memory, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: tuple[int, int],
@@ -228,14 +228,14 @@ class Conv2dTranspose(_Convolution):
 class BatchNorm2d(nn.Cell):
     """BatchNorm, which keeps the unbiased variance in ``moving_variance``.
 
-    Attributes:
-        frozen: Normalise by the stored statistics in training too, and leave them unchanged.
-
     Args:
         channels: Channels of the input.
         eps: Small number added to the variance.
         momentum: Factor of the old value when the moving statistics are updated, 0..1 (PyTorch's is 1 minus this).
         gamma_init: Initial scale, ``ones`` or ``zeros``.
+
+    Attributes:
+        frozen: Normalise by the stored statistics in training too, and leave them unchanged.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.9, gamma_init: str = "ones") -> None:
@@ -304,14 +304,14 @@ def sync_batch_norm_kernel(eps: float, momentum: float, group: str, size: int) -
 class MaxPool2d(nn.Cell):
     """Max-pooling.
 
-    Attributes:
-        halves: Windows are 2x2 pixels and do not overlap.
-        fused: Operator for such windows, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
-
     Args:
         kernel: Side length of a window.
         stride: Step in both directions.
         same: Also pool the windows that reach beyond the bottom and right: output size = input size / stride.
+
+    Attributes:
+        halves: Windows are 2x2 pixels and do not overlap.
+        fused: Operator for such windows, see :func:`mindseg.cpu_kernels.fusion.fuse_network`; None: MindSpore's.
     """
 
     def __init__(self, kernel: int, stride: int, same: bool = False) -> None:

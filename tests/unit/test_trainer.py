@@ -98,22 +98,28 @@ def test_every_batch_once_and_the_log_says_so(make):
                      r"eta \d+:\d\d:\d\d$", line)
 
 
-def test_steps_of_another_crop_size_are_compiled_and_timed_anew(make, monkeypatch):
-    """The first step of epoch 3, of other sizes, takes 50 s; all others take 2 s."""
+@pytest.fixture
+def lasting(monkeypatch):
+    """Function that makes a step of so many seconds; no other time passes."""
     clock = [0.0]
+    monkeypatch.setattr("mindseg.engine.trainer.time.perf_counter", lambda: clock[0])
 
-    def lasting(seconds):
+    def step(seconds):
         def hook():
             clock[0] += seconds
             return 0.5
         return hook
 
+    return step
+
+
+def test_steps_of_another_crop_size_are_compiled_and_timed_anew(make, lasting):
+    """The first step of epoch 3, of other sizes, takes 50 s; all others take 2 s."""
     class Growing(FakeLoader):
         def epoch(self, epoch, start_step=0):
             for batch in super().epoch(epoch, start_step):
                 yield batch | {"image": batch["image"][:, :1].repeat(2 if epoch >= 2 else 1, 1)}
 
-    monkeypatch.setattr("mindseg.engine.trainer.time.perf_counter", lambda: clock[0])
     slow = {1: lasting(90), 2 * PER_EPOCH + 1: lasting(50)}
     trainer = make(step=FakeStep({n: lasting(2) for n in range(2, 21)} | slow), log_interval=5)
     trainer.loader = Growing()
@@ -123,16 +129,7 @@ def test_steps_of_another_crop_size_are_compiled_and_timed_anew(make, monkeypatc
 
 
 @pytest.mark.parametrize(("interval", "expected"), [(2, [2.0, 2.0, 2.0]), (1, [90.0, 2.0, 2.0, 2.0, 2.0])])
-def test_compilation_does_not_spoil_rate_and_estimate(make, monkeypatch, interval, expected):
-    clock = [0.0]
-
-    def lasting(seconds):
-        def hook():
-            clock[0] += seconds
-            return 0.5
-        return hook
-
-    monkeypatch.setattr("mindseg.engine.trainer.time.perf_counter", lambda: clock[0])
+def test_compilation_does_not_spoil_rate_and_estimate(make, lasting, interval, expected):
     trainer = make(step=FakeStep({1: lasting(90)} | {n: lasting(2) for n in range(2, 21)}), log_interval=interval)
     trainer.fit()
     rows = metrics(trainer.job.run_dir)

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "convolution_loops.h"
 #include "operator.h"
-#include "tiles.h"
 
 namespace mindseg {
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "exponential.h"
 #include "operator.h"
+#include "softmax.h"
 
 namespace mindseg {
 namespace {
@@ -70,17 +70,9 @@ MINDSEG_VECTOR void Widen(const float* mixed, int64_t classes, int64_t width, co
 // largest, which is 1. So the logarithm of the whole sum keeps its digits where one class is almost certain.
 MINDSEG_VECTOR void Powers(float* piece, int64_t classes, int64_t count, float* highest, float* rest) {
   float left_out[kPiece];
-#pragma omp simd
-  for (int64_t x = 0; x < count; ++x) {
-    highest[x] = piece[x];
-    rest[x] = 0.0f;
-    left_out[x] = 0.0f;
-  }
-  for (int64_t c = 1; c < classes; ++c) {
-    const float* z = piece + c * kPiece;
-#pragma omp simd
-    for (int64_t x = 0; x < count; ++x) highest[x] = std::max(highest[x], z[x]);
-  }
+  ColumnMaxima(piece, classes, kPiece, count, highest);
+  std::fill(rest, rest + count, 0.0f);
+  std::fill(left_out, left_out + count, 0.0f);
   for (int64_t c = 0; c < classes; ++c) {
     float* z = piece + c * kPiece;
 #pragma omp simd

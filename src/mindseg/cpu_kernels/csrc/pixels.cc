@@ -32,6 +32,19 @@ bool HasWindows(const Arguments& a, int i, int k) {
   return SamePlanes(a, i, k) && a.Dim(i, 2) == a.Dim(k, 2) / 2 && a.Dim(i, 3) == a.Dim(k, 3) / 2;
 }
 
+// Sizes of argument `small`, and the factor by which argument `large` is larger in both directions; 0: it is not.
+struct Enlargement {
+  int64_t height;
+  int64_t width;
+  int64_t factor = 0;
+
+  Enlargement(const Arguments& a, int small, int large) : height(a.Dim(small, 2)), width(a.Dim(small, 3)) {
+    if (width == 0 || !SamePlanes(a, small, large)) return;
+    const int64_t wanted = a.Dim(large, 3) / width;
+    if (a.Dim(large, 2) == wanted * height && a.Dim(large, 3) == wanted * width) factor = wanted;
+  }
+};
+
 // Place of the first maximum of the window at `x`, as an offset.
 int64_t Maximum(const float* x, int64_t width) {
   int64_t best = 0;
@@ -88,17 +101,16 @@ MINDSEG_OPERATOR(mindseg_dropout) {
 // Repeats each pixel. Input: x (N, C, h, w). Output: y (N, C, factor * h, factor * w).
 MINDSEG_OPERATOR(mindseg_resize_nearest) {
   const Arguments& a = arguments;
-  if (a.count != 2 || !SamePlanes(a, 0, 1)) return kWrongArguments;
-  const int64_t height = a.Dim(0, 2);
-  const int64_t width = a.Dim(0, 3);
-  const int64_t factor = a.Dim(1, 3) / width;
-  if (a.Dim(1, 2) != factor * height || a.Dim(1, 3) != factor * width) return kWrongArguments;
+  if (a.count != 2) return kWrongArguments;
+  const Enlargement e(a, 0, 1);
+  if (e.factor == 0) return kWrongArguments;
 #pragma omp parallel for schedule(static) num_threads(Threads())
-  for (int64_t row = 0; row < PlanesOf(a, 0) * height; ++row) {
-    const float* x = a.Floats(0) + row * width;
-    float* y = a.Output(1) + row * factor * factor * width;
-    for (int64_t i = 0; i < width; ++i) std::fill(y + i * factor, y + (i + 1) * factor, x[i]);
-    for (int64_t i = 1; i < factor; ++i) std::copy(y, y + factor * width, y + i * factor * width);
+  for (int64_t row = 0; row < PlanesOf(a, 0) * e.height; ++row) {
+    const float* x = a.Floats(0) + row * e.width;
+    const int64_t length = e.factor * e.width;
+    float* y = a.Output(1) + row * e.factor * length;
+    for (int64_t i = 0; i < e.width; ++i) std::fill(y + i * e.factor, y + (i + 1) * e.factor, x[i]);
+    for (int64_t i = 1; i < e.factor; ++i) std::copy(y, y + length, y + i * length);
   }
   return kOk;
 }
@@ -106,18 +118,19 @@ MINDSEG_OPERATOR(mindseg_resize_nearest) {
 // Gradient of mindseg_resize_nearest. Input: dy. Output: dx, the sums over the windows.
 MINDSEG_OPERATOR(mindseg_resize_nearest_grad) {
   const Arguments& a = arguments;
-  if (a.count != 2 || !SamePlanes(a, 0, 1)) return kWrongArguments;
-  const int64_t height = a.Dim(1, 2);
-  const int64_t width = a.Dim(1, 3);
-  const int64_t factor = a.Dim(0, 3) / width;
-  if (a.Dim(0, 2) != factor * height || a.Dim(0, 3) != factor * width) return kWrongArguments;
+  if (a.count != 2) return kWrongArguments;
+  const Enlargement e(a, 1, 0);
+  if (e.factor == 0) return kWrongArguments;
 #pragma omp parallel for schedule(static) num_threads(Threads())
-  for (int64_t row = 0; row < PlanesOf(a, 0) * height; ++row) {
-    const float* dy = a.Floats(0) + row * factor * factor * width;
-    for (int64_t x = 0; x < width; ++x) {
+  for (int64_t row = 0; row < PlanesOf(a, 0) * e.height; ++row) {
+    const int64_t length = e.factor * e.width;
+    const float* dy = a.Floats(0) + row * e.factor * length;
+    for (int64_t x = 0; x < e.width; ++x) {
       float sum = 0;
-      for (int64_t i = 0; i < factor * factor; ++i) sum += dy[i / factor * factor * width + x * factor + i % factor];
-      a.Output(1)[row * width + x] = sum;
+      for (int64_t i = 0; i < e.factor * e.factor; ++i) {
+        sum += dy[i / e.factor * length + x * e.factor + i % e.factor];
+      }
+      a.Output(1)[row * e.width + x] = sum;
     }
   }
   return kOk;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "exponential.h"
 #include "operator.h"
+#include "softmax.h"
 
 namespace mindseg {
 namespace {
@@ -99,16 +99,8 @@ void MixRows(Pieces* pieces, const Axis& rows, int64_t y, std::vector<float>* ou
 MINDSEG_VECTOR void AddSoftmax(float* piece, int64_t classes, int64_t count, float factor, int64_t plane, float* sums) {
   float highest[kPiece];
   float total[kPiece];
-#pragma omp simd
-  for (int64_t x = 0; x < count; ++x) {
-    highest[x] = piece[x];
-    total[x] = 0.0f;
-  }
-  for (int64_t c = 1; c < classes; ++c) {
-    const float* z = piece + c * kPiece;
-#pragma omp simd
-    for (int64_t x = 0; x < count; ++x) highest[x] = std::max(highest[x], z[x]);
-  }
+  ColumnMaxima(piece, classes, kPiece, count, highest);
+  std::fill(total, total + count, 0.0f);
   for (int64_t c = 0; c < classes; ++c) {
     float* z = piece + c * kPiece;
 #pragma omp simd

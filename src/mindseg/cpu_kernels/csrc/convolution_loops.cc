@@ -1,5 +1,5 @@
 // Inner loops of the convolutions. All sums stay in registers: kTile times `vectors` or `pairs` vectors.
-#include "tiles.h"
+#include "convolution_loops.h"
 
 #include <cstring>
 

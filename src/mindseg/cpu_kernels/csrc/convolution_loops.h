@@ -1,6 +1,6 @@
 // Inner loops of the convolutions, for several instruction sets.
-#ifndef MINDSEG_CPU_KERNELS_CSRC_TILES_H_
-#define MINDSEG_CPU_KERNELS_CSRC_TILES_H_
+#ifndef MINDSEG_CPU_KERNELS_CSRC_CONVOLUTION_LOOPS_H_
+#define MINDSEG_CPU_KERNELS_CSRC_CONVOLUTION_LOOPS_H_
 
 #include <cstdint>
 
@@ -49,4 +49,4 @@ Kernels BestKernels();
 
 }  // namespace mindseg
 
-#endif  // MINDSEG_CPU_KERNELS_CSRC_TILES_H_
+#endif  // MINDSEG_CPU_KERNELS_CSRC_CONVOLUTION_LOOPS_H_

@@ -1,6 +1,6 @@
-// The exponential function, for loops that compilers turn into vector instructions.
-#ifndef MINDSEG_CPU_KERNELS_CSRC_EXPONENTIAL_H_
-#define MINDSEG_CPU_KERNELS_CSRC_EXPONENTIAL_H_
+// Parts of a softmax, for loops that compilers turn into vector instructions.
+#ifndef MINDSEG_CPU_KERNELS_CSRC_SOFTMAX_H_
+#define MINDSEG_CPU_KERNELS_CSRC_SOFTMAX_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -28,6 +28,16 @@ inline float Exp(float x) {
   return p * factor;
 }
 
+// Largest of each of `count` columns of (C, stride).
+inline void ColumnMaxima(const float* rows, int64_t classes, int64_t stride, int64_t count, float* highest) {
+  std::copy(rows, rows + count, highest);
+  for (int64_t c = 1; c < classes; ++c) {
+    const float* row = rows + c * stride;
+#pragma omp simd
+    for (int64_t x = 0; x < count; ++x) highest[x] = std::max(highest[x], row[x]);
+  }
+}
+
 }  // namespace mindseg
 
-#endif  // MINDSEG_CPU_KERNELS_CSRC_EXPONENTIAL_H_
+#endif  // MINDSEG_CPU_KERNELS_CSRC_SOFTMAX_H_
