@@ -48,6 +48,7 @@ def test_sigterm_saves_and_the_printed_command_continues(streets, whole, tmp_pat
         assert [r[column] for r in rows] == [r[column] for r in expected]
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(streets, whole, tmp_path):
     command = train_command(FAST, streets, tmp_path, train__run_eval="true", train__eval_interval=1,
                             train__save_interval_steps=1)
