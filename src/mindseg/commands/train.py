@@ -15,12 +15,14 @@ from mindspore import nn
 from mindseg.checkpoint import newest_checkpoint
 from mindseg.comm import broadcast_object, check_equal, cores_of_rank
 from mindseg.commands.arguments import add_config, create_parser, read_config
+from mindseg.compat import get_mode
 from mindseg.config import Config, dump_config, find_config
 from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
 from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
 from mindseg.drawing import side_by_side
+from mindseg.engine import compile_cache
 from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.class_weights import settle_class_weights
@@ -291,7 +293,13 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
     loss, teacher = create_loss(cfg.loss, ignore_id), create_teacher(cfg)
     if fuse_network(net, cfg.runtime.threads or cores_of_rank(runtime.size), normalize):
         fuse_loss(net, loss, teacher is not None)
-    return TrainStep(net, loss, optimizer, normalize, options, teacher)
+    step = TrainStep(net, loss, optimizer, normalize, options, teacher)
+    if runtime.device_target == "CPU" and runtime.size == 1 and get_mode() == "graph" and compile_cache.is_enabled():
+        of_all_runs = Config({**cfg, "runtime": Config({**cfg.runtime, "output_dir": "", "name": None})})
+        kept = compile_cache.KeptGraphs(step.gradients, step.update, repr((
+            dump_config(of_all_runs), options, steps, steps_per_epoch, ignore_id)))
+        step.compute, step.finish = kept.compute, kept.finish
+    return step
 
 
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:

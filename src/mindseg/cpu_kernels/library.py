@@ -22,13 +22,17 @@ _SOURCES = Path(__file__).resolve().parent / "csrc"
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
 
 
+def cache_folder() -> Path:
+    """The package's part of the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindseg"
+
+
 def library_path() -> Path:
     """Place of the library of this version, built or not."""
     digest = hashlib.sha256(" ".join((*_FLAGS, platform.machine())).encode())
     for source in sorted(_SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache_home / "mindseg" / f"libmindseg_cpu-{digest.hexdigest()[:12]}.so"
+    return cache_folder() / f"libmindseg_cpu-{digest.hexdigest()[:12]}.so"
 
 
 @cache

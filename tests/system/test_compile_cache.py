@@ -1,0 +1,94 @@
+"""Graphs of the training step that are kept between runs: the results are those of a run without, whatever changes."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindseg.cpu_kernels.library import installed_library
+from mindseg.engine import compile_cache
+from tests.support import ROOT
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """``steps(name, height, width, *overrides, switch=...)`` makes three steps in a process of its own.
+
+    Its cache folder has nothing but the C++ operators, if they were built.
+    """
+    (tmp_path / "mindseg").mkdir()
+    if installed_library():
+        (tmp_path / "mindseg" / Path(installed_library()).name).symlink_to(installed_library())
+
+    def run(*words, switch="1"):
+        worker = ROOT / "tests" / "support" / "cache_worker.py"
+        variables = os.environ | {compile_cache.SWITCH: switch, "XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, str(worker), *map(str, words)], capture_output=True, text=True,
+                              check=False, env=variables)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout.splitlines()[-1])
+        print(words, switch, result)
+        return result["losses"], result["parameters"]
+
+    return run
+
+
+def graphs(tmp_path):
+    """The files of all graphs that were kept, with the times at which they were written."""
+    return {path: path.stat().st_mtime_ns for path in (tmp_path / "mindseg" / "graphs").glob("[!.]*/**/*.mindir")}
+
+
+WORDS = {"fast_scnn": (), "enet": (), "bisenetv2": (), "fcn8s": ("model.fc_channels=32",)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORDS)
+def test_kept_graphs_compute_the_same(name, tmp_path, steps):
+    plain = steps(name, 64, 128, *WORDS[name], switch="0")
+    assert not graphs(tmp_path)
+    assert steps(name, 64, 128, *WORDS[name]) == plain
+    kept = graphs(tmp_path)
+    assert len(kept) == 2
+    assert steps(name, 64, 128, *WORDS[name], "runtime.output_dir=another") == plain
+    assert graphs(tmp_path) == kept     # and nothing was compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(96, 128), (64, 128, "optim.lr=0.5")])
+def test_what_changes_is_noticed(words, tmp_path, steps):
+    first = steps("fast_scnn", 64, 128)
+    kept = graphs(tmp_path)
+    changed = steps("fast_scnn", *words)
+    assert changed != first
+    assert changed == steps("fast_scnn", *words, switch="0")
+    assert len(graphs(tmp_path)) == 4
+    assert kept.items() < graphs(tmp_path).items()
+
+
+@pytest.mark.slow
+def test_only_the_first_step_of_a_process_is_kept(tmp_path, steps):
+    """MindSpore takes every further graph from the folder of the first one."""
+    plain = steps("fast_scnn", 64, 128, switch="0")
+    assert steps("fast_scnn", 64, 128, "+optim.lr=0.5") == plain
+    assert steps("fast_scnn", 64, 128, "+optim.lr=0.5") == plain
+    assert len(graphs(tmp_path)) == 2
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_written_anew(tmp_path, steps):
+    first = steps("fast_scnn", 64, 128)
+    for path in graphs(tmp_path):
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:5000])
+    damaged = graphs(tmp_path)
+    assert steps("fast_scnn", 64, 128) == first
+    assert graphs(tmp_path).keys() == damaged.keys()
+    assert all(path.stat().st_size > 5000 for path in damaged)
+
+
+@pytest.mark.slow
+def test_without_a_cache_folder_nothing_is_kept(tmp_path, steps):
+    (tmp_path / "mindseg" / "graphs").write_text("a file in its place")
+    assert steps("fast_scnn", 64, 128) == steps("fast_scnn", 64, 128, switch="0")
