@@ -11,7 +11,8 @@ import numpy as np
 
 import mindseg  # noqa: F401  prepares the environment before MindSpore is loaded
 from mindseg.commands.train import Batches, build_step
-from mindseg.config import Config, load_config
+from mindseg.config import Config, dump_config, load_config
+from mindseg.engine.compile_cache import keep_graphs
 from mindseg.models import build_network
 from mindseg.runtime import Runtime, set_seed, setup_runtime
 from tests.support import ROOT
@@ -35,6 +36,7 @@ def run(cfg: Config, runtime: Runtime, height: int, width: int) -> dict:
     from mindspore import Tensor
     set_seed(0)
     step = build_step(cfg, build_network(cfg), runtime, Batches(2, 1), 100, 10, 255)
+    keep_graphs(step, dump_config(cfg))
     rng = np.random.default_rng(0)
     image = Tensor(rng.integers(0, 256, (2, height, width, 3)).astype(np.uint8))
     label = Tensor(rng.integers(0, 19, (2, height, width)).astype(np.uint8))

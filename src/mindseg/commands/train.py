@@ -22,10 +22,10 @@ from mindseg.data.loader import create_loader
 from mindseg.data.sink import PLATFORMS as SINK_PLATFORMS
 from mindseg.data.sink import SinkLoader
 from mindseg.drawing import side_by_side
-from mindseg.engine import compile_cache
 from mindseg.engine.amp import apply_amp, choose_loss_scale, saturates
 from mindseg.engine.batch_norm import freeze_batch_norm, synchronise_batch_norm
 from mindseg.engine.class_weights import settle_class_weights
+from mindseg.engine.compile_cache import keep_graphs
 from mindseg.engine.device_checks import check_dropout
 from mindseg.engine.pretrained import load_pretrained
 from mindseg.engine.run_dir import clean_run, create_run_dir, describe_run, lock_run, make_folder, removed_if_refused
@@ -246,6 +246,9 @@ def _train(cfg: Config, run_dir: Path, runtime: Runtime, start: Start, command: 
     if not continued:
         describe_run(cfg, run_dir, runtime)
     step = build_step(cfg, net, runtime, batches, steps, per_epoch, train_set.info.ignore_id)
+    if runtime.device_target == "CPU" and runtime.size == 1 and get_mode() == "graph":
+        of_all_runs = Config({**cfg, "runtime": Config({**cfg.runtime, "output_dir": "", "name": None})})
+        keep_graphs(step, repr((dump_config(of_all_runs), steps, per_epoch, train_set.info.ignore_id)))
     job = Job(cfg, run_dir, runtime, create_schedule(cfg.optim, steps, per_epoch), batches.accumulation, command,
               train_set.num_samples)
     sink = cfg.train.dataset_sink_mode and runtime.device_target in SINK_PLATFORMS
@@ -293,13 +296,7 @@ def build_step(cfg: Config, net: nn.Cell, runtime: Runtime, batches: Batches, st
     loss, teacher = create_loss(cfg.loss, ignore_id), create_teacher(cfg)
     if fuse_network(net, cfg.runtime.threads or cores_of_rank(runtime.size), normalize):
         fuse_loss(net, loss, teacher is not None)
-    step = TrainStep(net, loss, optimizer, normalize, options, teacher)
-    if runtime.device_target == "CPU" and runtime.size == 1 and get_mode() == "graph" and compile_cache.is_enabled():
-        of_all_runs = Config({**cfg, "runtime": Config({**cfg.runtime, "output_dir": "", "name": None})})
-        kept = compile_cache.KeptGraphs(step.gradients, step.update, repr((
-            dump_config(of_all_runs), options, steps, steps_per_epoch, ignore_id)))
-        step.compute, step.finish = kept.compute, kept.finish
-    return step
+    return TrainStep(net, loss, optimizer, normalize, options, teacher)
 
 
 def evaluation(cfg: Config, net: nn.Cell, runtime: Runtime) -> Callable[[Callable[[], None]], dict]:

@@ -19,6 +19,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindseg.cpu_kernels.library import cache_folder, installed_library
+from mindseg.engine.train_step import TrainStep
 
 SWITCH = "MINDSEG_COMPILE_CACHE"
 _MOST = 40      # folders, of some megabytes at most; those unused for longest go first
@@ -27,12 +28,19 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _process = {"keeps": True}      # MindSpore remembers the first folder that it is given
 
 
-def is_enabled() -> bool:
-    """Tells whether graphs are kept: unless ``MINDSEG_COMPILE_CACHE=0``."""
-    return os.environ.get(SWITCH) != "0"
+def keep_graphs(step: TrainStep, settings: str) -> None:
+    """Lets the pieces of a step be read from files, or else be written, unless ``MINDSEG_COMPILE_CACHE=0``.
+
+    Args:
+        step: Step of a process that trains alone, in graph mode.
+        settings: Text with all settings that it was built from.
+    """
+    if os.environ.get(SWITCH) != "0":
+        kept = _KeptGraphs(step.gradients, step.update, settings)
+        step.compute, step.finish = kept.compute, kept.finish
 
 
-class KeptGraphs:
+class _KeptGraphs:
     """The two compiled pieces of a training step; their first graphs are read from files, or else written.
 
     Args:
