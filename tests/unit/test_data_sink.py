@@ -197,6 +197,7 @@ def test_the_switch_works_where_the_platform_has_a_queue(tmp_path, rng, monkeypa
 
     monkeypatch.setattr(training, "Trainer", Recorder)
     monkeypatch.setattr(training, "build_step", lambda *_: None)
+    monkeypatch.setattr(training, "keep_graphs", lambda *_: None)
     cfg = load_config(ROOT / "configs" / "enet" / "enet_camvid.yaml", [f"data.root={tmp_path / 'data'}",
                       "train.dataset_sink_mode=true", "train.run_eval=false"])
     run_dir = tmp_path / "run"
