@@ -23,10 +23,11 @@ test: setup
 coverage: setup
 	$(PY) -m pytest -q $(FAST) --cov --cov-report=term
 
-# In two parts: MindSpore keeps each graph that a process has compiled, gigabytes after all unit tests.
+# In two parts: MindSpore keeps each graph that a process has compiled, gigabytes after all unit tests. Half of the slow
+# unit tests are those of the census; system tests share what the first of a file has made.
 test-all: coverage
 	bash scripts/setup.sh slow
-	$(PY) -m pytest -q -n 2 --dist loadfile -m slow tests/unit tests/models
+	$(PY) -m pytest -q -n 2 --dist worksteal -m slow tests/unit tests/models
 	$(PY) -m pytest -q -n 2 --dist loadfile -m slow tests/system tests/hostile
 
 # The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then half an hour

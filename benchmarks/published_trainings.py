@@ -57,7 +57,7 @@ class RowLoss(losses.CrossEntropyLoss):
         """Computes the softmax cross entropy of each pixel, as the base class does."""
         classes = logits.shape[1]
         rows = cast(transpose(logits, (0, 2, 3, 1)).reshape(-1, classes), mstype.float32)
-        return self.softmax_loss(rows, self.clip_label(label, classes))
+        return self.softmax_loss(rows, self.clip_label(label.reshape(-1), classes))
 
 
 def count(name: str) -> plan.Amounts:

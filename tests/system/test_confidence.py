@@ -5,7 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import openvino as ov
 import pytest
 
 import mindspore as ms
@@ -16,6 +15,7 @@ from mindseg.config import Config, load_config
 from mindseg.data.datasets import dataset_info
 from mindseg.data.samples import Sample
 from mindseg.deploy import ascend, exporter
+from mindseg.deploy.backend import openvino_core
 from mindseg.deploy.export_folder import open_folder
 from mindseg.deploy.quantize import quantize
 from mindseg.inference.exported import open_exported
@@ -30,6 +30,7 @@ from tests.support.inference import softmax
 from tests.support.networks import make_network, make_tiny_network
 from tests.support.runner import MEAN, STD, read_ids, segment
 
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 CONFIG = ROOT / "configs" / "_base_" / "cityscapes.yaml"
 WEIGHTS = sorted((ROOT / "weights").glob("*.ckpt"))
 SIZE, TEMPERATURE = (64, 96), 1.7
@@ -91,8 +92,7 @@ def test_python_programs(network, exported):
     for ids, confidence in answers.values():
         assert_levels(confidence, expected)
         assert (ids == answers["network"][0]).mean() > 0.999
-    compiled = ov.compile_model(str(exported.model_path(exported.find("onnx"))), "CPU",
-                                {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(exported.model_path(exported.find("onnx"))), "CPU", FLOAT32)
     parts = [compiled([exported.input.prepare(image)[None]])["confidence"] for image in images]
     assert_levels(np.concatenate(parts), expected)
 
@@ -141,7 +141,7 @@ def test_int8_and_dynamic_batch_keep_it(network, exported, tmp_path):
     (tmp_path / exported.models[0].file).write_bytes(exported.model_path(exported.models[0]).read_bytes())
     with open_folder(tmp_path) as folder:
         twin = ascend.derive_dynamic_onnx(load_manifest(static), folder)
-    session = ov.compile_model(str(twin.model_path(twin.find("onnx", 3))), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    session = openvino_core().compile_model(str(twin.model_path(twin.find("onnx", 3))), "CPU", FLOAT32)
     answer = session([np.stack([exported.input.prepare(image) for image in images])])["confidence"]
     assert_levels(answer, numpys(network, images))
 

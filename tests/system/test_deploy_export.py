@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-import openvino as ov
 import pytest
 
 import mindspore as ms
@@ -19,6 +18,7 @@ from mindseg.checkpoint import Progress, save_checkpoint
 from mindseg.config import load_config
 from mindseg.data.transforms import normalize
 from mindseg.deploy import exporter, onnx_graph
+from mindseg.deploy.backend import openvino_core
 from mindseg.errors import UserError
 from mindseg.inference.exported import open_exported
 from mindseg.manifest import load_manifest
@@ -26,6 +26,7 @@ from tests.support.hostile import check_refused
 from tests.support.networks import make_network, make_tiny_network
 from tests.support.runner import MEAN, STD
 
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "_base_" / "cityscapes.yaml"
 SOURCE = {"checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64}
@@ -116,9 +117,8 @@ def test_every_program_answers_as_the_network(network, exported):
         ids = open_exported(exported, fmt)(images)
         assert ids.dtype == np.uint8
         assert_ids(ids, logits)
-    core = ov.Core()
-    compiled = core.compile_model(core.read_model(exported / "fast_scnn.onnx"), "CPU",
-                                  {"INFERENCE_PRECISION_HINT": "f32"})
+    core = openvino_core()
+    compiled = core.compile_model(core.read_model(exported / "fast_scnn.onnx"), "CPU", FLOAT32)
     x = np.stack([normalize(image, MEAN, STD) for image in images])
     assert_ids(np.concatenate([compiled(x[i:i + 1])[0] for i in range(2)]), logits)
 
@@ -157,8 +157,7 @@ def test_every_network_with_a_dynamic_batch_and_an_odd_size(tmp_path, name, opti
     logits = network_logits(network, images)
     for fmt in ("onnx", "mindir"):
         assert_ids(open_exported(manifest, fmt)(images), logits)
-    compiled = ov.compile_model(str(manifest.model_path(manifest.find("onnx"))), "CPU",
-                                {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(manifest.model_path(manifest.find("onnx"))), "CPU", FLOAT32)
     assert_ids(compiled([np.stack([normalize(image, MEAN, STD) for image in images])])[0], logits)
 
 
@@ -207,7 +206,7 @@ def test_batch_sizes_agree_with_each_other(network, tmp_path):
         manifest = export(network, tmp_path, f"export.batch_size={batch}", formats=["ONNX"])
         path = str(manifest.model_path(manifest.find("onnx", batch)))
         run_ort = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-        run_ov = ov.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        run_ov = openvino_core().compile_model(path, "CPU", FLOAT32)
         parts = [x[i:i + batch] for i in range(0, 8, batch)]
         assert_ids(np.concatenate([run_ort.run(None, {"image": part})[0] for part in parts]), logits)
         assert_ids(np.concatenate([run_ov([part])[0] for part in parts]), logits)

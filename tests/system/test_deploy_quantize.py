@@ -4,13 +4,13 @@ import sys
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 from onnx import TensorProto
 
 from mindseg.commands.preprocess import find_samples
 from mindseg.config import load_config
 from mindseg.deploy import exporter
+from mindseg.deploy.backend import openvino_core
 from mindseg.deploy.quantize import quantize
 from mindseg.errors import UserError
 from mindseg.inference.exported import open_exported
@@ -18,6 +18,8 @@ from mindseg.manifest import load_manifest
 from tests.support import ROOT
 from tests.support.data import make_cityscapes
 from tests.support.networks import make_network, make_tiny_network
+
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_int8_stays_close_in_both_programs(exported, tmp_path):
     scale = np.abs(expected).max()
     assert 0 < np.abs(answer - expected).max() < 0.1 * scale
     assert (answer.argmax(1) == expected.argmax(1)).mean() > 0.95
-    compiled = ov.Core().compile_model(str(made.model_path(made.models[0])), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(made.model_path(made.models[0])), "CPU", FLOAT32)
     other = compiled(spec.prepare(images[0])[None])[0]
     assert np.abs(other[0] - expected[0]).max() < 0.1 * scale
 
@@ -63,7 +65,7 @@ def test_every_network_runs_as_int8_in_both_programs(tmp_path, name, options):
     made = quantize(manifest, samples, tmp_path / "int8")
     image = manifest.input.read_image(samples[0].image)
     first = open_exported(made).infer(image[None])[0]
-    compiled = ov.Core().compile_model(str(made.model_path(made.models[0])), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(made.model_path(made.models[0])), "CPU", FLOAT32)
     second = compiled(manifest.input.prepare(image)[None])[0][0]
     # Rounding grows through random layers, and the programs fuse differently: how close a trained network stays is
     # measured in docs/deployment.md. What is seen here is that both run the file and mean the same by it.

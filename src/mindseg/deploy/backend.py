@@ -5,6 +5,7 @@ several passes stay in MindSpore, so every mode of evaluation works.
 """
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -26,6 +27,18 @@ _MOST_GRAPHS = 8        # each has its own copy of the weights, half a gigabyte 
 _MOST_DIFFERENT = 1e-4      # share of pixels
 _REMEDY = "use --backend mindspore, and report the network"
 Answer = Tensor | tuple[Tensor, ...]
+
+
+@cache
+def openvino_core() -> "openvino.Core":
+    """OpenVINO, once a process.
+
+    On processors with AMX each of its cores replaces the stack on which signals are handled, and puts back the one
+    before when it is deleted. Deleted in another order than they were made, they leave a stack that is gone; the next
+    Ctrl-C would crash the process (seen with OpenVINO 2026.4).
+    """
+    import openvino
+    return openvino.Core()
 
 
 def use_backend(name: str, predictor: NetworkPredictor, cfg: Config, ckpt_path: str) -> None:
@@ -70,13 +83,13 @@ class OpenVinoRunner:
             raise UserError(f"--backend openvino: runs on a CPU, but the device is {device_target()}; use --backend "
                             "mindspore, or set runtime.device_target=CPU")
         try:
-            import openvino
+            import openvino  # noqa: F401
 
             from mindseg.deploy import exporter, onnx_graph
         except ImportError as error:
             raise UserError(f"--backend openvino: the package {error.name} is missing; pip install -r "
                             "requirements-deploy.txt") from None
-        self._core, self._exporter, self._onnx_graph = openvino.Core(), exporter, onnx_graph
+        self._core, self._exporter, self._onnx_graph = openvino_core(), exporter, onnx_graph
         # The predictor's own cells may hold operators that cannot be exported.
         self._net = load_network(cfg, ckpt_path)
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, cfg.data.value_range)
