@@ -9,6 +9,7 @@ import pytest
 import mindspore as ms
 from mindspore import Tensor
 
+from mindseg.compat import set_mode
 from mindseg.config import SCHEMA_FILE, load_config
 from mindseg.cpu_kernels import library, operators
 from mindseg.cpu_kernels.fusion import fuse_loss, fuse_network
@@ -263,6 +264,17 @@ def test_transposed_convolution_of_a_layer_is_that_of_mindspore(rng, kernel, str
         results.append(with_gradients(layer, x))
     for plain, own in zip(*results, strict=True):
         np.testing.assert_allclose(own, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+def test_operators_of_one_name_and_input_have_shapes_of_their_own(rng, mode):
+    set_mode(mode)      # the fixture restores it
+    x = Tensor(rng.standard_normal((1, 4, 8, 8)).astype(np.float32))
+    weight = Tensor(rng.standard_normal((4, 4, 3, 3)).astype(np.float32))
+    kernel = Tensor(rng.standard_normal((4, 4, 2, 2)).astype(np.float32))
+    assert [operators.Convolution(stride, 1, 1)(x, weight).shape[2:] for stride in (1, 2)] == [(8, 8), (4, 4)]
+    assert [operators.NearestResize(factor)(x).shape[2:] for factor in (2, 4)] == [(16, 16), (32, 32)]
+    assert [operators.TransposedConvolution(2, 0, rest)(x, kernel).shape[2:] for rest in (0, 1)] == [(16, 16), (17, 17)]
 
 
 def three_calls_and_a_gradient(layer, x):

@@ -12,8 +12,19 @@ NO_CAP = float("inf")
 CORNERS = {False: 0, True: 1, "low": 2}     # corner rules of models.layers.resize_bilinear, as the operators know them
 
 
-def _operator(name: str, shapes: Callable, types: Callable) -> ops.Custom:
-    return ops.Custom(f"{installed_library()}:mindseg_{name}", shapes, types, func_type="aot")
+def _operator(name: str, shapes: Callable, types: Callable, options: tuple = ()) -> ops.Custom:
+    """An operator of the library.
+
+    Args:
+        name: Its name.
+        shapes: Shapes of the outputs from those of the inputs.
+        types: Types likewise.
+        options: What the shapes depend on besides. Without it PyNative takes two operators of one name for the
+            same, and gives the second one the shapes of the first.
+    """
+    operator = ops.Custom(f"{installed_library()}:mindseg_{name}", shapes, types, func_type="aot")
+    operator.add_prim_attr("options", str(options))
+    return operator
 
 
 class Activation(nn.Cell):
@@ -99,7 +110,7 @@ class Convolution(nn.Cell):
     def __init__(self, stride: int, padding: int | str, dilation: int) -> None:
         super().__init__()
         self.options = (stride, dilation, padding)
-        self.forward = _operator("convolution", self._shape, lambda x, weight, geometry: x)
+        self.forward = _operator("convolution", self._shape, lambda x, weight, geometry: x, self.options)
         self.to_input = _operator("convolution_grad_input", lambda x, weight, geometry, dy: x,
                                   lambda x, weight, geometry, dy: x)
         self.to_weight = _operator("convolution_grad_weights", lambda x, weight, geometry, dy: weight,
@@ -138,11 +149,11 @@ class TransposedConvolution(nn.Cell):
         self.forward = _operator(
             "transposed_convolution",
             lambda x, weight, geometry: [x[0], weight[1], stride * x[2] + rest, stride * x[3] + rest],
-            lambda x, weight, geometry: x)
+            lambda x, weight, geometry: x, (stride, rest))
         self.to_input = _operator(
             "convolution",
             lambda dy, weight, geometry: [dy[0], weight[0], (dy[2] - rest) // stride, (dy[3] - rest) // stride],
-            lambda dy, weight, geometry: dy)
+            lambda dy, weight, geometry: dy, (stride, rest))
         self.to_weight = _operator("convolution_grad_weights", lambda dy, weight, geometry, x: weight,
                                    lambda dy, weight, geometry, x: x)
 
@@ -215,9 +226,10 @@ class NearestResize(nn.Cell):
 
     def __init__(self, factor: int) -> None:
         super().__init__()
-        self.forward = _operator("resize_nearest", lambda x: [x[0], x[1], x[2] * factor, x[3] * factor], lambda x: x)
+        self.forward = _operator("resize_nearest", lambda x: [x[0], x[1], x[2] * factor, x[3] * factor], lambda x: x,
+                                 (factor,))
         self.backward = _operator("resize_nearest_grad", lambda dy: [dy[0], dy[1], dy[2] // factor, dy[3] // factor],
-                                  lambda dy: dy)
+                                  lambda dy: dy, (factor,))
 
     def construct(self, x: Tensor) -> Tensor:
         """Resizes (N, C, H, W)."""
