@@ -228,6 +228,34 @@ def test_convolution_and_its_gradients(rng, shape, kernel, stride, padding, dila
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-6 * np.abs(expected).max())
 
 
+# Shapes of input and weights, stride, padding, dilation.
+DEPTHWISE = [((2, 6, 9, 11), (6, 1, 3, 3), 1, 1, 1), ((1, 5, 8, 8), (5, 1, 3, 3), 2, 1, 1),
+             ((2, 3, 17, 30), (18, 1, 3, 3), 2, 1, 1), ((1, 4, 300, 520), (4, 1, 3, 3), 1, 1, 1),
+             ((1, 2, 301, 900), (4, 1, 3, 3), 2, "same", 1), ((2, 3, 12, 14), (3, 1, 5, 3), 1, "same", 1),
+             ((1, 3, 20, 18), (3, 1, 3, 3), 1, 2, 2), ((1, 2, 7, 9), (2, 1, 1, 1), 2, 0, 1),
+             ((2, 3, 10, 11), (3, 1, 3, 3), 3, 0, 1)]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "stride", "padding", "dilation"), DEPTHWISE)
+def test_depthwise_convolution_and_its_gradients(rng, shape, kernel, stride, padding, dilation):
+    """Each input channel alone by the reference of the convolution."""
+    options = (stride, dilation, padding)
+    rows, columns = (operators._extent(shape[i], kernel[i], options) for i in (2, 3))
+    geometry = np.array([stride, dilation, rows[1], columns[1]], np.int32)
+    x, weight = (rng.standard_normal(size).astype(np.float32) for size in (shape, kernel))
+    dy = rng.standard_normal((shape[0], kernel[0], rows[0], columns[0])).astype(np.float32)
+    y, dx, dweight = (np.full(array.shape, np.nan, np.float32) for array in (dy, x, weight))
+    assert call("depthwise_convolution", x, weight, geometry, y) == 0
+    assert call("depthwise_convolution_grad_input", x, weight, geometry, dy, dx) == 0
+    assert call("depthwise_convolution_grad_weights", x, weight, geometry, dy, dweight) == 0
+    outputs = kernel[0] // shape[1]
+    for channel in range(shape[1]):
+        own = slice(channel * outputs, (channel + 1) * outputs)
+        expected = convolution(x[:, channel:channel + 1], weight[own], geometry, dy[:, own])
+        for found, truth in zip((y[:, own], dx[:, channel:channel + 1], dweight[own]), expected, strict=True):
+            np.testing.assert_allclose(found, truth, rtol=1e-5, atol=5e-6 * np.abs(truth).max())
+
+
 def with_gradients(layer, x):
     """Result of a layer, and gradients of its input and parameters for some gradient of the result."""
     value = layer(x)
@@ -240,14 +268,15 @@ def with_gradients(layer, x):
     return [array.asnumpy() for array in (value, gradient, *gradients)]
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [(3, 2, 1, 1), ((5, 1), 1, "same", 1),
-                                                                       (3, 2, "same", 1), (3, 1, 4, 4)])
-def test_convolution_of_a_layer_is_that_of_mindspore(rng, kernel, stride, padding, dilation):
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "groups"), [
+    (3, 2, 1, 1, 1), ((5, 1), 1, "same", 1, 1), (3, 2, "same", 1, 1), (3, 1, 4, 4, 1), (3, 1, 1, 1, 6),
+    (3, 2, 1, 1, 6)])
+def test_convolution_of_a_layer_is_that_of_mindspore(rng, kernel, stride, padding, dilation, groups):
     """Output sizes, padding and gradients, for the settings that the networks use."""
-    layer = conv2d(6, 10, kernel, stride, padding, dilation, bias=True)
+    layer = conv2d(6, 12, kernel, stride, padding, dilation, groups=groups, bias=True)
     x = Tensor(rng.standard_normal((2, 6, 33, 46)).astype(np.float32))
     results = []
-    for operator in (None, operators.Convolution(stride, padding, dilation)):
+    for operator in (None, operators.Convolution(stride, padding, dilation, groups > 1)):
         layer.fused = operator
         results.append(with_gradients(layer, x))
     for plain, own in zip(*results, strict=True):

@@ -57,8 +57,8 @@ def _operator_of(cell: nn.Cell | None) -> nn.Cell | None:
     """The operator that does the work of a layer; None if there is none."""
     if isinstance(cell, PReLU | Normalize):
         return Activation()
-    if isinstance(cell, Conv2d) and cell.groups == 1:
-        return Convolution(cell.stride, cell.padding, cell.dilation)
+    if isinstance(cell, Conv2d) and cell.groups in (1, cell.in_channels):
+        return Convolution(cell.stride, cell.padding, cell.dilation, cell.groups > 1)
     if isinstance(cell, Conv2dTranspose):
         return TransposedConvolution(cell.stride, cell.before, cell.rest)
     if isinstance(cell, MaxPool2d) and cell.halves:

@@ -99,21 +99,23 @@ class BatchNormActivation(nn.Cell):
 
 
 class Convolution(nn.Cell):
-    """Convolution without groups and bias, which needs no memory but a few rows.
+    """Convolution without bias, of all channels or of each channel alone. It needs no memory but a few rows.
 
     Args:
         stride: Step in both directions.
         padding: Zeros on every side, or ``"same"``, as :class:`mindseg.compat.Conv2d` takes them.
         dilation: Distance between the kernel's elements.
+        depthwise: Each channel of the result reads one channel of the input.
     """
 
-    def __init__(self, stride: int, padding: int | str, dilation: int) -> None:
+    def __init__(self, stride: int, padding: int | str, dilation: int, depthwise: bool = False) -> None:
         super().__init__()
         self.options = (stride, dilation, padding)
-        self.forward = _operator("convolution", self._shape, lambda x, weight, geometry: x, self.options)
-        self.to_input = _operator("convolution_grad_input", lambda x, weight, geometry, dy: x,
+        name = "depthwise_convolution" if depthwise else "convolution"
+        self.forward = _operator(name, self._shape, lambda x, weight, geometry: x, self.options)
+        self.to_input = _operator(f"{name}_grad_input", lambda x, weight, geometry, dy: x,
                                   lambda x, weight, geometry, dy: x)
-        self.to_weight = _operator("convolution_grad_weights", lambda x, weight, geometry, dy: weight,
+        self.to_weight = _operator(f"{name}_grad_weights", lambda x, weight, geometry, dy: weight,
                                    lambda x, weight, geometry, dy: x)
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ class Convolution(nn.Cell):
 
         Args:
             x: (N, C, H, W).
-            weight: (O, C, kernel height, kernel width).
+            weight: (O, C, kernel height, kernel width); depthwise: (O, 1, kernel height, kernel width).
         """
         return self.forward(x, weight, _geometry(x.shape, weight.shape, self.options))
 
