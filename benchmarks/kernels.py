@@ -41,7 +41,7 @@ EXAMPLES = """examples:
 
 @dataclass
 class Work:
-    """What the kernels of one kind do in a step.
+    """Work of the kernels of one kind in a step.
 
     Attributes:
         calls: Number of them.
