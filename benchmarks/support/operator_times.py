@@ -103,7 +103,7 @@ def products(name: str, shapes: list[tuple[int, ...]]) -> int:
     """
     if "convolution" not in name:
         return 0
-    # Each weight meets each pixel of the smaller map's side of the convolution.
+    # Each pixel of the convolution's result, or of the transposed one's input, meets the weights of its channel.
     if name == "mindseg_transposed_convolution":
         return prod(shapes[0]) * prod(shapes[1][1:])
     return prod(shapes[3]) * prod(shapes[1][1:])

@@ -202,6 +202,15 @@ def convolution(x, weight, geometry, dy):
     return y, dx[inside], dweight
 
 
+def make_convolution(rng, shape, kernel, options):
+    """Random inputs of a convolution and of its gradients, and arrays for their results, which hold no numbers."""
+    rows, columns = (operators._extent(shape[i], kernel[i], options) for i in (2, 3))
+    geometry = np.array([*options[:2], rows[1], columns[1]], np.int32)
+    x, weight = (rng.standard_normal(size).astype(np.float32) for size in (shape, kernel))
+    dy = rng.standard_normal((shape[0], kernel[0], rows[0], columns[0])).astype(np.float32)
+    return (x, weight, geometry, dy), [np.full(array.shape, np.nan, np.float32) for array in (dy, x, weight)]
+
+
 # Shapes of input and weights, stride, padding, dilation. The weights' gradient of up to 1024 pixels has its own way.
 CONVOLUTIONS = [((2, 3, 9, 11), (13, 3, 3, 3), 2, 1, 1), ((1, 5, 8, 8), (6, 5, 3, 3), 1, 1, 1),
                 ((2, 33, 20, 70), (7, 33, 3, 3), 1, 2, 2), ((2, 18, 37, 40), (17, 18, 5, 1), 1, "same", 1),
@@ -215,12 +224,7 @@ CONVOLUTIONS = [((2, 3, 9, 11), (13, 3, 3, 3), 2, 1, 1), ((1, 5, 8, 8), (6, 5, 3
 
 @pytest.mark.parametrize(("shape", "kernel", "stride", "padding", "dilation"), CONVOLUTIONS)
 def test_convolution_and_its_gradients(rng, shape, kernel, stride, padding, dilation):
-    options = (stride, dilation, padding)
-    rows, columns = (operators._extent(shape[i], kernel[i], options) for i in (2, 3))
-    geometry = np.array([stride, dilation, rows[1], columns[1]], np.int32)
-    x, weight = (rng.standard_normal(size).astype(np.float32) for size in (shape, kernel))
-    dy = rng.standard_normal((shape[0], kernel[0], rows[0], columns[0])).astype(np.float32)
-    y, dx, dweight = (np.full(array.shape, np.nan, np.float32) for array in (dy, x, weight))
+    (x, weight, geometry, dy), (y, dx, dweight) = make_convolution(rng, shape, kernel, (stride, dilation, padding))
     assert call("convolution", x, weight, geometry, y) == 0
     assert call("convolution_grad_input", x, weight, geometry, dy, dx) == 0
     assert call("convolution_grad_weights", x, weight, geometry, dy, dweight) == 0
@@ -239,12 +243,7 @@ DEPTHWISE = [((2, 6, 9, 11), (6, 1, 3, 3), 1, 1, 1), ((1, 5, 8, 8), (5, 1, 3, 3)
 @pytest.mark.parametrize(("shape", "kernel", "stride", "padding", "dilation"), DEPTHWISE)
 def test_depthwise_convolution_and_its_gradients(rng, shape, kernel, stride, padding, dilation):
     """Each input channel alone by the reference of the convolution."""
-    options = (stride, dilation, padding)
-    rows, columns = (operators._extent(shape[i], kernel[i], options) for i in (2, 3))
-    geometry = np.array([stride, dilation, rows[1], columns[1]], np.int32)
-    x, weight = (rng.standard_normal(size).astype(np.float32) for size in (shape, kernel))
-    dy = rng.standard_normal((shape[0], kernel[0], rows[0], columns[0])).astype(np.float32)
-    y, dx, dweight = (np.full(array.shape, np.nan, np.float32) for array in (dy, x, weight))
+    (x, weight, geometry, dy), (y, dx, dweight) = make_convolution(rng, shape, kernel, (stride, dilation, padding))
     assert call("depthwise_convolution", x, weight, geometry, y) == 0
     assert call("depthwise_convolution_grad_input", x, weight, geometry, dy, dx) == 0
     assert call("depthwise_convolution_grad_weights", x, weight, geometry, dy, dweight) == 0
@@ -369,6 +368,8 @@ def test_results_do_not_depend_on_the_number_of_threads(rng):
         library.set_threads(threads)
         out = [np.empty(shape, np.float32) for shape in (x.shape, 7, 7, 1, label.shape, x.shape, x.shape, x.shape)]
         out += [np.empty_like(weight), np.empty_like(weight), np.zeros((2, 7, 75, 333), np.float32)]
+        single = np.ascontiguousarray(weight[:, :1])        # of a depthwise convolution
+        own = [np.empty_like(array) for array in (x, x, single)]
         slope = np.array([0.25], np.float32)
         options = np.array([1e-5, np.inf], np.float32)
         assert call("batch_norm_grad", x, *channels[:2], slope, options, *channels[2:4], dy, *out[:4]) == 0
@@ -379,8 +380,11 @@ def test_results_do_not_depend_on_the_number_of_threads(rng):
         assert call("convolution_grad_weights", x, weight, geometry, dy, out[8]) == 0
         few = [np.ascontiguousarray(array[:, :, :20, :20]) for array in (x, dy)]
         assert call("convolution_grad_weights", few[0], weight, geometry, few[1], out[9]) == 0
+        assert call("depthwise_convolution", x, single, geometry, own[0]) == 0
+        assert call("depthwise_convolution_grad_input", x, single, geometry, dy, own[1]) == 0
+        assert call("depthwise_convolution_grad_weights", x, single, geometry, dy, own[2]) == 0
         operators.add_probabilities(x, *axes, 1.0, out[10])
-        results.append(b"".join(array.tobytes() for array in out))
+        results.append(b"".join(array.tobytes() for array in (*out, *own)))
     library.set_threads(0)
     assert len(set(results)) == 1
 
@@ -399,6 +403,12 @@ def test_wrong_shapes_and_types_are_refused(rng):
     assert call("convolution", x, weight, geometry[:3], y) == 1
     assert call("convolution", x, weight, 0 * geometry, y) == 1
     assert call("convolution", x[:1], weight, geometry, y) == 1
+    single = weight[:, :1].copy()
+    assert call("depthwise_convolution", x, single, geometry, y) == 0
+    assert call("depthwise_convolution", x, weight, geometry, y) == 1
+    assert call("depthwise_convolution", x, single[:2], geometry, y) == 1
+    assert call("depthwise_convolution", x, single, 0 * geometry, y) == 1
+    assert call("depthwise_convolution", x[:1], single, geometry, y) == 1
     assert call("unpool", x, x, y) == 1
     assert call("cross_entropy", x, label, size, losses) == 0
     assert call("cross_entropy", x, label.astype(np.int64), size, losses) == 1
