@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Initializer, Uniform, initializer
+from mindspore.ops import constexpr
 from mindspore.ops.auto_generate import SplitWithSize
 
 from mindseg import chips
@@ -373,6 +374,22 @@ def take(x: Tensor, index: Tensor, axis: int = 0) -> Tensor:
 def take_along(x: Tensor, axis: int, index: Tensor) -> Tensor:
     """Looks up one value for each element of ``index``, as ``numpy.take_along_axis`` does."""
     return ops.GatherD()(x, axis, index)
+
+
+@constexpr
+def _row_length(size: int) -> int:
+    """Largest divisor up to 4096 of a number of values, on a CPU; 1 elsewhere."""
+    return next(n for n in range(4096 if kernels() == "cpu" else 1, 0, -1) if size % n == 0)
+
+
+def total(x: Tensor) -> Tensor:
+    """Adds all values; on a CPU row by row.
+
+    MindSpore times its sum of a long vector on the CPU and chooses the number of threads, whatever
+    :func:`mindseg.runtime.use_cpu_threads` says, so the result depends on the load of the machine.
+    """
+    length = _row_length(x.size)
+    return x.sum() if length == 1 else ops.reshape(x, (-1, length)).sum(1).sum()
 
 
 def add_along(x: Tensor, axis: int, index: Tensor, values: Tensor) -> Tensor:

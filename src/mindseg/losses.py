@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, kernels, take, take_along, transpose
+from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, kernels, take, take_along, total, transpose
 from mindseg.config import Config
 from mindseg.errors import ConfigError, shorten
 
@@ -120,7 +120,7 @@ class PixelLoss(nn.Cell):
         Returns:
             Scalar float32.
         """
-        return self.pixel_weights(label.reshape(-1)).sum()
+        return total(self.pixel_weights(label.reshape(-1)))
 
     @staticmethod
     def clip_label(label: Tensor, classes: int) -> Tensor:
@@ -176,7 +176,7 @@ class CrossEntropyLoss(PixelLoss):
             label: (N, H, W) int32, in [0, C) or ``ignore_id``.
         """
         weights = self.pixel_weights(label.reshape(-1))
-        return (self.cross_entropy(logits, label) * weights).sum() / ops.maximum(weights.sum(), EPSILON)
+        return total(self.cross_entropy(logits, label) * weights) / ops.maximum(total(weights), EPSILON)
 
 
 class OhemLoss(PixelLoss):
@@ -212,17 +212,17 @@ class OhemLoss(PixelLoss):
         images, labels, label = label.shape[0], label, label.reshape(-1)
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         losses = self.cross_entropy(logits, labels) * valid
-        count = valid.sum()
+        count = total(valid)
         kept = ops.floor(count / 16.0) if self.rule == "fraction" else ops.minimum(count, self.min_kept * images)
         lower, upper = self.hardest(ops.stop_gradient(losses), ops.maximum(kept, 1.0))
         # At least ``kept`` pixels count, even if they are easier than the threshold. Pixels that are as hard as the
         # last of them get equal weights that add up to the places left.
         above = cast(losses > upper, mstype.float32)
         ties = cast(losses >= lower, mstype.float32) - above
-        tie_weight = ops.relu(kept - above.sum()) / ops.maximum(ties.sum(), 1.0)
+        tie_weight = ops.relu(kept - total(above)) / ops.maximum(total(ties), 1.0)
         selected = ops.stop_gradient(above + ties * tie_weight) * self.pixel_weights(label)
-        divisor = selected.sum() if self.rule == "fraction" else self.pixel_weights(label).sum()
-        return (losses * selected).sum() / ops.maximum(divisor, EPSILON)
+        divisor = total(selected if self.rule == "fraction" else self.pixel_weights(label))
+        return total(losses * selected) / ops.maximum(divisor, EPSILON)
 
     def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the softmax cross entropy of each pixel, as :meth:`PixelLoss.cross_entropy` does."""
@@ -275,7 +275,7 @@ class BCELoss(PixelLoss):
         n, classes, h, w = logits.shape
         weights = self.pixel_weights(label.reshape(-1))
         losses = self.binary_loss(self.by_pixel(logits), ops.reshape(label, (n, 1, h * w)))
-        return (ops.reshape(losses, (-1,)) * weights).sum() / (classes * ops.maximum(weights.sum(), EPSILON))
+        return total(ops.reshape(losses, (-1,)) * weights) / (classes * ops.maximum(total(weights), EPSILON))
 
 
 class DiceLoss(PixelLoss):
@@ -334,9 +334,9 @@ class LovaszLoss(PixelLoss):
         """
         order = ops.sort(errors, 1, True)[1]
         own = take_along(truth, 1, order)
-        total = own.sum(1, keepdims=True)
-        union = total + ops.CumSum()(1.0 - own, 1)
-        left = total - ops.CumSum()(own, 1)
+        pixels = own.sum(1, keepdims=True)
+        union = pixels + ops.CumSum()(1.0 - own, 1)
+        left = pixels - ops.CumSum()(own, 1)
         steps = (own + (1.0 - own) * left / ops.maximum(union - 1.0, 1.0)) / ops.maximum(union, 1.0)
         return add_along(ops.zeros_like(errors), 1, order, steps)
 
@@ -360,10 +360,10 @@ class SumLoss(PixelLoss):
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does."""
-        total = self.weights[0] * self.losses[0](logits, label)
+        result = self.weights[0] * self.losses[0](logits, label)
         for i in range(1, len(self.weights)):
-            total = total + self.weights[i] * self.losses[i](logits, label)
-        return total
+            result = result + self.weights[i] * self.losses[i](logits, label)
+        return result
 
 
 @constexpr
@@ -420,10 +420,10 @@ class MultiHeadLoss(nn.Cell):
         weights = self.weights or (1.0,) + (0.4,) * (len(outputs) - 1)
         _check_heads(len(weights), len(outputs))
         label = self._subsample(label)
-        total = weights[0] * self.loss(outputs[0], label)
+        result = weights[0] * self.loss(outputs[0], label)
         for i in range(1, len(outputs)):
-            total = total + weights[i] * self.loss(outputs[i], label)
-        return total
+            result = result + weights[i] * self.loss(outputs[i], label)
+        return result
 
     def weight_sum(self, label: Tensor) -> Tensor:
         """Sums the weights of all pixels, see :meth:`PixelLoss.weight_sum`."""

@@ -10,7 +10,7 @@ from mindspore.communication import GlobalComm
 
 from mindseg.buffers import Join, Split
 from mindseg.comm import broadcast_parameters
-from mindseg.compat import assign, assign_add, cast, compiled, cut
+from mindseg.compat import assign, assign_add, cast, compiled, cut, total
 from mindseg.losses import EPSILON, MultiHeadLoss, SoftTargetLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import Optimizer
@@ -320,7 +320,7 @@ def _scale(factor: Tensor, grad: Tensor) -> Tensor:
 
 
 def _square_sum(grad: Tensor) -> Tensor:
-    return ops.square(cast(grad, mstype.float32)).sum()
+    return total(ops.square(cast(grad, mstype.float32)))
 
 
 def _move(rate: float, average: Parameter, weight: Parameter) -> bool:
