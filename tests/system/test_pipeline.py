@@ -8,6 +8,8 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.support.runner import build_folder
+
 CONFIG = "configs/fast_scnn/fast_scnn_synthetic.yaml"
 
 
@@ -84,24 +86,35 @@ def test_checkpoint_and_exported_models_agree(job):
         assert differing_pixels(job, form) < 1e-3
 
 
-def test_the_runner_agrees_and_leaves_its_logs(job, root):
+def run_the_runner(job: dict, root: Path, output: str, **variables: str) -> None:
+    """Runs scripts/run_infer_310.sh and compares its score with that of the checkpoint."""
     folder = job["folder"]
     command = ["bash", root / "scripts" / "run_infer_310.sh", folder / "export", folder / "data", "0", "--set",
-               f"runtime.output_dir={folder / 'runner'}"]
+               f"runtime.output_dir={folder / output}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False,
-                          env=os.environ | {"BACKEND": "openvino"})
+                          env=os.environ | {"BACKEND": "openvino", **variables})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert differing_pixels(job, "runner") < 1e-3
+    assert differing_pixels(job, output) < 1e-3
     for name in ("build.log", "preprocess.log", "infer.log", "acc.log"):
-        assert (folder / "runner" / name).stat().st_size > 0, name
-    summary = json.loads((folder / "runner" / "result_Files" / "summary.json").read_text())
+        assert (folder / output / name).stat().st_size > 0, name
+    summary = json.loads((folder / output / "result_Files" / "summary.json").read_text())
     assert (summary["images"], summary["failures"], summary["simulated"]) == (3, 0, False)
+
+
+def test_the_runner_agrees_and_leaves_its_logs(job, root):
+    run_the_runner(job, root, "runner", RUNNER=str(build_folder() / "out" / "segment"))
+
+
+@pytest.mark.slow
+def test_the_script_builds_the_runner(job, root):
+    run_the_runner(job, root, "built", RUNNER="")
+    assert "building in" in (job["folder"] / "built" / "build.log").read_text()
 
 
 def test_a_manifest_whose_model_file_is_missing_is_refused(job, run_cli, root, tmp_path):
     manifest = shutil.copy(job["folder"] / "export" / "deploy.yaml", tmp_path)
     done = run_cli("eval.py", *job["common"], "--manifest", manifest, "--output", tmp_path / "eval")
-    runner = subprocess.run([root / "ascend310_infer" / "out" / "segment", "run", "--manifest", manifest, "--input",
+    runner = subprocess.run([build_folder() / "out" / "segment", "run", "--manifest", manifest, "--input",
                              job["folder"] / "data" / "leftImg8bit" / "val", "--output", tmp_path / "masks"],
                             capture_output=True, text=True, timeout=60, check=False)
     for process in (done, runner):
