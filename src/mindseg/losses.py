@@ -291,8 +291,8 @@ class DiceLoss(PixelLoss):
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         probability = self.probabilities(logits) * valid
         truth = one_hot(label, classes) * valid
-        overlap = (probability * truth).sum((0, 2))
-        scores = (2.0 * overlap + 1.0) / (probability.sum((0, 2)) + truth.sum((0, 2)) + 1.0)
+        doubled, areas = 2.0 * truth, truth.sum((0, 2)) + 1.0     # computed once for all outputs of a network
+        scores = ((probability * doubled).sum((0, 2)) + 1.0) / (probability.sum((0, 2)) + areas)
         if self.class_weights is None:
             return 1.0 - scores.mean()
         return 1.0 - (scores * self.class_weights).sum() / self.class_weights.sum()
