@@ -235,7 +235,7 @@ def test_gradient_is_the_slope(kind):
     assert (gradient * direction).sum() == pytest.approx((up - down) / 1e-2, rel=3e-2, abs=2e-4)
 
 
-@pytest.mark.parametrize("kind, fused", [(CrossEntropyLoss, False), (CrossEntropyLoss, True), (OhemLoss, False),
+@pytest.mark.parametrize(("kind", "fused"), [(CrossEntropyLoss, False), (CrossEntropyLoss, True), (OhemLoss, False),
                                          (OhemLoss, True), (BCELoss, False), (DiceLoss, False)])
 def test_repeated_calls_are_equal_to_the_bit(kind, fused):
     """MindSpore measures some kernels in their first five calls, and then changes their number of threads."""
