@@ -22,11 +22,10 @@ def steps(tmp_path):
     if installed_library():
         (tmp_path / "mindseg" / Path(installed_library()).name).symlink_to(installed_library())
 
-    def run(*words, switch="1"):
-        worker = ROOT / "tests" / "support" / "cache_worker.py"
+    def run(*words, switch="1", start=(str(ROOT / "tests" / "support" / "cache_worker.py"),)):
         variables = os.environ | {compile_cache.SWITCH: switch, "XDG_CACHE_HOME": str(tmp_path)}
-        done = subprocess.run([sys.executable, str(worker), *map(str, words)], capture_output=True, text=True,
-                              check=False, env=variables)
+        done = subprocess.run([sys.executable, *start, *map(str, words)], capture_output=True, text=True, check=False,
+                              env=variables)
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout.splitlines()[-1])
         print(words, switch, result)
@@ -53,6 +52,29 @@ def test_kept_graphs_compute_the_same(name, tmp_path, steps):
     assert len(kept) == 2
     assert steps(name, 64, 128, *WORDS[name]) == plain
     assert graphs(tmp_path) == kept     # and nothing was compiled
+
+
+SWITCHES = [("optim.loss_scale=dynamic", "optim.clip_norm=1.0", "train.ema_decay=0.9"),
+            ("optim.drop_overflow=true", "optim.nesterov=true"), ("train.amp_level=O2", "optim.name=adamw")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_graphs_with_switches_are_kept(switches, tmp_path, steps):
+    first = steps("fast_scnn", 64, 64, *switches)
+    kept = graphs(tmp_path)
+    assert len(kept) >= 2
+    assert steps("fast_scnn", 64, 64, *switches) == first
+    assert graphs(tmp_path) == kept
+
+
+@pytest.mark.slow
+def test_a_process_without_a_script_trains(tmp_path, steps):
+    """MindSpore reads the script that was started, and finds none."""
+    code = "from tests.support.cache_worker import main; main()"
+    result = steps("fast_scnn", 64, 64, start=("-c", code))
+    assert not list((tmp_path / "mindseg" / "graphs").iterdir())
+    assert steps("fast_scnn", 64, 64) == result
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ other shapes nor another configuration (docs/mindspore_notes.md). So each step h
 is a hash of all that its graphs depend on, and only the first step of a process is kept.
 """
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ from mindspore import Tensor, nn
 
 from mindseg.cpu_kernels.library import cache_folder, installed_library
 from mindseg.engine.train_step import TrainStep
+from mindseg.errors import first_line
 
 SWITCH = "MINDSEG_COMPILE_CACHE"
 _MOST = 40      # folders, of some megabytes at most; those unused for longest go first
@@ -71,10 +73,21 @@ class _KeptGraphs:
     def _run(self, piece: nn.Cell, args: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         if self._left[:1] != [piece]:
             return piece(*args)
-        with _kept_in(self._new or self._folder):
-            result = piece(*args)
+        try:
+            with _kept_in(self._new or self._folder):
+                result = piece(*args)
+        except (ImportError, OSError, RuntimeError, SyntaxError, ValueError) as error:
+            self._give_up(error)
+            return piece(*args)
         self._left.pop(0)
         return result
+
+    def _give_up(self, error: Exception) -> None:
+        """Keeps nothing: MindSpore cannot store every graph, and wants to read the script that was started."""
+        logging.getLogger(__name__).info("compiled graphs are not kept: %s", first_line(error))
+        self._left = []
+        if self._new is not None:
+            shutil.rmtree(self._new, ignore_errors=True)
 
     def _open(self, args: tuple[Tensor, ...]) -> None:
         """Finds the folder of the graphs for arguments of these shapes, or begins a new one."""
