@@ -23,8 +23,10 @@ STEPS = 11
 SIZE = 128
 # The Cityscapes recipes, but for three things. Masks of dropout differ by rank. FCN-8s has a narrow classifier. And the
 # rates are small: at those of the recipes these networks, fresh and on four small crops, make a change of 1e-7 in the
-# weights one of 2e-3 in the loss ten steps later, and two ranks add up in another order than one process.
-OPTIONS = {"fast_scnn": ["model.dropout=0", "optim.lr=0.001"], "enet": ["model.dropout=0", "optim.lr=0.0001"],
+# weights one of 2e-3 in the loss ten steps later, and two ranks add up in another order than one process. Adam, ENet's
+# optimizer, makes whole steps of gradients that are rounding only: at 1e-4 one process with and one without the C++
+# operators are 2.5e-5 apart in the third loss.
+OPTIONS = {"fast_scnn": ["model.dropout=0", "optim.lr=0.001"], "enet": ["model.dropout=0", "optim.lr=0.00005"],
            "bisenetv2": ["model.dropout=0", "optim.lr=0.00001"], "fcn8s": ["model.fc_channels=64", "optim.lr=0.001"]}
 CHANGES = ["train.sync_bn=always", "runtime.device_target=CPU", "runtime.threads=1", f"train.global_batch={BATCH}",
            "optim.warmup_steps=0"]
