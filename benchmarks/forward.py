@@ -19,7 +19,7 @@ from mindspore import Tensor, ops
 from mindseg.cpu_kernels.fusion import fuse_network
 from mindseg.errors import run_main
 from mindseg.models import MODELS, create_model
-from mindseg.runtime import use_cpu_threads, use_device
+from mindseg.runtime import tune_cpu, use_device
 
 EXAMPLES = """examples:
   python benchmarks/forward.py --models fast_scnn enet
@@ -75,7 +75,7 @@ def main() -> None:
     """Measures and prints."""
     args = parse_args()
     use_device("CPU")
-    use_cpu_threads(args.threads or len(os.sched_getaffinity(0)))
+    tune_cpu(args.threads or len(os.sched_getaffinity(0)))
     rng = np.random.default_rng(0)
     image = rng.normal(0, 1, (args.batch, 3, args.height, args.width)).astype(np.float32)
     print(f"matrix product 2048: {matmul_rate(args.rounds):.0f} GMAC/s")

@@ -386,10 +386,30 @@ def total(x: Tensor) -> Tensor:
     """Adds all values; on a CPU row by row.
 
     MindSpore times its sum of a long vector on the CPU and chooses the number of threads, whatever
-    :func:`mindseg.runtime.use_cpu_threads` says, so the result depends on the load of the machine.
+    :func:`mindseg.runtime.tune_cpu` says, so the result depends on the load of the machine.
     """
     length = _row_length(x.size)
     return x.sum() if length == 1 else ops.reshape(x, (-1, length)).sum(1).sum()
+
+
+def add_scaled(x: Tensor, y: Tensor, factor: float) -> Tensor:
+    """Computes ``x + factor * y`` by one operator, without memory for the product."""
+    return ops.Addcmul()(x, y, Tensor([1.0], x.dtype), Tensor([factor], x.dtype))
+
+
+def release(tensors: tuple[Tensor, ...], after: Tensor) -> None:
+    """Frees the memory of tensors on a CPU, where MindSpore can; nothing may use them any more.
+
+    MindSpore keeps the inputs of a compiled piece until it is called again.
+
+    Args:
+        tensors: Inputs of a compiled piece.
+        after: Its result, which is waited for.
+    """
+    if device_target() == "CPU" and hasattr(Tensor, "untyped_storage"):
+        after.asnumpy()
+        for tensor in tensors:
+            tensor.untyped_storage().resize_(0)
 
 
 def add_along(x: Tensor, axis: int, index: Tensor, values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindseg.buffers import SMALL, Join, Split
-from mindseg.compat import assign, assign_add, assign_sub, take
+from mindseg.compat import add_scaled, assign, assign_add, assign_sub, take
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.schedules import create_schedule
@@ -89,7 +89,7 @@ class Optimizer(nn.Cell):
 
 def _add_decay(gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
     """Adds the gradient of an L2 penalty."""
-    return gradient + weight * decay if decay > 0 else gradient
+    return add_scaled(gradient, weight, decay) if decay > 0 else gradient
 
 
 def _scale(rate: Tensor, factor: float) -> Tensor:

@@ -24,6 +24,7 @@ from mindseg.files import check_regular
 from mindseg.version import __version__
 
 SIMULATION = "MS_SIMULATION_LEVEL"      # set by msrun --sim_level: compile without cards
+_POOL = "4GB"           # of addresses; an FCN-8s needs 2.5 GB for a step of two small crops
 NEWEST_TESTED = (2, 10)     # requirements.txt allows no newer one
 
 
@@ -71,22 +72,25 @@ def setup_runtime(cfg_runtime: dict, training: bool = False) -> Runtime:
         _tune_ascend(r)
     rank, size = _join() if launched else (0, 1)
     if target == "CPU":
-        use_cpu_threads(r.threads or cores_of_rank(size))
+        tune_cpu(r.threads or cores_of_rank(size))
     set_seed(r.seed + rank)  # the step takes rank 0's initial weights; dropout masks differ by rank
     return Runtime(target, device_id or 0, rank, size)
 
 
-def use_cpu_threads(count: int) -> None:
-    """Sets the threads of each kernel on the CPU.
+@cache
+def tune_cpu(threads: int) -> None:
+    """Sets threads and memory of the CPU, once a process; MindSpore refuses other numbers later.
 
-    Left alone, MindSpore times its kernels and chooses, so the order of sums depends on the load of the machine. One
-    thread hands out the kernels: another one would keep a core busy while it waits.
+    Left alone, MindSpore times its kernels and chooses their threads, so the order of sums depends on the load of the
+    machine. One thread hands out the kernels: another one would keep a core busy while it waits. Memory is taken in one
+    large piece, in which what is free is found again; it costs nothing until it is used.
 
     Args:
-        count: Number of threads.
+        threads: Threads of each kernel.
     """
     ms.runtime.dispatch_threads_num(1)
-    ms.device_context.cpu.op_tuning.threads_num(count)
+    ms.device_context.cpu.op_tuning.threads_num(threads)
+    ms.runtime.set_memory(init_size=_POOL, increase_size="1GB")
 
 
 def _tune_ascend(cfg_runtime: dict) -> None:

@@ -177,7 +177,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(runtime, "set_mode", lambda mode: made.calls.append(("mode", mode)))
     monkeypatch.setattr(runtime, "set_jit_level", lambda level: made.calls.append(("jit_level", level)))
     monkeypatch.setattr(runtime, "set_seed", lambda seed: None)
-    monkeypatch.setattr(runtime, "use_cpu_threads", lambda count: None)
+    monkeypatch.setattr(runtime, "tune_cpu", lambda count: None)
     return made
 
 

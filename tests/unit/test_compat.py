@@ -241,3 +241,25 @@ def test_a_buffer_is_cut_into_the_shapes_of_parameters(rng, monkeypatch, splits)
     flat = Tensor(np.concatenate([value.ravel() for value in values]))
     for part, value in zip(CutUp(parameters)(flat), values, strict=True):
         np.testing.assert_array_equal(part.asnumpy(), value)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 4099, 3 * 501 * 333])
+def test_total_adds_all_values(size, rng):
+    x = rng.normal(size=size).astype(np.float32)
+    assert float(compat.total(Tensor(x)).asnumpy()) == pytest.approx(x.sum(dtype=np.float64), rel=1e-5, abs=1e-4)
+
+
+def test_add_scaled_is_the_formula(rng):
+    x, y = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    result = compat.add_scaled(Tensor(x), Tensor(y), 0.25).asnumpy()
+    np.testing.assert_allclose(result, x + 0.25 * y, rtol=1e-6, atol=1e-7)
+
+
+def test_released_tensors_have_no_memory_and_the_result_stays(rng):
+    x = rng.normal(size=100).astype(np.float32)
+    given = Tensor(x) + 0.0
+    result = given * 2.0
+    compat.release((given,), result)
+    np.testing.assert_array_equal(result.asnumpy(), x * 2)
+    if hasattr(given, "untyped_storage"):
+        assert given.untyped_storage().size() == 0

@@ -50,7 +50,7 @@ def test_kernels_have_a_fixed_number_of_threads(monkeypatch, threads, expected):
     """Otherwise MindSpore chooses it by timing, and equal runs end with other weights."""
     found = []
     monkeypatch.setattr(module, "use_device", lambda *_: None)
-    monkeypatch.setattr(module, "use_cpu_threads", found.append)
+    monkeypatch.setattr(module, "tune_cpu", found.append)
     setup_runtime(Config(RUNTIME | {"threads": threads}))
     assert found == [expected]
 

@@ -10,7 +10,7 @@ from mindspore.communication import GlobalComm
 
 from mindseg.buffers import Join, Split
 from mindseg.comm import broadcast_parameters
-from mindseg.compat import assign, assign_add, cast, compiled, cut, total
+from mindseg.compat import assign, assign_add, cast, compiled, cut, release, total
 from mindseg.losses import EPSILON, MultiHeadLoss, SoftTargetLoss
 from mindseg.models.normalize import Normalize
 from mindseg.optim import Optimizer
@@ -179,18 +179,18 @@ class Update(nn.Cell):
                      self.split_statistics(statistics / self.options.size, self.statistics))
         return result
 
-    def _update(self, grads: tuple[Tensor, ...], overflow: Tensor) -> None:
+    def _update(self, grads: tuple[Tensor, ...], overflow: Tensor) -> bool:
         """Updates the weights, unless the gradients overflowed and such steps are dropped."""
-        if self.options.drops:
-            finite = ops.equal(overflow, 0.0)
-            if finite:
-                self._apply(grads)
-            if self.options.dynamic_scale:
-                self._adapt_scale(finite)
-        else:
-            self._apply(grads)
+        if not self.options.drops:
+            return self._apply(grads)
+        finite = ops.equal(overflow, 0.0)
+        # MindSpore cannot store a graph in which a branch has no value.
+        applied = self._apply(grads) if finite else False
+        if self.options.dynamic_scale:
+            self._adapt_scale(finite)
+        return applied
 
-    def _apply(self, grads: tuple[Tensor, ...]) -> None:
+    def _apply(self, grads: tuple[Tensor, ...]) -> bool:
         if self.options.clip_norm > 0:
             norm = ops.sqrt(ops.stack(self.map(_square_sum, grads)).sum())
             factor = self.options.clip_norm / ops.maximum(norm, self.options.clip_norm)
@@ -198,6 +198,7 @@ class Update(nn.Cell):
         self.optimizer(grads)
         if self.options.ema_decay > 0:
             self.map(ops.partial(_move, 1.0 - self.options.ema_decay), self.averages, self.averaged)
+        return True
 
     def _adapt_scale(self, finite: Tensor) -> None:
         good = ops.where(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
@@ -290,7 +291,9 @@ class TrainStep:
             if self.read_statistics is not None:
                 # The checkpoint of any rank then fits all ranks.
                 statistics = self.all_reduce(self.read_statistics())
-        return self.finish(statistics, *sums)
+        result = self.finish(statistics, *sums)
+        release(sums, result)
+        return result
 
     def set_train(self, mode: bool = True) -> None:
         """Switches the network between training and evaluation."""
