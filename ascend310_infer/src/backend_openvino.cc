@@ -1,9 +1,11 @@
 // OpenVINO on a CPU: the model's ONNX file, one infer request a slot, tensors shared with the caller without copies.
+#include <stdlib.h>
+
 #include <openvino/frontend/manager.hpp>
+#include <openvino/openvino.hpp>
 
 #include "inc/backend.h"
 #include "inc/error.h"
-#include "inc/openvino_core.h"
 
 namespace mindseg {
 namespace {
@@ -27,7 +29,7 @@ std::string ShapeOf(const ov::PartialShape& shape) {
 
 class OpenvinoBackend : public Backend {
  public:
-  OpenvinoBackend(const Manifest& manifest, const BackendOptions& options) {
+  OpenvinoBackend(const Manifest& manifest, const BackendOptions& options) : core_(MakeCore()) {
     if (options.device_id != 0) {
       throw UserError("--device_id " + std::to_string(options.device_id) +
                       ": the OpenVINO backend has the CPU only, device 0");
@@ -70,6 +72,13 @@ class OpenvinoBackend : public Backend {
   }
 
  private:
+  static ov::Core MakeCore() {
+    // The project's Python sets this against a fault of MindSpore's oneDNN, and children inherit it. OpenVINO's own
+    // copy of oneDNN has no such fault and would only be slower.
+    ::unsetenv("ONEDNN_MAX_CPU_ISA");
+    return ov::Core();
+  }
+
   std::shared_ptr<ov::Model> Read(const Manifest& manifest, const ModelFile& file) {
     std::shared_ptr<ov::Model> model;
     try {
@@ -151,7 +160,7 @@ class OpenvinoBackend : public Backend {
   }
 
   BackendInfo info_;
-  ov::Core& core_ = OpenvinoCore();
+  ov::Core core_;
   ov::CompiledModel compiled_;
   std::vector<ov::InferRequest> requests_;
   ov::element::Type input_type_;

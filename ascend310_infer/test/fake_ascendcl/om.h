@@ -14,11 +14,11 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <openvino/openvino.hpp>
 #include <string>
 #include <vector>
 
 #include "inc/acl_api.h"
-#include "inc/openvino_core.h"
 
 namespace fake {
 
@@ -55,7 +55,7 @@ class OmModel {
   void ParseLine(const std::string& key, const std::string& value, const std::string& folder);
 
   std::mutex mutex_;
-  ov::Core& core_ = mindseg::OpenvinoCore();
+  ov::Core core_;
   std::shared_ptr<ov::Model> twin_;
   std::map<int64_t, ov::CompiledModel> compiled_;
   std::vector<int64_t> gears_;

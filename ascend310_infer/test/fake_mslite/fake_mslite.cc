@@ -6,8 +6,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <openvino/openvino.hpp>
 
-#include "inc/openvino_core.h"
 #include "include/api/model.h"
 
 namespace mindspore {
@@ -51,7 +51,7 @@ Status CheckDevice(Context* context) {
 std::string Version() { return "SIMULATED MindSpore Lite"; }
 
 struct Model::State {
-  ov::Core& core = mindseg::OpenvinoCore();
+  ov::Core core;
   std::shared_ptr<ov::Model> twin;
   ov::CompiledModel compiled;
   std::vector<MSTensor> inputs;
