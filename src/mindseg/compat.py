@@ -397,6 +397,10 @@ def add_scaled(x: Tensor, y: Tensor, factor: float) -> Tensor:
     return ops.Addcmul()(x, y, Tensor([1.0], x.dtype), Tensor([factor], x.dtype))
 
 
+# Before 2.10 a tensor's storage cannot be reached on the CPU.
+FREES = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 10)
+
+
 def release(tensors: tuple[Tensor, ...], after: Tensor) -> None:
     """Frees the memory of tensors on a CPU, where MindSpore can; nothing may use them any more.
 
@@ -406,7 +410,7 @@ def release(tensors: tuple[Tensor, ...], after: Tensor) -> None:
         tensors: Inputs of a compiled piece.
         after: Its result, which is waited for.
     """
-    if device_target() == "CPU" and hasattr(Tensor, "untyped_storage"):
+    if device_target() == "CPU" and FREES:
         after.asnumpy()
         for tensor in tensors:
             tensor.untyped_storage().resize_(0)
