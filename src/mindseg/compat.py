@@ -397,7 +397,7 @@ def add_scaled(x: Tensor, y: Tensor, factor: float) -> Tensor:
     return ops.Addcmul()(x, y, Tensor([1.0], x.dtype), Tensor([factor], x.dtype))
 
 
-# Before 2.10 a tensor's storage cannot be reached on the CPU.
+# MindSpore 2.7 does not give out a tensor's storage on the CPU; 2.8 and 2.9 were not tried.
 FREES = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 10)
 
 
