@@ -2,7 +2,7 @@
 # Makes .venv and installs what is missing: bash scripts/setup.sh [run|dev|slow]
 #   run (default): training, evaluation, export and the CPU runner;  dev: tests and linters too;
 #   slow: also what only the slow tests want (clang, whose fuzzer reads manifests and images; a compiler and an emulator
-#   for aarch64).
+#   for aarch64; ffmpeg).
 # System packages are installed when this runs as root on a Debian-like system, otherwise they are named.
 set -euo pipefail
 unset CDPATH # cd would print its target, or go elsewhere
@@ -13,7 +13,7 @@ case "$kind" in run | dev | slow) ;; *) echo "usage: bash scripts/setup.sh [run|
 packages=(g++ cmake make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
   zlib1g-dev nlohmann-json3-dev libcli11-dev python3-venv)
 if [ "$kind" != run ]; then packages+=(chromium); fi
-if [ "$kind" = slow ]; then packages+=(clang libclang-rt-dev g++-aarch64-linux-gnu qemu-user-static); fi
+if [ "$kind" = slow ]; then packages+=(clang libclang-rt-dev g++-aarch64-linux-gnu qemu-user-static ffmpeg); fi
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
 missing=()
 if command -v dpkg-query >/dev/null; then

@@ -369,6 +369,7 @@ def test_an_ffmpeg_without_h264_is_not_used(tmp_path, fake_ffmpeg, caplog):
     assert any("written by OpenCV (mp4v)" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 def test_the_real_ffmpeg(tmp_path, monkeypatch):
     encoder.find_ffmpeg.cache_clear()
