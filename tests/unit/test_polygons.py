@@ -97,6 +97,16 @@ def test_smooth_objects_have_few_corners(rng, radius):
         assert len(region.rings[0]) <= 0.3 * (mask.sum() - inner.sum())
 
 
+@pytest.mark.parametrize("radius", [7, 10])
+def test_small_discs_have_few_corners_on_average(rng, radius):
+    corners, border = 0, 0
+    for _ in range(20):
+        mask = ellipse((32, 32), rng.uniform(15, 17, 2), (radius, radius), 0)
+        corners += len(next(region for region in check(mask) if region.class_id == 1).rings[0])
+        border += int(mask.sum()) - int(cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))).sum())
+    assert corners <= 0.3 * border
+
+
 @pytest.mark.parametrize("sigma", [0.4, 2, 6])
 def test_labelme_draws_the_same_mask(rng, sigma):
     """In the order of the file, and by LabelMe's rule, whose outlines lie on pixels."""
