@@ -25,13 +25,13 @@ coverage: setup
 
 # In two parts: MindSpore keeps each graph that a process has compiled, gigabytes after all unit tests. Half of the slow
 # unit tests are those of the census; system tests share what the first of a file has made.
-test-all: coverage
+test-all: test
 	bash scripts/setup.sh slow
-	$(PY) -m pytest -q -n 2 --dist worksteal -m slow tests/unit tests/models
-	$(PY) -m pytest -q -n 2 --dist loadfile -m slow tests/system tests/hostile
+	$(PY) -m pytest -q -n 2 --dist worksteal -m "slow and not nightly" tests/unit tests/models
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "slow and not nightly" tests/system tests/hostile
 
 # The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then half an hour
-# of mutated input, and 20 kills of every program that writes.
+# of mutated input, 20 kills of every program that writes, and the longest trainings.
 nightly: setup
 	@failed=0; for run in {1..20}; do \
 	  MINDSEG_TEST_SEED=random $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit || failed=$$((failed + 1)); \
@@ -39,6 +39,7 @@ nightly: setup
 	done; test $$failed = 0
 	MINDSEG_TEST_SEED=random MINDSEG_MUTATION_MINUTES=4 $(PY) -m pytest -q -n 2 --dist load -m "not slow" tests/hostile -k "mutat or flipped or agrees"
 	MINDSEG_TEST_SEED=random MINDSEG_KILLS=20 $(PY) -m pytest -q -n 2 --dist load tests/hostile/test_kills.py
+	$(PY) -m pytest -q -n 2 --dist loadfile -m nightly tests/system
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
