@@ -66,10 +66,10 @@ class _Sampler(threading.Thread):
             self.library.lock_forget(timer)
 
 
-def _counts() -> tuple[int, int]:
-    numbers = ctypes.c_long(), ctypes.c_long()
+def _counts() -> list[int]:
+    numbers = [ctypes.c_long() for _ in range(3)]
     _library().lock_counts(*map(ctypes.byref, numbers))
-    return numbers[0].value, numbers[1].value
+    return [number.value for number in numbers]
 
 
 def measure(work: Callable[[], object]) -> Use:
@@ -90,6 +90,6 @@ def measure(work: Callable[[], object]) -> Use:
         cpu = time.process_time() - cpu
     finally:
         sampler.stop()
-    samples, held = (after - start for after, start in zip(_counts(), before, strict=True))
-    share = held / samples if samples else float("nan")
+    samples, steps, held = (after - start for after, start in zip(_counts(), before, strict=True))
+    share = held / steps if samples else float("nan")
     return Use(cpu, share, (share * (1 - share) / samples) ** 0.5 if samples else float("nan"))
