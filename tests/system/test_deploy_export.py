@@ -197,6 +197,7 @@ def test_a_second_batch_size_joins_the_first_and_another_checkpoint_replaces_bot
     assert not load_manifest(tmp_path).ascend
 
 
+@pytest.mark.slow
 def test_batch_sizes_agree_with_each_other(network, tmp_path):
     """The acceptance rule's second half (docs/ascend.md), on the same eight images in batches of 1, 4 and 8."""
     images = random_images(9, 8)

@@ -15,7 +15,7 @@ STATES = r"works on CPU, tested|needs Ascend; simulated in tests|dropped, becaus
 # Commands that take seconds for each network. Those of Fast-SCNN always run, except for MORE_RUNS (more trainings and
 # processes of their own); the others' run with the slow tests.
 HEAVY = r"python (train|eval|export|predict|p\w+process)|bash scripts/run_(stand|eval|infer)|.*segment run|tail"
-MORE_RUNS = ("FS-03", "FS-12", "FS-19", "FS-30", "FS-32")
+MORE_RUNS = ("FS-03", "FS-06", "FS-12", "FS-19", "FS-30", "FS-32")
 
 # What takes longer than a row may, or is proved better where it is at home.
 UNIT, SYSTEM = "tests/unit/test_", "tests/system/test_"

@@ -135,6 +135,7 @@ def test_a_wrong_command_is_one_line(installed):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_checkout_runs_where_nothing_is_installed(tmp_path):
     python = make_environment(tmp_path / "environment")
     run = runner(python.parent, tmp_path)
