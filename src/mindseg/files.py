@@ -83,13 +83,15 @@ def replace_set(staging: Path, target: Path, remove: Iterable[str] = ()) -> None
     Args:
         staging: Folder on the same disk that holds the new files and nothing else; it is gone afterwards.
         target: File that names the set, such as ``deploy.yaml``; the new files go into its folder.
-        remove: Names of older files in that folder that are no longer needed.
+        remove: Names of older files in that folder; those that the new ones do not replace are removed.
 
     Raises:
         OSError: The disk refuses.
     """
     finish_set(target)
-    (staging / REMOVE_NAME).write_text(json.dumps(list(remove)), encoding="utf-8")
+    # Without the names of new files: whoever finishes this later finds some of those moved already.
+    old = [name for name in remove if not (staging / name).exists()]
+    (staging / REMOVE_NAME).write_text(json.dumps(old), encoding="utf-8")
     for path in (*staging.iterdir(), staging):
         sync_to_disk(path)
     os.replace(staging, _ready(target))
@@ -113,8 +115,7 @@ def finish_set(target: Path) -> None:
         new = [path.name for path in ready.iterdir() if path.name != REMOVE_NAME]
         if (ready / REMOVE_NAME).exists():
             for name in json.loads((ready / REMOVE_NAME).read_text(encoding="utf-8")):
-                if name not in new:
-                    (target.parent / Path(name).name).unlink(missing_ok=True)
+                (target.parent / Path(name).name).unlink(missing_ok=True)
         for name in new:
             with suppress(FileNotFoundError):      # another process finishes it, too
                 os.replace(ready / name, target.parent / name)

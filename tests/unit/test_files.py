@@ -23,7 +23,7 @@ def make(folder: Path, content: dict[str, bytes]) -> Path:
 
 def test_a_set_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     folder = make(tmp_path / "out", OLD | {"mine": b"precious"})
-    replace_set(make(folder / ".staging", NEW), folder / "a", remove=["c"])
+    replace_set(make(folder / ".staging", NEW), folder / "a", remove=["a", "c"])
     assert files_below(folder) == NEW | {"mine": b"precious"}
 
 
@@ -39,7 +39,7 @@ def stop(event, arguments):
             os._exit(9)
 left = int(sys.argv[1])
 sys.addaudithook(stop)
-replace_set(Path("out/.staging"), Path("out/a"), remove=["c"])
+replace_set(Path("out/.staging"), Path("out/a"), remove=["a", "b", "c"])
 """
 
 
