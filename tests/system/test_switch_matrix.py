@@ -61,7 +61,7 @@ def test_pynative_equals_graph_mode(graph, tmp_path):
         assert found[switch]["losses"] == pytest.approx(expected[switch]["losses"], rel=1e-3), switch
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.nightly)])
 def test_two_ranks(graph, mode, tmp_path):
     """Synchronised, two ranks make the step of one; with statistics of their own they agree with each other."""
     name, alone = graph
