@@ -111,6 +111,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_keeps_the_state(streets, t
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_stages_on_two_ranks(streets, tmp_path):
     command = script_command(streets, tmp_path / "out", 2, config=STAGED, data__resize="[64,64]", train__steps=2)
     done = run_script(command, tmp_path / "logs")
