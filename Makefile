@@ -31,7 +31,7 @@ test-all: test
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "slow and not nightly" tests/system tests/hostile
 
 # The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then half an hour
-# of mutated input, 20 kills of every program that writes, and the longest trainings.
+# of mutated input, 20 kills of every program that writes, and the longest of the slow tests.
 nightly: setup
 	@failed=0; for run in {1..20}; do \
 	  MINDSEG_TEST_SEED=random $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit || failed=$$((failed + 1)); \
