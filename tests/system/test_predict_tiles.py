@@ -53,6 +53,7 @@ def pictures(folder):
 @pytest.mark.parametrize("suffix", ["tif", "png"])
 def test_all_kinds_are_those_of_the_whole_image(tmp_path, rng, suffix):
     image = rng.integers(0, 256, (30, 48, 3), np.uint8).repeat(5, 0).repeat(5, 1)[:, :237]
+    image[35:70, 50:90] = rng.integers(0, 256, (35, 40, 3))     # where four tiles meet, every pixel differs
     if suffix == "tif":
         (tmp_path / "a.tif").write_bytes(tiff(image, tile=(32, 64), compression=8, big=True))
     else:
