@@ -32,8 +32,7 @@ def options_of(name: str, spec: dict) -> dict:
     return NETWORKS[name][1] | {"dropout": 0.0}
 
 
-@pytest.mark.parametrize("own_operators", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("accumulation", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("accumulation", "own_operators"), [(1, False), pytest.param(4, True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name if name == "fast_scnn_paper" else pytest.param(name, marks=pytest.mark.slow)
                                   for name in NETWORKS])
 def test_five_training_losses(name, accumulation, own_operators):

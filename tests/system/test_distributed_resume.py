@@ -80,9 +80,8 @@ def test_a_killed_rank_ends_the_job_and_it_goes_on_to_the_bit(streets, whole, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["fcn8s/fcn8s_cityscapes",
-                                    pytest.param("enet/enet_cityscapes", marks=pytest.mark.nightly),
-                                    pytest.param("bisenetv2/bisenetv2_cityscapes", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("config", ["fcn8s/fcn8s_cityscapes", "enet/enet_cityscapes", "bisenetv2/bisenetv2_cityscapes"])
 def test_other_networks_on_two_ranks_go_on_to_the_bit(config, streets, tmp_path, rng):
     changes = {"enet": {}, "bisenetv2": {"model__head_channels": 32}, "fcn8s": {"model__fc_channels": 16}}
     options = {"config": f"configs/{config}.yaml", "train__save_interval_steps": 1, **changes[config.split("/")[0]]}
