@@ -23,12 +23,12 @@ test: setup
 coverage: setup
 	$(PY) -m pytest -q $(FAST) --cov --cov-report=term
 
-# In two parts: MindSpore keeps each graph that a process has compiled, gigabytes after all unit tests. Half of the slow
-# unit tests are those of the census; system tests share what the first of a file has made.
+# In two parts: MindSpore keeps each graph that a process has compiled, gigabytes after all unit tests. Each worker takes
+# half of the tests in their order, since those of a file share what its first one makes, and then from the other's end.
 test-all: test
 	bash scripts/setup.sh slow
 	$(PY) -m pytest -q -n 2 --dist worksteal -m "slow and not nightly" tests/unit tests/models
-	$(PY) -m pytest -q -n 2 --dist loadfile -m "slow and not nightly" tests/system tests/hostile
+	$(PY) -m pytest -q -n 2 --dist worksteal -m "slow and not nightly" tests/system tests/hostile
 
 # The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then half an hour
 # of mutated input, 20 kills of every program that writes, and the longest of the slow tests.
