@@ -39,7 +39,8 @@ nightly: setup
 	done; test $$failed = 0
 	MINDSEG_TEST_SEED=random MINDSEG_MUTATION_MINUTES=4 $(PY) -m pytest -q -n 2 --dist load -m "not slow" tests/hostile -k "mutat or flipped or agrees"
 	MINDSEG_TEST_SEED=random MINDSEG_KILLS=20 $(PY) -m pytest -q -n 2 --dist load tests/hostile/test_kills.py
-	$(PY) -m pytest -q -n 2 --dist loadfile -m nightly tests/system
+	MINDSEG_WHOLE_NETWORKS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m slow tests/system/test_switch_matrix.py
+	$(PY) -m pytest -q -n 2 --dist loadfile -m nightly tests/system --deselect tests/system/test_switch_matrix.py
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done

@@ -19,7 +19,7 @@ STEPS = {"fast_scnn": 120, "enet": 240, "bisenetv2": 80, "fcn8s": 50}
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    return quickstart_streets(tmp_path_factory.mktemp("chips") / "streets")
+    return quickstart_streets(tmp_path_factory.mktemp("chips") / "streets", 80, 16)
 
 
 @pytest.fixture(autouse=True)
