@@ -10,8 +10,6 @@ from tests.support.distributed import launch
 pytestmark = pytest.mark.slow
 WORKER = ROOT / "tests" / "support" / "network_worker.py"
 NETWORKS = ["fast_scnn", "enet", "bisenetv2", "fcn8s"]
-# Four ranks compile four times on one core: all networks do so in the nightly run, Fast-SCNN in every one.
-FOUR_RANKS = [NETWORKS[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NETWORKS[1:])]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +39,8 @@ def test_networks_in_both_modes_and_on_two_ranks_follow_one_process(name, one_pr
         check(one_process(name), tmp_path, name, mode, ranks)
 
 
-@pytest.mark.parametrize("name", FOUR_RANKS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", NETWORKS)
 def test_four_ranks_follow_one_process(name, one_process, tmp_path):
+    """All four compile on one core; a small network on four ranks is in test_distributed.py."""
     check(one_process(name), tmp_path, name, "graph", 4)
