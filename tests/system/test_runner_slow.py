@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.runner import (
+    QUICK,
     RUNNER,
     SANITIZED,
     SANITIZER_ENVIRONMENT,
@@ -120,7 +121,8 @@ def test_build_finds_every_sdk(tmp_path):
     shutil.copy(libraries / "libascendcl.so", ascend / "lib64")
     shutil.copy(libraries / "libmindspore-lite.so", lite / "runtime" / "lib")
     shutil.copytree(RUNNER / "test" / "fake_mslite" / "include", lite / "runtime" / "include")
-    done = subprocess.run(["bash", RUNNER / "build.sh", "-DSEGMENT_WERROR=ON", f"-DSEGMENT_OUTPUT_DIR={tmp_path}/out"],
+    done = subprocess.run(["bash", RUNNER / "build.sh", "-DSEGMENT_WERROR=ON", f"-DSEGMENT_OUTPUT_DIR={tmp_path}/out",
+                           *QUICK],
                           env={**os.environ, "BUILD_DIR": str(tmp_path / "build"), "ASCEND_HOME_PATH": str(ascend),
                                "MS_LITE_HOME": str(lite)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
