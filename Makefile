@@ -30,14 +30,16 @@ test-all: test
 	$(PY) -m pytest -q -n 2 --dist worksteal -m "slow and not nightly" tests/unit tests/models
 	$(PY) -m pytest -q -n 2 --dist worksteal -m "slow and not nightly" tests/system tests/hostile
 
-# The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then half an hour
-# of mutated input, 20 kills of every program that writes, and the longest of the slow tests.
+# The unit tests draw other random numbers in each of 20 runs; each run prints the seed that repeats it. Then forty
+# minutes of mutated input, 20 kills of every program that writes, and the longest of the slow tests.
 nightly: setup
+	bash scripts/setup.sh slow
 	@failed=0; for run in {1..20}; do \
 	  MINDSEG_TEST_SEED=random $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit || failed=$$((failed + 1)); \
 	  echo "$$failed of $$run runs failed"; \
 	done; test $$failed = 0
 	MINDSEG_TEST_SEED=random MINDSEG_MUTATION_MINUTES=4 $(PY) -m pytest -q -n 2 --dist load -m "not slow" tests/hostile -k "mutat or flipped or agrees"
+	SEGMENT_FUZZ_SECONDS=600 $(PY) -m pytest -q tests/system/test_runner_slow.py -k fuzzing
 	MINDSEG_TEST_SEED=random MINDSEG_KILLS=20 $(PY) -m pytest -q -n 2 --dist load tests/hostile/test_kills.py
 	MINDSEG_WHOLE_NETWORKS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m slow tests/system/test_switch_matrix.py
 	$(PY) -m pytest -q -n 2 --dist loadfile -m nightly tests/system --deselect tests/system/test_switch_matrix.py

@@ -24,11 +24,11 @@ SWITCHES = {
     "dynamic scale, clipping, nesterov": ["optim.loss_scale=dynamic", "optim.clip_norm=1.0", "optim.nesterov=true"],
     "O1": ["train.amp_level=O1", "optim.loss_scale=128"], "O2": ["train.amp_level=O2", "optim.loss_scale=128"],
     "O3": ["train.amp_level=O3", "optim.loss_scale=128"],
-    "frozen BatchNorm": ["train.frozen_bn=true"], "bce": ["loss.name=bce"], "dice": ["loss.name=dice"],
+    "frozen BatchNorm, adamw": ["train.frozen_bn=true", "optim.name=adamw", "optim.lr=0.001"],
+    "bce": ["loss.name=bce"], "dice": ["loss.name=dice"],
     # Untrained networks give each class about 1/19: with the threshold of the recipes, every pixel would be hard.
-    "ohem": ["loss.name=ohem", "loss.ohem_thresh=0.05"], "lovasz beside": ["loss.also={lovasz: 1.0}"],
-    "class weights": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}"],
-    "adamw": ["optim.name=adamw", "optim.lr=0.001"],
+    "ohem": ["loss.name=ohem", "loss.ohem_thresh=0.05"],
+    "class weights, lovasz beside": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}", "loss.also={lovasz: 1.0}"],
     "encoder only": ["model.encoder_only=true", "loss.label_stride=8"],
     "own BatchNorm, accumulation": ["train.global_batch=8", "train.device_batch=2"]}
 

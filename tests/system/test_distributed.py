@@ -83,8 +83,8 @@ def test_a_network_on_two_ranks_follows_one_process(streets, tmp_path):
 
 @pytest.mark.slow
 def test_an_evaluation_while_training_is_shared_out(streets, tmp_path):
-    command = script_command(streets, tmp_path / "out", 2, train__run_eval="true", train__steps=60,
-                             train__eval_interval=10, train__eval_start=10)
+    command = script_command(streets, tmp_path / "out", 2, train__run_eval="true", train__steps=30,
+                             train__eval_interval=5, train__eval_start=5)
     done = run_script(command, tmp_path / "logs")
     assert done.returncode == 0, done.stdout + done.stderr
     run_dir = only_run(tmp_path / "out")

@@ -38,7 +38,7 @@ def test_address_and_undefined_behaviour_sanitizers():
 def test_thread_sanitizer_on_the_pipeline(tmp_path):
     folder = RUNNER / "build-thread"
     configure = ["cmake", "-S", RUNNER, "-B", folder, "-DBUILD_TESTING=ON", "-DSANITIZE=thread", "-DOpenVINO_DIR=none",
-                 "-DASCEND_HOME_PATH=", "-DMS_LITE_HOME="]
+                 "-DASCEND_HOME_PATH=", "-DMS_LITE_HOME=", *QUICK]
     subprocess.run(configure, check=True, capture_output=True)
     subprocess.run(["cmake", "--build", folder, "--target", "test_pipeline"], check=True, capture_output=True)
     (tmp_path / "suppressions").write_text("deadlock:libgdal\n", encoding="utf-8")  # loaded by OpenCV, not used here
@@ -62,18 +62,18 @@ def make_corpus(folder, model):
 
 
 def test_fuzzing_manifest_images_and_bins(tmp_path):
-    """Sixty seconds of libFuzzer with ASan and UBSan; skipped only where no clang is installed."""
+    """Half a minute of libFuzzer with ASan and UBSan; skipped only where no clang is installed."""
     compiler = next((path for name in ("clang++", "clang++-14", "clang++-15", "clang++-16", "clang++-19")
                      if (path := shutil.which(name))), None)
     if compiler is None:
         pytest.skip("no clang++ here: apt-get install clang")
     folder = RUNNER / "build-fuzz"
     configure = ["cmake", "-S", RUNNER, "-B", folder, "-DBUILD_TESTING=ON", "-DSEGMENT_FUZZ=ON",
-                 f"-DCMAKE_CXX_COMPILER={compiler}"]
+                 f"-DCMAKE_CXX_COMPILER={compiler}", *QUICK]
     subprocess.run(configure, check=True, capture_output=True)
     subprocess.run(["cmake", "--build", folder, "--target", "fuzz_inputs"], check=True, capture_output=True)
     make_corpus(tmp_path / "corpus", TinyModel(tmp_path / "model", seed=61))
-    seconds = os.environ.get("SEGMENT_FUZZ_SECONDS", "60")
+    seconds = os.environ.get("SEGMENT_FUZZ_SECONDS", "30")
     # libFuzzer looks at the peak of its memory, which Linux hands on from the process that starts a program, this one
     # with its networks: a shell in between starts it small.
     done = subprocess.run(["bash", "-c", '"$@"; exit $?', "bash", folder / "test" / "fuzz_inputs", tmp_path / "corpus",
