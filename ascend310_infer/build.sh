@@ -70,7 +70,8 @@ exec 9>"$build/.building"
 flock 9
 echo "building in $build with $cmake ${options[*]} $*"
 "$cmake" -S "$here" -B "$build" "${options[@]}" "$@"
-"$cmake" --build "$build" --parallel "$(nproc)"
+# nproc would take OMP_NUM_THREADS for a limit, and a compiler is no OpenMP program.
+"$cmake" --build "$build" --parallel "$(env -u OMP_NUM_THREADS nproc)"
 if $run_tests; then
   "${cmake%cmake}ctest" --test-dir "$build" --output-on-failure
 fi
