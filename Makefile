@@ -42,7 +42,7 @@ nightly: setup
 	SEGMENT_FUZZ_SECONDS=600 $(PY) -m pytest -q tests/system/test_runner_slow.py -k fuzzing
 	MINDSEG_TEST_SEED=random MINDSEG_KILLS=20 $(PY) -m pytest -q -n 2 --dist load tests/hostile/test_kills.py
 	MINDSEG_WHOLE_NETWORKS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m slow tests/system/test_switch_matrix.py
-	$(PY) -m pytest -q -n 2 --dist loadfile -m nightly tests/system --deselect tests/system/test_switch_matrix.py
+	$(PY) -m pytest -q -n 2 --dist loadfile -m nightly tests/unit tests/system --deselect tests/system/test_switch_matrix.py
 
 bench: setup
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done

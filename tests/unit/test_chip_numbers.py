@@ -173,17 +173,28 @@ def test_the_graph_check_names_what_is_forgotten(forgotten, gradient, tmp_path):
     assert any(text.startswith(f"{gradient}(") for text in left), left
 
 
+CONVOLUTIONS = {"fast_scnn": 40, "fcn8s": 18, "enet": 80, "bisenetv2": 40}      # at least
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("evaluation", [False, True], ids=["training", "evaluation"])
 @pytest.mark.parametrize("kind", ["float16", "hf32"])
-@pytest.mark.parametrize(("network", "convolutions"),
-                         [("fast_scnn", 40), ("fcn8s", 18), ("enet", 80), ("bisenetv2", 40)])
-def test_every_convolution_and_product_of_a_network_is_rounded(network, convolutions, kind, evaluation, tmp_path):
-    counts, left = check_graph(tmp_path, kind, network, evaluation=evaluation)
-    assert counts["Conv2D"] >= convolutions
-    if not evaluation:
-        assert counts["Conv2DBackpropFilter"] >= convolutions
-        assert counts["Conv2DBackpropInput"] >= convolutions - 2
+@pytest.mark.parametrize("network", CONVOLUTIONS)
+def test_every_convolution_and_product_of_an_evaluation_is_rounded(network, kind, tmp_path):
+    counts, left = check_graph(tmp_path, kind, network, evaluation=True)
+    assert counts["Conv2D"] >= CONVOLUTIONS[network]
+    assert left == []
+
+
+# The two longest are left to the nightly run: the same products as in float16, rounded by another operator.
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "kind"), [
+    *((network, "float16") for network in CONVOLUTIONS), ("fast_scnn", "hf32"), ("fcn8s", "hf32"),
+    *(pytest.param(network, "hf32", marks=pytest.mark.nightly) for network in ("enet", "bisenetv2"))])
+def test_every_convolution_and_product_of_a_training_step_is_rounded(network, kind, tmp_path):
+    counts, left = check_graph(tmp_path, kind, network)
+    assert counts["Conv2D"] >= CONVOLUTIONS[network]
+    assert counts["Conv2DBackpropFilter"] >= CONVOLUTIONS[network]
+    assert counts["Conv2DBackpropInput"] >= CONVOLUTIONS[network] - 2
     assert left == []
 
 
