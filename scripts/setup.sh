@@ -12,7 +12,7 @@ case "$kind" in run | dev | slow) ;; *) echo "usage: bash scripts/setup.sh [run|
 
 packages=(g++ cmake make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libyaml-cpp-dev libssl-dev
   zlib1g-dev nlohmann-json3-dev libcli11-dev python3-venv)
-if [ "$kind" != run ]; then packages+=(chromium); fi
+if [ "$kind" != run ]; then packages+=(chromium libjemalloc2); fi
 if [ "$kind" = slow ]; then packages+=(clang libclang-rt-dev g++-aarch64-linux-gnu qemu-user-static ffmpeg); fi
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
 missing=()

@@ -1,4 +1,5 @@
 """Shared fixtures. Importing mindseg first caps the oneDNN instruction set: see src/mindseg/__init__.py."""
+import ctypes.util
 import os
 import subprocess
 import sys
@@ -16,6 +17,13 @@ if _WORKER:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# With jemalloc MindSpore compiles its graphs in a quarter less time (docs/performance.md). Workers, and all programs
+# that tests start, take it where it is installed and nothing else is asked for. The second variable keeps OpenVINO's
+# TBB from loading a library past it, which ends in a crash.
+if not _WORKER and (jemalloc := ctypes.util.find_library("jemalloc")):
+    os.environ.setdefault("LD_PRELOAD", jemalloc)
+    os.environ.setdefault("TBB_ENABLE_SANITIZERS", "1")
 
 import mindseg  # noqa: E402, F401
 from tests.support import ROOT, future  # noqa: E402

@@ -32,8 +32,9 @@ SANITIZED = (RUNNER / "build-sanitize", "-DSANITIZE=address,undefined", *QUICK)
 # Without the first TBB loads a library in a way that the sanitizers refuse; without the second the sanitizer itself
 # sometimes crashes, on a busy machine, over threads of TBB that end while the process does. The third: on processors
 # with AMX OpenVINO gives a thread another stack for signals and frees it; the sanitizer would free it again when the
-# thread ends, with whatever lies there by then. Status 99 is no program's.
-SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1",
+# thread ends, with whatever lies there by then. Status 99 is no program's. LD_PRELOAD: a sanitizer brings its own
+# allocator, tests/conftest.py's may not come before it.
+SANITIZER_ENVIRONMENT = {"TBB_ENABLE_SANITIZERS": "1", "LD_PRELOAD": "",
                          "ASAN_OPTIONS": "intercept_tls_get_addr=0:use_sigaltstack=0:exitcode=99",
                          "UBSAN_OPTIONS": "exitcode=99:print_stacktrace=1",
                          "LSAN_OPTIONS": f"suppressions={RUNNER}/test/leaks.txt:print_suppressions=0:exitcode=99"}

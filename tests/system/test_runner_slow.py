@@ -43,7 +43,7 @@ def test_thread_sanitizer_on_the_pipeline(tmp_path):
     subprocess.run(["cmake", "--build", folder, "--target", "test_pipeline"], check=True, capture_output=True)
     (tmp_path / "suppressions").write_text("deadlock:libgdal\n", encoding="utf-8")  # loaded by OpenCV, not used here
     done = subprocess.run([folder / "test" / "test_pipeline"], capture_output=True, text=True,
-                          env={**os.environ, "TSAN_OPTIONS": f"suppressions={tmp_path}/suppressions"})
+                          env={**os.environ, "LD_PRELOAD": "", "TSAN_OPTIONS": f"suppressions={tmp_path}/suppressions"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ThreadSanitizer" not in done.stderr, done.stderr
 
@@ -78,7 +78,8 @@ def test_fuzzing_manifest_images_and_bins(tmp_path):
     # with its networks: a shell in between starts it small.
     done = subprocess.run(["bash", "-c", '"$@"; exit $?', "bash", folder / "test" / "fuzz_inputs", tmp_path / "corpus",
                            f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=3000",
-                           f"-artifact_prefix={tmp_path}/"], capture_output=True, text=True, errors="replace")
+                           f"-artifact_prefix={tmp_path}/"], capture_output=True, text=True, errors="replace",
+                          env={**os.environ, "LD_PRELOAD": ""})
     assert done.returncode == 0, done.stderr[-5000:]
 
 
