@@ -28,21 +28,31 @@ struct Correlation {
     const int64_t bands = CeilDiv(rows, band);
     const int64_t tiles = CeilDiv(out_size.channels, kTile);
     const int64_t groups = std::min(tiles, CeilDiv(kTasks, out_size.images * bands));
+    // In the gradient of the input the channels' weights lie so far apart that they share a few places of the cache.
+    const int64_t size = in_size.channels * static_cast<int64_t>(layout.taps.size()) * kTile;
+    std::vector<float> packed(weight_in > weight_out ? static_cast<size_t>(tiles * size) : 0);
 #pragma omp parallel num_threads(Threads())
     {
-      std::vector<float> copy;
-      std::vector<float> sums;
+      Buffers buffers;
+#pragma omp for schedule(static)
+      for (int64_t tile = 0; tile < (packed.empty() ? 0 : tiles); ++tile) Pack(tile, packed.data() + tile * size);
 #pragma omp for schedule(dynamic)
       for (int64_t task = 0; task < out_size.images * bands * groups; ++task) {
         const int64_t group = task % groups;
         const int64_t first = task / groups % bands * band;
         Band(task / groups / bands, first, std::min(band, rows - first), group * tiles / groups,
-             (group + 1) * tiles / groups, &copy, &sums);
+             (group + 1) * tiles / groups, packed, &buffers);
       }
     }
   }
 
  private:
+  // Memory of a thread.
+  struct Buffers {
+    std::vector<float> copy;
+    std::vector<float> sums;
+  };
+
   // A 1x1 kernel reads the input where it lies, if whole tiles fill it.
   bool ReadsInPlace(int64_t count, int64_t places) const {
     return layout.step == 1 && layout.taps.size() == 1 && layout.first_row == 0 && layout.first_column == 0 &&
@@ -50,12 +60,14 @@ struct Correlation {
   }
 
   // Computes rows [first, first + count) of the channels of tiles [begin, end).
-  void Band(int64_t image, int64_t first, int64_t count, int64_t begin, int64_t end, std::vector<float>* copy,
-            std::vector<float>* sums) const {
+  void Band(int64_t image, int64_t first, int64_t count, int64_t begin, int64_t end, const std::vector<float>& packed,
+            Buffers* buffers) const {
     const Kernels kernels = BestKernels();
     const std::vector<int64_t> offsets = layout.Offsets(count);
     std::vector<int64_t> numbers;
-    for (const Tap& t : layout.taps) numbers.push_back(t.number);
+    for (size_t t = 0; t < layout.taps.size(); ++t) {
+      numbers.push_back(packed.empty() ? layout.taps[t].number : static_cast<int64_t>(t) * kTile);
+    }
     const int64_t pixels = in_size.height * in_size.width;
     const float* source = in + image * in_size.channels * pixels;
     TileJob job{source + first * in_size.width,
@@ -72,26 +84,40 @@ struct Correlation {
                 false};
     if (!ReadsInPlace(count, kernels.places)) {
       job.plane = layout.Plane(count);
-      layout.Reserve(in_size.channels, count, copy);
+      layout.Reserve(in_size.channels, count, &buffers->copy);
+      float* copy = buffers->copy.data();
       for (int64_t c = 0; c < in_size.channels; ++c) {
-        layout.Copy(source + c * pixels, in_size.height, in_size.width, first, count, copy->data() + c * job.plane);
+        layout.Copy(source + c * pixels, in_size.height, in_size.width, first, count, copy + c * job.plane);
       }
-      job.x = copy->data();
+      job.x = copy;
     }
     const float* x = job.x;
     job.out_stride = CeilDiv(count * layout.width, kernels.places) * kernels.places;
-    Grow(kTile * job.out_stride, sums);
+    Grow(kTile * job.out_stride, &buffers->sums);
+    if (!packed.empty()) job.weight_in = job.taps * kTile;
     for (int64_t tile = begin; tile < end; ++tile) {
+      if (!packed.empty()) job.weights = packed.data() + tile * job.channels * job.weight_in;
       for (int64_t o = 0; o < kTile; ++o) {
-        job.weight_out[o] = std::min(tile * kTile + o, out_size.channels - 1) * weight_out;
+        job.weight_out[o] = packed.empty() ? std::min(tile * kTile + o, out_size.channels - 1) * weight_out : o;
       }
       for (int64_t q = 0; q < job.out_stride; q += kernels.places) {
         job.x = x + q;
-        job.out = sums->data() + q;
+        job.out = buffers->sums.data() + q;
         kernels.tile(job);
       }
       for (int64_t o = 0; o < std::min(kTile, out_size.channels - tile * kTile); ++o) {
-        Store(sums->data() + o * job.out_stride, image * out_size.channels + tile * kTile + o, first, count);
+        Store(buffers->sums.data() + o * job.out_stride, image * out_size.channels + tile * kTile + o, first, count);
+      }
+    }
+  }
+
+  // Copies the weights of a tile into the order in which they are read.
+  void Pack(int64_t tile, float* to) const {
+    for (int64_t c = 0; c < in_size.channels; ++c) {
+      for (const Tap& t : layout.taps) {
+        for (int64_t o = 0; o < kTile; ++o) {
+          *to++ = weights[c * weight_in + t.number + std::min(tile * kTile + o, out_size.channels - 1) * weight_out];
+        }
       }
     }
   }
@@ -121,24 +147,19 @@ void FewPixelsInputGradient(const Convolution& c, const float* weights, const fl
 #pragma omp parallel num_threads(Threads())
   {
     std::vector<float> columns(static_cast<size_t>(CeilDiv(pixels, kTile) * kTile * size));
+    std::vector<float> packed(static_cast<size_t>(c.y.channels * kernels.places));
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < c.x.images * (c.x.channels / block); ++task) {
       const int64_t image = task % c.x.images;
       const int64_t c0 = task / c.x.images * block;
-      TileJob job{nullptr,
-                  c.x.channels * c.Taps(),
-                  c.y.channels,
-                  &none,
-                  &none,
-                  1,
-                  dy + image * c.y.channels * pixels,
-                  pixels,
-                  {},
-                  nullptr,
-                  size,
-                  false};
+      TileJob job{
+          packed.data(), kernels.places, c.y.channels, &none, &none, 1, dy + image * c.y.channels * pixels, pixels, {},
+          nullptr,       size,           false};
       for (int64_t q = 0; q < size; q += kernels.places) {
-        job.x = weights + c0 * c.Taps() + q;
+        for (int64_t o = 0; o < c.y.channels; ++o) {
+          const float* from = weights + (o * c.x.channels + c0) * c.Taps() + q;
+          std::copy(from, from + kernels.places, packed.data() + o * kernels.places);
+        }
         for (int64_t p = 0; p < pixels; p += kTile) {
           for (int64_t i = 0; i < kTile; ++i) job.weight_out[i] = std::min(p + i, pixels - 1);
           job.out = columns.data() + p * size + q;
