@@ -392,11 +392,6 @@ def total(x: Tensor) -> Tensor:
     return x.sum() if length == 1 else ops.reshape(x, (-1, length)).sum(1).sum()
 
 
-def add_scaled(x: Tensor, y: Tensor, factor: float) -> Tensor:
-    """Computes ``x + factor * y`` by one operator, without memory for the product."""
-    return ops.Addcmul()(x, y, Tensor([1.0], x.dtype), Tensor([factor], x.dtype))
-
-
 # MindSpore 2.7 does not give out a tensor's storage on the CPU; 2.8 and 2.9 were not tried.
 FREES = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 10)
 

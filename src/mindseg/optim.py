@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindseg.buffers import SMALL, Join, Split
-from mindseg.compat import add_scaled, assign, assign_add, assign_sub, take
+from mindseg.compat import assign, assign_add, assign_sub, take
 from mindseg.config import Config
 from mindseg.errors import ConfigError
 from mindseg.schedules import create_schedule
@@ -89,7 +89,7 @@ class Optimizer(nn.Cell):
 
 def _add_decay(gradient: Tensor, weight: Parameter, decay: float) -> Tensor:
     """Adds the gradient of an L2 penalty."""
-    return add_scaled(gradient, weight, decay) if decay > 0 else gradient
+    return gradient + decay * weight if decay > 0 else gradient
 
 
 def _scale(rate: Tensor, factor: float) -> Tensor:
@@ -112,16 +112,24 @@ class Momentum(Optimizer):
         self.momentum = Tensor(momentum, ms.float32)
         self.nesterov = nesterov
         self.moments = self.parameters.clone(prefix="accum" if nesterov else "moments", init="zeros")
-        self.apply = ops.ApplyMomentum()
+        self.apply, self.subtract = ops.ApplyMomentum(), ops.ApplyGradientDescent()
+        # v = momentum * (v + decay / momentum * w) + grad: in place, without memory for the sum of a large gradient and
+        # its penalty.
+        in_place = momentum > 0 and not nesterov
+        self.shares = tuple(-decay / momentum if in_place else 0.0 for decay in self.decays)
 
     def construct(self, gradients: tuple[Tensor, ...]) -> None:
         """Makes one step, see :class:`Optimizer`."""
         step = ops.partial(self._step, self.next_rate())
-        self.map(step, self.unpack(gradients), self.parameters, self.moments, self.decays, self.factors)
+        self.map(step, self.unpack(gradients), self.parameters, self.moments, self.decays, self.shares, self.factors)
 
-    def _step(self, rate: Tensor, gradient: Tensor, weight: Parameter, moment: Parameter, decay: float,
+    def _step(self, rate: Tensor, gradient: Tensor, weight: Parameter, moment: Parameter, decay: float, share: float,
               factor: float) -> bool:
-        gradient, rate = _add_decay(gradient, weight, decay), _scale(rate, factor)
+        rate = _scale(rate, factor)
+        if share < 0:
+            self.subtract(moment, share, weight)
+        else:
+            gradient = _add_decay(gradient, weight, decay)
         if self.nesterov:
             # w -= lr * (grad + momentum * v). The primitive's own Nesterov steps are wrong on the CPU.
             self.apply(weight, moment, rate * self.momentum, gradient, self.momentum)

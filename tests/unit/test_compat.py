@@ -249,12 +249,6 @@ def test_total_adds_all_values(size, rng):
     assert float(compat.total(Tensor(x)).asnumpy()) == pytest.approx(x.sum(dtype=np.float64), rel=1e-5, abs=1e-4)
 
 
-def test_add_scaled_is_the_formula(rng):
-    x, y = rng.normal(size=(2, 5, 7)).astype(np.float32)
-    result = compat.add_scaled(Tensor(x), Tensor(y), 0.25).asnumpy()
-    np.testing.assert_allclose(result, x + 0.25 * y, rtol=1e-6, atol=1e-7)
-
-
 def test_released_tensors_have_no_memory_and_the_result_stays(rng):
     x = rng.normal(size=100).astype(np.float32)
     given = Tensor(x) + 0.0

@@ -61,8 +61,11 @@ CASES += [{"name": "sgd", "nesterov": True}, {"name": "momentum", "nesterov": Tr
           {"name": "adamw", "decay_norm_bias": True}]
 
 
+# Parameters of more than `small` values do not go into the buffer.
+@pytest.mark.parametrize("small", [1 << 20, 3])
 @pytest.mark.parametrize("changes", CASES, ids=str)
-def test_steps_equal_numpy(changes, rng):
+def test_steps_equal_numpy(changes, small, rng, monkeypatch):
+    monkeypatch.setattr("mindseg.optim.SMALL", small)
     cfg, net = config(**changes), Net()
     optimizer = create_optimizer(cfg, net, STEPS, 3)
     params = optimizer.parameters
