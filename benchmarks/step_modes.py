@@ -17,6 +17,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).resolve().parent / "support" / "step_worker.py"
+_PAUSE = 0.1        # seconds in which the threads of the participant before stop waiting for work
 MODELS = ("fast_scnn", "enet", "bisenetv2", "fcn8s")
 EXAMPLES = """examples:
   python benchmarks/step_modes.py --models fast_scnn enet --ranks 1 2
@@ -76,6 +77,7 @@ class Participant:
 
     def run(self) -> float:
         """Makes one step; returns the seconds of the slowest rank."""
+        time.sleep(_PAUSE)
         (self.folder / f"go{self.count}").touch()
         results = [self.folder / f"done{self.count}.{rank}" for rank in range(self.ranks)]
         while not all(path.exists() for path in results):

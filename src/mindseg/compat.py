@@ -5,6 +5,7 @@ MindSpore 2.7 to 2.10. No other module uses the cells and functions that this on
 Tensors are (N, C, H, W), float32 or float16.
 """
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -393,6 +394,7 @@ def total(x: Tensor) -> Tensor:
 
 
 # MindSpore 2.7 does not give out a tensor's storage on the CPU; 2.8 and 2.9 were not tried.
+_SHORTEST_UPDATE = 0.01    # seconds; the update of each of the networks takes longer
 FREES = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 10)
 
 
@@ -406,6 +408,10 @@ def release(tensors: tuple[Tensor, ...], after: Tensor) -> None:
         after: Its result, which is waited for.
     """
     if device_target() == "CPU" and FREES:
+        if get_mode() != "graph":
+            # PyNative waits in a busy loop, which takes a core from the update's kernels: on two cores, three times as
+            # long an update.
+            time.sleep(_SHORTEST_UPDATE)
         after.asnumpy()
         for tensor in tensors:
             tensor.untyped_storage().resize_(0)
