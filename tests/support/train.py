@@ -1,5 +1,6 @@
 """Small training runs in processes of their own, on data made on the spot."""
 import csv
+import glob
 import os
 import re
 import signal
@@ -56,8 +57,9 @@ def run_and_signal(command: list[str], output: Path, number: int, ready) -> subp
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
-        folders = sorted(output.glob("*/*/config.yaml"))       # their names are times
-        if folders and ready(folders[-1].parent):
+        # glob.glob, because Path.glob fails when a folder vanishes meanwhile. The folders' names are times.
+        found = sorted(glob.glob("*/*/config.yaml", root_dir=output))
+        if found and ready((output / found[-1]).parent):
             break
         time.sleep(0.002)
     assert process.poll() is None, "the run ended before it was to be stopped: " + "".join(process.communicate())
