@@ -393,8 +393,8 @@ def total(x: Tensor) -> Tensor:
     return x.sum() if length == 1 else ops.reshape(x, (-1, length)).sum(1).sum()
 
 
-# MindSpore 2.7 does not give out a tensor's storage on the CPU; 2.8 and 2.9 were not tried.
 _SHORTEST_UPDATE = 0.01    # seconds; the update of each of the networks takes longer
+# MindSpore 2.7 does not give out a tensor's storage on the CPU; 2.8 and 2.9 were not tried.
 FREES = tuple(map(int, ms.__version__.split(".")[:2])) >= (2, 10)
 
 
