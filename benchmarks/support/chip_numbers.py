@@ -21,6 +21,8 @@ import numpy as np
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindseg.models import layers
+
 LARGEST = 65504.0       # of float16
 KINDS = ("float16", "hf32")
 _SPLIT = 2.0**13 + 1    # Dekker's factor that leaves 24 - 13 significant bits
@@ -108,6 +110,23 @@ class _Rounded(nn.Cell):
         return self.result(self.operator(self.operands(x), self.operands(y), *rest))
 
 
+class _Product(nn.Cell):
+    """The product of :class:`mindseg.models.layers.Resample`, differentiated automatically.
+
+    MindSpore refuses a ``bprop`` that uses a parameter, as rounding does. The values are the same.
+
+    Args:
+        rows: Multiply from the left.
+    """
+
+    def __init__(self, rows: bool) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def construct(self, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        return ops.matmul(matrix, x) if self.rows else ops.matmul(x, matrix)
+
+
 @contextmanager
 def emulated(kind: str) -> Iterator[None]:
     """Context in which networks, losses and steps are built that compute as the chip.
@@ -134,6 +153,7 @@ def emulated(kind: str) -> Iterator[None]:
         for name in PRIMITIVES:
             stack.enter_context(patch.object(ops, name, build(getattr(ops, name))))
         stack.enter_context(patch.object(ops, "matmul", matmul))
+        stack.enter_context(patch.object(layers, "Product", _Product))
         if kind == "float16":
             stack.enter_context(patch.object(ms.amp, "all_finite", all_finite))
         yield

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 
 from mindseg.compat import Conv2d, set_mode
 from mindseg.models import create_model
-from mindseg.models.layers import Dropout, TransposedConv, resize_nearest
+from mindseg.models.layers import Dropout, Resample, TransposedConv, resize_nearest
 
 
 @pytest.fixture
@@ -148,3 +148,42 @@ def test_nearest_resizing_repeats_pixels(rng, training):
     np.testing.assert_array_equal(resize_nearest(Tensor(x), 4, training).asnumpy(), x.repeat(4, 2).repeat(4, 3))
     gradient = ms.grad(lambda x: (resize_nearest(x, 4, training) * Tensor(factors)).sum())(Tensor(x)).asnumpy()
     np.testing.assert_allclose(gradient, factors.reshape(2, 3, 4, 4, 5, 4).sum((3, 5)), atol=1e-5)
+
+
+def averages(out_size: int, in_size: int) -> np.ndarray:
+    """Matrix of adaptive average pooling along one axis, from PyTorch's description."""
+    bins = [range(i * in_size // out_size, -(-(i + 1) * in_size // out_size)) for i in range(out_size)]
+    return np.array([[(k in pixels) / len(pixels) for k in range(in_size)] for pixels in bins])
+
+
+def lines(out_size: int, in_size: int) -> np.ndarray:
+    """Matrix of linear interpolation along one axis with aligned corners."""
+    positions = np.linspace(0, in_size - 1, out_size)
+    return np.array([np.interp(positions, range(in_size), unit) for unit in np.eye(in_size)]).T
+
+
+class Weighted(nn.Cell):
+    """Weighted sum of what a resampling gives."""
+
+    def __init__(self, rule: bool | str, factors: np.ndarray) -> None:
+        super().__init__()
+        self.layer, self.factors = Resample(rule), Tensor(factors)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return (self.layer(x, self.factors.shape[2:]) * self.factors).sum()
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(("rule", "matrix", "size"), [
+    ("adaptive", averages, (2, 3)), (True, lines, (9, 11)), (True, lines, (9, 7)), (True, lines, (5, 11)),
+    (True, lines, (5, 7))])
+def test_resampling_and_its_gradient_are_products_of_both_axes(rng, mode, dtype, rule, matrix, size):
+    set_mode(mode)
+    x, factors = rng.normal(0, 1, (2, 3, 5, 7)).astype(dtype), rng.normal(0, 1, (2, 3, *size)).astype(dtype)
+    rows, columns, tolerance = matrix(size[0], 5), matrix(size[1], 7), 1e-5 if dtype is np.float32 else 1e-2
+    result = Resample(rule)(Tensor(x), size).asnumpy()
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, rows @ x.astype(float) @ columns.T, atol=tolerance)
+    gradient = ms.grad(Weighted(rule, factors))(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(gradient, rows.T @ factors.astype(float) @ columns, atol=tolerance)

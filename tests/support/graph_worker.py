@@ -12,7 +12,7 @@ from mindseg.compat import Conv2d, Conv2dTranspose, set_mode
 from mindseg.engine.train_step import StepOptions, TrainStep
 from mindseg.losses import CrossEntropyLoss, MultiHeadLoss
 from mindseg.models import create_model
-from mindseg.models.layers import resize_bilinear
+from mindseg.models.layers import Resample
 from mindseg.models.normalize import Normalize
 from mindseg.optim import create_optimizer
 from mindseg.planner.graph import compile_graphs
@@ -30,9 +30,10 @@ class Mixed(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.transposed = Conv2d(3, 4, 3, padding="same"), Conv2dTranspose(4, CLASSES, 2, 2, (0, 0))
+        self.resize = Resample(True)
 
     def construct(self, x: Tensor) -> tuple[Tensor]:
-        return (resize_bilinear(self.transposed(self.conv(x)), (x.shape[2], x.shape[3]), True),)
+        return (self.resize(self.transposed(self.conv(x)), (x.shape[2], x.shape[3])),)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from mindspore import Tensor, nn
 
 from mindseg.compat import BatchNorm2d, set_mode
 from mindseg.models import create_model
-from mindseg.models.layers import conv2d, resize_bilinear
+from mindseg.models.layers import Resample, conv2d
 
 
 def assign(network: nn.Cell, params: dict[str, np.ndarray]) -> dict[str, ms.Parameter]:
@@ -55,10 +55,10 @@ class TinyNet(nn.Cell):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.conv, self.bn, self.relu = conv2d(3, 8, 3, 2, 1), BatchNorm2d(8), nn.ReLU()
-        self.head = conv2d(8, num_classes, bias=True)
+        self.head, self.resize = conv2d(8, num_classes, bias=True), Resample(True)
 
     def construct(self, x: Tensor) -> Tensor:
-        return resize_bilinear(self.head(self.relu(self.bn(self.conv(x)))), (x.shape[2], x.shape[3]), True)
+        return self.resize(self.head(self.relu(self.bn(self.conv(x)))), (x.shape[2], x.shape[3]))
 
 
 def make_tiny_network(num_classes: int = 19, seed: int = 1) -> nn.Cell:

@@ -11,7 +11,7 @@ from mindseg.cpu_kernels import library
 from mindseg.errors import ConfigError
 from mindseg.inference import network
 from mindseg.inference.network import Confidence, NetworkPredictor, _padded, size_step
-from mindseg.models.layers import SegmentationNetwork, avg_pool3
+from mindseg.models.layers import Resample, SegmentationNetwork
 from mindseg.resize import EvalResize, argmax_resized, create_resize
 from tests.support.future import FUTURE
 from tests.support.inference import assert_same_ids, bilinear, resized_logits, scores, softmax
@@ -43,12 +43,13 @@ class SmallNet(SegmentationNetwork):
     """Makes logits of a quarter of the size, which ``align_corners`` enlarges."""
 
     def __init__(self, align_corners: bool | None) -> None:
-        super().__init__()
-        self.upsampling = align_corners
-        self.local = PixelNet()
+        super().__init__(align_corners)
+        self.local, self.padded, self.same = PixelNet(), Resample("padded"), Resample("same")
 
     def predict(self, x):
-        return (avg_pool3(avg_pool3(self.local(x), True)),)
+        height, width = x.shape[2], x.shape[3]
+        half = self.same(self.local(x), (height // 2, width // 2))
+        return (self.padded(half, (height // 4, width // 4)),)
 
 
 class SpreadNet(nn.Cell):

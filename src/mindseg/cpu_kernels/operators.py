@@ -9,7 +9,7 @@ from mindspore.ops import constexpr
 from mindseg.cpu_kernels.library import call, installed_library
 
 NO_CAP = float("inf")
-CORNERS = {False: 0, True: 1, "low": 2}     # corner rules of models.layers.resize_bilinear, as the operators know them
+CORNERS = {False: 0, True: 1, "low": 2}     # corner rules of models.layers.Resample, as the operators know them
 
 
 def _operator(name: str, shapes: Callable, types: Callable, options: tuple = ()) -> ops.Custom:

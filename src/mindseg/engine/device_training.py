@@ -26,7 +26,8 @@ class _SmallNetwork(nn.Cell):
         super().__init__()
         self.first = layers.ConvBNReLU(3, 16, 3, 2)
         self.depthwise = layers.ConvBNAct(layers.conv2d(16, 16, 3, padding=1, groups=16), 16, layers.PReLU(16))
-        self.pool = MaxPool2d(2, 2)
+        self.pool, self.average = MaxPool2d(2, 2), layers.Resample("adaptive")
+        self.resize, self.resize_borders = layers.Resample(True), layers.Resample(False)
         self.dilated = layers.ConvBNAct(layers.conv2d(16, 16, 3, padding=2, dilation=2), 16, nn.ReLU6())
         self.up = layers.TransposedConv(16, 16, 4, 2, 1)
         self.dropout = layers.Dropout(0.1, "device check")
@@ -38,9 +39,9 @@ class _SmallNetwork(nn.Cell):
         x = self.depthwise(self.first(x))
         small = self.pool(x)
         deep = self.dilated(small)
-        deep = deep + layers.resize_bilinear(layers.adaptive_avg_pool(deep, 2), (deep.shape[2], deep.shape[3]), True)
+        deep = deep + self.resize(self.average(deep, (2, 2)), (deep.shape[2], deep.shape[3]))
         x = self.up(deep) + layers.unpool(deep, layers.max_pool_mask(x, small, self.training), self.training)
-        return (layers.resize_bilinear(self.classify(self.dropout(x)), size, False),)
+        return (self.resize_borders(self.classify(self.dropout(x)), size),)
 
 
 def _batch() -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ class Axis:
         content: Length of the image, without the padding behind it.
         target: Length of the result.
         flip: The result is reversed.
-        upsampling: Corner rule of the resize from ``logits`` to ``padded``, see ``models.layers.resize_bilinear``; not
+        upsampling: Corner rule of the resize from ``logits`` to ``padded``, see ``models.layers.Resample``; not
             read if these are equal.
     """
     starts: tuple[int, ...]

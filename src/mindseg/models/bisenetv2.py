@@ -22,12 +22,11 @@ from mindseg.models.layers import (
     ConvBNReLU,
     Dropout,
     PooledBatchNorm,
+    Resample,
     ResizeNearest,
     SegmentationNetwork,
-    avg_pool3,
     conv2d,
     pad_low,
-    resize_bilinear,
 )
 
 VARIANTS = ("paper", "modelzoo", "zh320")
@@ -185,7 +184,8 @@ class BGALayer(nn.Cell):
 
     def __init__(self, variant: str) -> None:
         super().__init__()
-        self.bilinear, self.one_sided = variant != "paper", variant == "modelzoo"
+        self.pool = Resample("same" if variant == "modelzoo" else "padded")
+        self.resize = None if variant == "paper" else Resample(True)
         act, groups = ("relu", 128) if variant == "zh320" else (None, 1)
         self.left1 = nn.SequentialCell([conv_bn_relu(128, 128, 3, groups=128, act=act), he_conv2d(128, 128)])
         self.left2 = conv_bn_relu(128, 128, 3, 2, groups=groups, act=act)
@@ -198,11 +198,11 @@ class BGALayer(nn.Cell):
         """Maps ``detail`` (N, 128, H, W) and ``semantic`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
         left = self.left1(detail)
         gate = self.right1(semantic)
-        right = avg_pool3(self.left2(detail), self.one_sided) * ops.sigmoid(self.right2(semantic))
-        if self.bilinear:
-            size = (detail.shape[2], detail.shape[3])
-            left = left * ops.sigmoid(resize_bilinear(gate, size, True))
-            right = resize_bilinear(right, size, True)
+        small, size = (semantic.shape[2], semantic.shape[3]), (detail.shape[2], detail.shape[3])
+        right = self.pool(self.left2(detail), small) * ops.sigmoid(self.right2(semantic))
+        if self.resize is not None:
+            left = left * ops.sigmoid(self.resize(gate, size))
+            right = self.resize(right, size)
         else:
             left = left * self.enlarge(ops.sigmoid(gate))
             right = self.enlarge(right)
@@ -226,7 +226,7 @@ class SegmentHead(nn.Cell):
     def __init__(self, in_channels: int, channels: int, num_classes: int, auxiliary_channels: int, dropout: float,
                  name: str, eps: float, bilinear: bool) -> None:
         super().__init__()
-        self.bilinear = bilinear
+        self.resize = Resample(True) if bilinear else None
         self.conv = conv_bn_relu(in_channels, channels, 3, eps=eps)
         self.dropout = Dropout(dropout, name)
         self.up = conv_bn_relu(channels, auxiliary_channels, 3, eps=eps) if auxiliary_channels else None
@@ -237,8 +237,8 @@ class SegmentHead(nn.Cell):
         """Maps (N, in, H, W) to logits (N, num_classes, H, W), of an auxiliary head (N, num_classes, 2H, 2W)."""
         x = self.dropout(self.conv(x))
         if self.up is not None:
-            if self.bilinear:
-                x = self.up(resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), True))
+            if self.resize is not None:
+                x = self.up(self.resize(x, (2 * x.shape[2], 2 * x.shape[3])))
             else:
                 x = self.up(self.enlarge(x))
         return self.conv_out(x)
@@ -257,7 +257,7 @@ class BiSeNetV2(SegmentationNetwork):
 
     def __init__(self, num_classes: int, variant: str = "paper", head_channels: int = 1024, aux: bool = True,
                  dropout: float | None = None) -> None:
-        super().__init__()
+        super().__init__(upsampling=variant == "zh320")
         if variant not in VARIANTS:
             raise UserError(f"bisenetv2: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
         if head_channels < 1:
@@ -267,7 +267,6 @@ class BiSeNetV2(SegmentationNetwork):
         if dropout is None:
             dropout = 0.1 if variant == "paper" else 0.0
         self.aux = aux
-        self.upsampling = zh320     # corners of the last resize
         self.detail = DetailBranch(eps, 128 if zh320 else 64)
         self.segment = SegmentBranch(eps, modelzoo, zh320)
         self.bga = BGALayer(variant)

@@ -19,12 +19,12 @@ from mindseg.models.layers import (
     ConvBNAct,
     Dropout,
     PReLU,
+    Resample,
     SegmentationNetwork,
     TransposedConv,
     Unpooling,
     conv2d,
     pad_low,
-    resize_bilinear,
 )
 
 VARIANTS = ("paper", "modelzoo", "zh320")
@@ -196,7 +196,7 @@ class UpsamplingBottleneck(nn.Cell):
         self.conv2 = style.expand(inner, out_channels, None)
         self.dropout = style.drop(0.1, name)
         self.act = style.last_act(out_channels, False)
-        self.corners = "low" if style.modelzoo else False
+        self.resize = Resample("low" if style.modelzoo else False)
 
     def construct(self, x: Tensor, pooling: tuple[Tensor, Tensor]) -> Tensor:
         """Maps (N, in, H, W) and the pooling of a downsampling block to (N, out, 2H, 2W)."""
@@ -204,7 +204,7 @@ class UpsamplingBottleneck(nn.Cell):
         if self.unpool is not None:
             main = self.unpool(main, pooling[0], pooling[1])
         else:
-            main = resize_bilinear(main, (2 * x.shape[2], 2 * x.shape[3]), self.corners)
+            main = self.resize(main, (2 * x.shape[2], 2 * x.shape[3]))
         return self.act(main + self.dropout(self.conv2(self.deconv(self.conv1(x)))))
 
 
@@ -253,7 +253,7 @@ class Decoder(nn.Cell):
         self.stage5 = RegularBottleneck(16, style, "stage5", prelu=False)
         # The full result is one row and column too large: PyTorch's padding drops the first ones, "same" the last.
         self.fullconv = TransposedConv(16, num_classes, 3, 2, offset=0 if style.modelzoo else 1)
-        self.resizes = style.zh320
+        self.resize = Resample(False) if style.zh320 else None
         if style.zh320:
             self.fullconv = ConvBNAct(conv2d(16, num_classes), num_classes, PReLU())
 
@@ -261,7 +261,7 @@ class Decoder(nn.Cell):
         """Maps the results of the encoder to logits (N, num_classes, H, W)."""
         x = self.stage4(self.upsample4_0(x, pooling2))
         x = self.fullconv(self.stage5(self.upsample5_0(x, pooling1)))
-        return resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), False) if self.resizes else x
+        return x if self.resize is None else self.resize(x, (2 * x.shape[2], 2 * x.shape[3]))
 
 
 class ENet(SegmentationNetwork):
@@ -287,7 +287,7 @@ class ENet(SegmentationNetwork):
         style = Style(variant, "bilinear" if encoder_only else unpool, dropout)
         self.encoder = Encoder(style)
         if encoder_only:
-            self.pred = conv2d(128, num_classes, bias=True)
+            self.pred, self.enlarge = conv2d(128, num_classes, bias=True), Resample(False)
         else:
             self.decoder = Decoder(num_classes, style)
 
@@ -297,4 +297,4 @@ class ENet(SegmentationNetwork):
         if not self.encoder_only:
             return (self.decoder(features, pooling1, pooling2),)
         logits = self.pred(features)
-        return (logits if self.training else resize_bilinear(logits, (x.shape[2], x.shape[3]), False),)
+        return (logits if self.training else self.enlarge(logits, (x.shape[2], x.shape[3])),)

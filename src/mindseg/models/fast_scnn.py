@@ -21,10 +21,9 @@ from mindseg.models.layers import (
     ConvBNReLU,
     Dropout,
     PooledBatchNorm,
+    Resample,
     SegmentationNetwork,
-    adaptive_avg_pool,
     conv2d,
-    resize_bilinear,
 )
 
 VARIANTS = ("paper", "segmentron", "modelzoo", "zh320")
@@ -101,7 +100,7 @@ class PyramidPooling(nn.Cell):
         convs = [(conv2d if zh320 else ConvBNReLU)(in_channels, in_channels // 4) for _ in self.sizes]
         if not zh320:
             convs[0].bn = PooledBatchNorm(in_channels // 4, 1e-5, "Fast-SCNN's pyramid pooling")
-        self.convs = nn.CellList(convs)
+        self.pool, self.convs, self.resize = Resample("adaptive"), nn.CellList(convs), Resample(True)
         self.out = ConvBNReLU(2 * in_channels, out_channels, kernel)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -109,8 +108,8 @@ class PyramidPooling(nn.Cell):
         size = (x.shape[2], x.shape[3])
         features = (x,)
         for i in range(4):
-            pooled = self.convs[i](adaptive_avg_pool(x, self.sizes[i]))
-            features += (resize_bilinear(pooled, size, True),)
+            pooled = self.convs[i](self.pool(x, (self.sizes[i], self.sizes[i])))
+            features += (self.resize(pooled, size),)
         return self.out(ops.concat(features, 1))
 
 
@@ -146,6 +145,7 @@ class FeatureFusionModule(nn.Cell):
 
     def __init__(self, depthwise: bool, zh320: bool) -> None:
         super().__init__()
+        self.resize = Resample(True)
         self.dwconv = ConvBNReLU(128, 128, 3, groups=128) if depthwise else ConvBNReLU(128, 128)
         if zh320:
             self.conv_lower_res, self.conv_higher_res, self.bn = conv2d(128, 128), conv2d(64, 128), BatchNorm2d(128)
@@ -156,7 +156,7 @@ class FeatureFusionModule(nn.Cell):
 
     def construct(self, higher: Tensor, lower: Tensor) -> Tensor:
         """Maps ``higher`` (N, 64, H, W) and ``lower`` (N, 128, H/4, W/4) to (N, 128, H, W)."""
-        lower = resize_bilinear(lower, (higher.shape[2], higher.shape[3]), True)
+        lower = self.resize(lower, (higher.shape[2], higher.shape[3]))
         x = self.conv_higher_res(higher) + self.conv_lower_res(self.dwconv(lower))
         return ops.relu(x if self.bn is None else self.bn(x))
 
@@ -210,11 +210,9 @@ class FastSCNN(SegmentationNetwork):
         dropout: Dropout rate before the classifiers; None: 0 for ``zh320``, else 0.1.
     """
 
-    upsampling = True
-
     def __init__(self, num_classes: int, variant: str = "paper", ppm_kernel: int = 1, aux: bool = True,
                  aux_heads: int | None = None, dropout: float | None = None) -> None:
-        super().__init__()
+        super().__init__(upsampling=True)
         if variant not in VARIANTS:
             raise UserError(f"fast_scnn: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
         if ppm_kernel not in (1, 3):

@@ -246,7 +246,7 @@ def bilinear_matrix(out_size: int, in_size: int, align_corners: bool | str) -> n
     Args:
         out_size: Pixels after the resize.
         in_size: Pixels before.
-        align_corners: Corner rule, see ``resize_bilinear``.
+        align_corners: Corner rule, see :class:`Resample`.
     """
     if align_corners == "low":
         pos = np.arange(out_size) * (in_size / out_size)
@@ -279,47 +279,57 @@ def _matrix(out_size: int, in_size: int, rule: bool | str, transpose: bool) -> T
     return Tensor(np.ascontiguousarray(matrix.T if transpose else matrix), ms.float32)
 
 
-def _resample(x: Tensor, size: tuple[int, int], rule: bool | str) -> Tensor:
-    """Multiplies the axes of (N, C, H, W) whose length changes by the matrices of a rule."""
-    height, width = x.shape[2], x.shape[3]
-    if width != size[1]:
-        x = ops.matmul(x, cast(_matrix(size[1], width, rule, True), x.dtype))
-    if height != size[0]:
-        x = ops.matmul(cast(_matrix(size[0], height, rule, False), x.dtype), x)
-    return x
+class Product(nn.Cell):
+    """Product of (N, C, H, W) and a constant matrix.
 
-
-def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool | str) -> Tensor:
-    """Resizes bilinearly, as PyTorch's ``interpolate`` does.
+    Its gradient takes the transposed matrix as another constant. Automatic differentiation would transpose the matrix
+    in every step, which is one more kernel to launch.
 
     Args:
-        x: (N, C, H, W); H and W must be known when the graph is compiled.
-        size: (height, width) of the result.
-        align_corners: True aligns the centres of the corner pixels, False the borders of the images, and ``"low"`` the
-            top left pixel only, as old MindSpore and TensorFlow kernels do.
+        rows: Multiply from the left, so that the number of rows changes; otherwise from the right, the columns.
     """
-    return _resample(x, size, align_corners)
+
+    def __init__(self, rows: bool) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def construct(self, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        """Multiplies ``x`` by ``matrix``; ``transposed`` is for the gradient."""
+        return ops.matmul(matrix, x) if self.rows else ops.matmul(x, matrix)
+
+    def bprop(self, x: Tensor, matrix: Tensor, transposed: Tensor, out: Tensor,
+              dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the gradient with respect to ``x`` from that of the output, ``dout``; constants have none."""
+        dx = ops.matmul(transposed, dout) if self.rows else ops.matmul(dout, transposed)
+        return dx, ops.zeros_like(matrix), ops.zeros_like(transposed)
 
 
-def adaptive_avg_pool(x: Tensor, size: int) -> Tensor:
-    """Pools (N, C, H, W) to (N, C, size, size) by adaptive averages, as PyTorch does.
+class Resample(nn.Cell):
+    """Bilinear resize or average pooling, each axis by the product with a constant matrix.
 
     Args:
-        x: (N, C, H, W); H and W must be known when the graph is compiled.
-        size: Height and width of the result.
+        rule: For a bilinear resize, which points of the two images coincide: True the centres of the corner pixels
+            (PyTorch's ``align_corners``), False the borders, ``"low"`` the top left pixels, as in old MindSpore and
+            TensorFlow kernels. For pooling, what is averaged: ``"adaptive"`` as PyTorch's adaptive pooling does;
+            3x3 pixels at stride 2, ``"padded"`` by a zero on every side and divided by 9 (PyTorch's ``padding=1``), or
+            ``"same"``, from the first pixel on and without what lies beyond the last one (MindSpore's ``same``).
     """
-    return _resample(x, (size, size), "adaptive")
 
+    def __init__(self, rule: bool | str) -> None:
+        super().__init__()
+        self.rule = rule
+        self.rows, self.columns = Product(True), Product(False)
 
-def avg_pool3(x: Tensor, one_sided: bool = False) -> Tensor:
-    """Averages 3x3 pixels with stride 2.
-
-    Args:
-        x: (N, C, H, W) with even H and W.
-        one_sided: False pads one zero on every side and divides by 9 (PyTorch's ``padding=1``); True starts at the
-            first pixel and leaves out what lies beyond the last one (MindSpore's ``same``).
-    """
-    return _resample(x, (x.shape[2] // 2, x.shape[3] // 2), "same" if one_sided else "padded")
+    def construct(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, height, width) of ``size``; H and W are known when the graph is compiled."""
+        height, width = x.shape[2], x.shape[3]
+        if width != size[1]:
+            x = self.columns(x, cast(_matrix(size[1], width, self.rule, True), x.dtype),
+                             cast(_matrix(size[1], width, self.rule, False), x.dtype))
+        if height != size[0]:
+            x = self.rows(x, cast(_matrix(size[0], height, self.rule, False), x.dtype),
+                          cast(_matrix(size[0], height, self.rule, True), x.dtype))
+        return x
 
 
 @constexpr
@@ -502,13 +512,19 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 class SegmentationNetwork(nn.Cell):
     """Network for images of any size, which are padded to multiples of 32. Sub-classes define ``predict``.
 
+    Args:
+        upsampling: Corner rule of the bilinear resize that ends the network, see :class:`Resample`; the logits of
+            ``predict`` then have any size. None: ``predict`` makes them as large as they shall be.
+
     Attributes:
-        upsampling: Corner rule of the bilinear resize that ends the network, see :func:`resize_bilinear`; the logits
-            of ``predict`` then have any size. None: ``predict`` makes them as large as they shall be.
         resizes: Resize in training, too. False: the loss does it.
     """
-    upsampling: bool | None = None
     resizes = True
+
+    def __init__(self, upsampling: bool | None = None) -> None:
+        super().__init__()
+        self.upsampling = upsampling
+        self.resize = None if upsampling is None else Resample(upsampling)
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes logits of padded images, in evaluation those of the main head alone.
@@ -542,8 +558,8 @@ class SegmentationNetwork(nn.Cell):
             return self.predict(padded)
         outputs = ()
         for logits in self.predict(padded):
-            if self.upsampling is not None:
-                logits = resize_bilinear(logits, (padded.shape[2], padded.shape[3]), self.upsampling)
+            if self.resize is not None:
+                logits = self.resize(logits, (padded.shape[2], padded.shape[3]))
             stride = padded.shape[2] // logits.shape[2]
             outputs += (crop(logits, (x.shape[2] + stride - 1) // stride, (x.shape[3] + stride - 1) // stride),)
         return outputs if self.training else outputs[0]
