@@ -61,7 +61,7 @@ _LIKE_910A = "that of the 910A, for want of a published training"
 CARDS = {
     "910A": Card(
         products=Constant(256e12, "certain", _BRIEF, 1.0),
-        product_share=Constant(0.725, "likely", _CALIBRATED, 2.0),
+        product_share=Constant(0.716, "likely", _CALIBRATED, 2.0),
         memory=Constant(1.2e12, "likely", _BRIEF, 1.0),
         memory_share=Constant(0.60, "likely", _RESNET, 2.0),
         short_share=Constant(0.0222, "likely", _CALIBRATED, 2.0),
@@ -72,7 +72,7 @@ CARDS = {
         network=Constant(10e9, "likely", "100 Gbit/s RoCE a card (Atlas 800, model 9000); 80 % reached", 2.0)),
     "A2": Card(
         products=Constant(313e12, "likely", "910B3; 280 to 400 for other A2 chips", 1.3),
-        product_share=Constant(0.725, "guess", _LIKE_910A, 3.0),
+        product_share=Constant(0.716, "guess", _LIKE_910A, 3.0),
         memory=Constant(1.6e12, "likely", _BRIEF, 1.0),
         memory_share=Constant(0.60, "guess", _LIKE_910A, 2.0),
         short_share=Constant(0.0222, "guess", _LIKE_910A, 4.0),
