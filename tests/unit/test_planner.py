@@ -266,7 +266,7 @@ def test_the_page_shows_the_comparison_with_six_published_figures():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Fast-SCNN, four", "ENet, encoder"])
+@pytest.mark.parametrize("name", COUNTS)
 def test_the_counts_are_those_of_the_benchmark(name):
     script = ROOT / "benchmarks" / "published_trainings.py"
     done = subprocess.run([sys.executable, str(script), "--part", "counts", "--trainings", name], capture_output=True,
