@@ -82,13 +82,15 @@ def tune_cpu(threads: int) -> None:
     """Sets threads and memory of the CPU, once a process; MindSpore refuses other numbers later.
 
     Left alone, MindSpore times its kernels and chooses their threads, so the order of sums depends on the load of the
-    machine. One thread hands out the kernels: another one would keep a core busy while it waits. Memory is taken in one
-    large piece, in which what is free is found again; it costs nothing until it is used.
+    machine. One thread hands out the kernels, and PyNative waits for each operator: a second thread, or a wait for
+    several operators, would keep a core busy. Memory is taken in one large piece, in which what is free is found again;
+    it costs nothing until it is used.
 
     Args:
         threads: Threads of each kernel.
     """
     ms.runtime.dispatch_threads_num(1)
+    ms.runtime.launch_blocking()
     ms.device_context.cpu.op_tuning.threads_num(threads)
     ms.runtime.set_memory(init_size=_POOL, increase_size="1GB")
 
