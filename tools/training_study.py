@@ -40,10 +40,13 @@ OPTIONS = {
     "lovasz": ["loss.also={lovasz: 1.0}"],
     "photometric": ["data.photometric=true"],
     "ema": ["train.ema_decay=0.99"],
-    "warm_start": [],       # with --warm_start
+    "warm_start": [],
+    "distillation": [],
     "combined": ["data.crop_size=[240,320]", "data.photometric=true", "loss.class_weights=auto",
                  "loss.class_weight_power=0.5", "train.ema_decay=0.99"],
 }
+# Sets of options that need a checkpoint, each with the argument that names it.
+CHECKPOINTS = {"warm_start": "warm_start", "distillation": "teacher"}
 # Of every run: reproducible, on one core, with about five checkpoints.
 FIXED = ["runtime.threads=1", "data.num_workers=1", "train.run_eval=false", "train.keep_checkpoint_max=0",
          "train.save_all_ranks=false"]
@@ -128,6 +131,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="runs of each set of options (%(default)s)")
     parser.add_argument("--minutes", type=float, default=30, help="processor time of a run (%(default)s)")
     parser.add_argument("--warm_start", type=Path, metavar="CKPT", help="weights that the set warm_start begins with")
+    parser.add_argument("--teacher", type=Path, metavar="CKPT",
+                        help="network whose soft targets the set distillation learns from; its training is not counted")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of all runs")
     parser.add_argument("--table", action="store_true", help="only print the table of the runs so far")
     return parser.parse_args()
@@ -137,7 +142,12 @@ def changes(args: argparse.Namespace, name: str, seed: int) -> list[str]:
     """The changes to the configuration that make up a run, without its length."""
     values = [*FIXED, *args.set, *OPTIONS[name], f"runtime.seed={seed}"]
     values += [f"data.root={args.root.resolve()}"] if args.root else []
-    return values + ([f"train.pretrained={args.warm_start.resolve()}"] if name == "warm_start" else [])
+    if name == "warm_start":
+        values.append(f"train.pretrained={args.warm_start.resolve()}")
+    if name == "distillation":
+        teacher = json.dumps(str(args.teacher.resolve()))
+        values.append(f"loss.distill={{ckpt: {teacher}, weight: 0.5, temperature: 2}}")
+    return values
 
 
 def command(script: str, config: str, values: Sequence[str], *words: object) -> list[object]:
@@ -325,9 +335,11 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 def main() -> None:
     args = parse_args()
     args.output = args.output.resolve()
-    names = args.options or [name for name in OPTIONS if name != "warm_start" or args.warm_start]
-    if "warm_start" in names and not args.warm_start:
-        raise UserError("--options warm_start: give the weights to begin with, --warm_start CKPT")
+    missing = [name for name, word in CHECKPOINTS.items() if getattr(args, word) is None]
+    names = args.options or [name for name in OPTIONS if name not in missing]
+    for name in names:
+        if name in missing:
+            raise UserError(f"--options {name}: give its checkpoint, --{CHECKPOINTS[name]} CKPT")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for seed in args.seeds if not args.table else ():
         for name in names:

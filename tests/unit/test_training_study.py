@@ -1,7 +1,10 @@
 """tools/training_study.py: the length of its runs and its table. tests/system/test_training_study.py runs it."""
+from argparse import Namespace
+
 import pytest
 
 from mindseg.config import load_config
+from mindseg.errors import UserError
 from tools import training_study
 
 
@@ -25,9 +28,19 @@ def test_growing_crops_are_measured_at_each_size(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", training_study.OPTIONS)
-def test_every_set_of_options_is_legal(name):
-    cfg = load_config("fast_scnn_camvid", [*training_study.FIXED, *training_study.OPTIONS[name]])
-    assert cfg.runtime.threads == 1
+def test_every_set_of_options_is_legal(name, tmp_path):
+    args = Namespace(root=tmp_path, set=[], warm_start=tmp_path / "street's.ckpt", teacher=tmp_path / "a, {b}.ckpt")
+    cfg = load_config("fast_scnn_camvid", training_study.changes(args, name, 3))
+    assert (cfg.runtime.threads, cfg.runtime.seed, cfg.data.root) == (1, 3, str(tmp_path))
+    assert cfg.train.pretrained == (str(args.warm_start) if name == "warm_start" else None)
+    assert (cfg.loss.distill or {}).get("ckpt") == (str(args.teacher) if name == "distillation" else None)
+
+
+@pytest.mark.parametrize(("name", "word"), [("warm_start", "--warm_start CKPT"), ("distillation", "--teacher CKPT")])
+def test_a_set_without_its_checkpoint_is_refused(name, word, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["training_study.py", "--output", str(tmp_path), "--options", "baseline", name])
+    with pytest.raises(UserError, match=word):
+        training_study.main()
 
 
 def result(options: str, seed: int, miou: float, pole: float) -> dict:
