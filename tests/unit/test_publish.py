@@ -125,6 +125,41 @@ def test_a_checkpoint_that_is_published_already_stays(call, cfg, tmp_path):
     assert "Fast-SCNN for other streets." in page
 
 
+def test_float16_halves_the_file_and_is_listed_with_its_own_scores(call, cfg, run, tmp_path):
+    """Kernels are the nearest float16 values; statistics and biases stay float32."""
+    call(f"--output {tmp_path} --half")
+    (path,) = tmp_path.glob("*.ckpt")
+    assert not (tmp_path / "README.md").exists()
+    exact, rounded = weights_of(load_network(cfg, run)), weights_of(load_network(cfg, path))
+    for name, value in exact.items():
+        np.testing.assert_array_equal(rounded[name], value.astype(np.float16) if value.ndim > 1 else value)
+        assert rounded[name].dtype == np.float32
+    call(f"--output {tmp_path}", path, write_scores(tmp_path / "eval.json", path, cfg.data.class_names))
+    assert list(tmp_path.glob("*.ckpt")) == [path]
+    assert f"`{path.name}`" in (tmp_path / "README.md").read_text()
+    call(f"--output {tmp_path / 'full'}")
+    (full,) = (tmp_path / "full").glob("*.ckpt")
+    assert path.stat().st_size < 0.56 * full.stat().st_size
+
+
+def test_a_weight_beyond_float16_is_refused(call, cfg, run, tmp_path):
+    net = build_network(cfg)
+    kernel = next(p for p in net.get_parameters() if p.ndim == 4)
+    kernel.set_data(Tensor(np.full(kernel.shape, 7e4, np.float32)))
+    large = tmp_path / "best.ckpt"
+    save_checkpoint(large, list(net.get_parameters()), Progress(2, 20, 0.5, 20), cfg)
+    scores = write_scores(tmp_path / "eval.json", large, cfg.data.class_names)
+    with pytest.raises(UserError, match=rf"--half: {kernel.name} has the value 70000, and float16 ends at 65504"):
+        call(f"--output {tmp_path / 'weights'} --half", large, scores)
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_a_folder_for_a_hub_has_no_float16(call, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(f"--hub {tmp_path} --license apache-2.0 --half")
+    assert "--half is for a checkpoint" in capsys.readouterr().err
+
+
 def test_scores_must_be_those_of_the_checkpoint(call, cfg, run, tmp_path):
     scores = tmp_path / "eval.json"
     again = rf"run mindseg eval with --ckpt_path {run}"

@@ -2,9 +2,12 @@
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from mindspore import Parameter, nn
+import numpy as np
+
+from mindspore import Parameter, Tensor, nn
 
 from mindseg.checkpoint import Progress, load_network, read_checkpoint, save_checkpoint, save_weights
 from mindseg.commands.arguments import add_config, create_parser, read_config
@@ -55,7 +58,7 @@ def main() -> None:
     if args.hub:
         publish_folder(Path(args.hub), facts, network, extras, Path(args.ckpt_path), args.license, args.overwrite)
     else:
-        publish_file(Path(args.output), facts, network, extras, Path(args.ckpt_path))
+        publish_file(Path(args.output), facts, network, extras, Path(args.ckpt_path), args.half)
 
 
 def _parse_args() -> argparse.Namespace:
@@ -69,6 +72,8 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--domain", required=True, help="what the photographs show, in words")
     parser.add_argument("--terms", required=True, help="terms of the data set, in words")
     parser.add_argument("--output", default="weights", help="folder of checkpoints and their page (default: weights)")
+    parser.add_argument("--half", action="store_true", help="store the kernels of convolutions as float16; the page "
+                        "lists the file when it is published once more, with scores of its own")
     parser.add_argument("--hub", metavar="DIR", help="write a folder for a model hub (Hugging Face, Modelers) instead: "
                         "safetensors, ONNX, deploy.yaml, config.yaml and a model card")
     parser.add_argument("--license", metavar="ID", help="with --hub: licence of the weights, such as apache-2.0")
@@ -76,6 +81,8 @@ def _parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.hub and not args.license:
         parser.error("--hub needs --license, the licence under which you publish the weights")
+    if args.hub and args.half:
+        parser.error("--half is for a checkpoint; a hub's folder has float32 weights")
     return args
 
 
@@ -111,10 +118,29 @@ def published_parameters(network: nn.Cell) -> list[Parameter]:
     return [p for p in network.get_parameters() if not p.name.startswith("aux") and not p.name.endswith(".step")]
 
 
-def publish_file(output: Path, facts: Facts, network: nn.Cell, extras: dict, source: Path) -> Path:
+def halved(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Copies of parameters, those with several dimensions in float16. They are float32 again when they are loaded.
+
+    Raises:
+        UserError: A value is too large for float16.
+    """
+    limit, result = np.finfo(np.float16).max, []
+    for parameter in parameters:
+        value = parameter.asnumpy()
+        if value.ndim > 1:
+            if np.abs(value).max() > limit:
+                raise UserError(f"--half: {parameter.name} has the value {np.abs(value).max():g}, and float16 ends at "
+                                f"{limit:g}; publish without --half")
+            value = value.astype(np.float16)
+        result.append(Parameter(Tensor(value), name=parameter.name))
+    return result
+
+
+def publish_file(output: Path, facts: Facts, network: nn.Cell, extras: dict, source: Path, half: bool = False) -> Path:
     """Writes a checkpoint without what only training needs, and its row and section of the page.
 
     An older row of the same configuration is replaced. A source that was published in this folder stays as it is.
+    Rounded weights have other scores than their source: the page lists them once they are the source themselves.
 
     Args:
         output: Folder, made if need be.
@@ -122,6 +148,7 @@ def publish_file(output: Path, facts: Facts, network: nn.Cell, extras: dict, sou
         network: Network with the weights of the checkpoint.
         extras: Extras of the checkpoint.
         source: The checkpoint.
+        half: Store the kernels of convolutions as float16.
 
     Returns:
         ``<output>/<configuration>-<8 digits>.ckpt``.
@@ -139,12 +166,17 @@ def publish_file(output: Path, facts: Facts, network: nn.Cell, extras: dict, sou
         tmp = temporary_name(output / f"{facts.name}.ckpt")
         remove_leftovers(output)
         # The time of the run, so that the same weights have the same name.
-        save_checkpoint(tmp, published_parameters(network), Progress(extras["epoch"], extras["step"],
-                        extras["best_miou"]), facts.cfg, saved_at=extras.get("saved_at", 0.0),
-                        temperature=extras.get("temperature", 1.0))
+        parameters = published_parameters(network)
+        save_checkpoint(tmp, halved(parameters) if half else parameters,
+                        Progress(extras["epoch"], extras["step"], extras["best_miou"]), facts.cfg,
+                        saved_at=extras.get("saved_at", 0.0), temperature=extras.get("temperature", 1.0))
         path = output / f"{facts.name}-{file_sha256(tmp)[:8]}.ckpt"
         os.replace(tmp, path)
     digest, megabytes = file_sha256(path), path.stat().st_size / 1e6
+    if half:
+        print(f"{path}: {megabytes:.2f} MB, float16; score it with mindseg eval, and publish it with these scores and "
+              f"without --half: then {page} lists it")
+        return path
     row = (f"| `{path.name}` | `{facts.name}` | {facts.dataset} | {facts.size} | {facts.miou} | {facts.epochs} | "
            f"{megabytes:.2f} | `{digest}` |\n")
     write_text(page, _with_model(text, facts.name, row, section(facts)))
