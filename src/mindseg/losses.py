@@ -12,7 +12,17 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from mindseg.compat import SoftmaxCrossEntropy, add_along, cast, kernels, take, take_along, total, transpose
+from mindseg.compat import (
+    CountValues,
+    SoftmaxCrossEntropy,
+    add_along,
+    cast,
+    kernels,
+    take,
+    take_along,
+    total,
+    transpose,
+)
 from mindseg.config import Config
 from mindseg.errors import ConfigError, shorten
 
@@ -302,8 +312,16 @@ class LovaszLoss(PixelLoss):
     """Lovász-softmax loss (Berman, Triki and Blaschko 2018), the mean over the classes that the labels hold.
 
     It is a convex surrogate of 1 - IoU: the errors of a class, in descending order, are weighted by what each adds to
-    the Jaccard loss. Selected within one micro-batch. It sorts all pixels once a class, which is slow on Ascend.
+    the Jaccard loss. The order comes from counting in ``BINS`` intervals, so the loss differs from the one of sorted
+    errors by at most 1 / BINS. Sorting takes six times as long on a CPU, and may round on Ascend. Counted within one
+    micro-batch.
     """
+
+    BINS = 8192
+
+    def __init__(self, ignore_id: int = 255, class_weights: list[float] | None = None) -> None:
+        super().__init__(ignore_id, class_weights)
+        self.count = CountValues()
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
         """Computes the scalar loss, as :class:`CrossEntropyLoss` does; 0 if no pixel is labelled."""
@@ -312,33 +330,36 @@ class LovaszLoss(PixelLoss):
         valid = cast(ops.not_equal(label, self.ignore_id), mstype.float32)
         truth = one_hot(label, classes) * valid
         errors = ops.abs(truth - self.probabilities(logits) * valid)     # 0, so last, if ignored
-        errors = ops.reshape(transpose(errors, (1, 0, 2)), (classes, -1))
-        truth = ops.reshape(transpose(truth, (1, 0, 2)), (classes, -1))
-        losses = (errors * ops.stop_gradient(self._weights(ops.stop_gradient(errors), truth))).sum(1)
-        present = cast(truth.sum(1) > 0, mstype.float32)
+        weights = ops.stop_gradient(self._weights(ops.stop_gradient(errors), truth))
+        losses = (errors * weights).sum(2).sum(0)
+        present = cast(truth.sum((0, 2)) > 0, mstype.float32)
         if self.class_weights is not None:
             present = present * self.class_weights
         return (losses * present).sum() / ops.maximum(present.sum(), EPSILON)
 
-    @staticmethod
-    def _weights(errors: Tensor, truth: Tensor) -> Tensor:
+    def _weights(self, errors: Tensor, truth: Tensor) -> Tensor:
         """Derivatives of the Lovász extension.
 
         Args:
-            errors: (C, P), 0..1.
-            truth: (C, P), 1 for pixels of the class.
+            errors: (N, C, P), 0..1.
+            truth: (N, C, P), 1 for pixels of the class.
 
         Returns:
-            (C, P). With I pixels of the class behind this one in the order of errors, and U pixels that are of the
-            class or not behind this one: 1 / U for pixels of the class, I / (U (U - 1)) for others.
+            (N, C, P). Going down the errors, a pixel of the class adds 1 / U to the Jaccard loss, and another pixel
+            I / (U (U + 1)), with U pixels that are of the class or have a larger error, and I pixels of the class with
+            a smaller one. Pixels of an interval share: the mean of the order with those of the class first and last.
         """
-        order = ops.sort(errors, 1, True)[1]
-        own = take_along(truth, 1, order)
-        pixels = own.sum(1, keepdims=True)
-        union = pixels + ops.CumSum()(1.0 - own, 1)
-        left = pixels - ops.CumSum()(own, 1)
-        steps = (own + (1.0 - own) * left / ops.maximum(union - 1.0, 1.0)) / ops.maximum(union, 1.0)
-        return add_along(ops.zeros_like(errors), 1, order, steps)
+        classes = errors.shape[1]
+        size = classes * self.BINS
+        rows = ops.reshape(cast(_numbers(classes), mstype.float32) * self.BINS, (1, -1, 1))
+        place = ops.reshape(cast(errors * (self.BINS - 0.5) + (truth * size + rows), mstype.int32), (-1,))
+        counts = ops.reshape(self.count(place, 2 * size), (2, classes, self.BINS))
+        others, own = counts[0], counts[1]
+        inside = ops.CumSum()(own, 1) - 0.5 * own
+        first = ops.maximum(own.sum(1, keepdims=True) + others.sum(1, keepdims=True) - ops.CumSum()(others, 1), 1.0)
+        last = first + others
+        shares = ops.concat((inside / (first * last), 0.5 / first + 0.5 / last), 0)
+        return ops.reshape(take(ops.reshape(shares, (-1,)), place), errors.shape)
 
 
 class SumLoss(PixelLoss):

@@ -198,6 +198,29 @@ def test_lovasz_softmax_of_certain_answers_is_one_minus_iou():
     assert run(LovaszLoss(IGNORE), logits, label) == pytest.approx(1 - np.mean(iou), rel=1e-5)
 
 
+def test_lovasz_softmax_of_many_pixels_equals_the_one_of_sorted_errors():
+    """With 48,000 pixels several share an interval of the count that takes the place of sorting."""
+    rng = np.random.default_rng(20)
+    logits = (2 * rng.normal(size=(2, CLASSES, 150, 160))).astype(np.float32)
+    label = rng.integers(0, CLASSES, (2, 150, 160)).astype(np.int32)
+    rows, ids = flat(logits, label)
+    p = np.exp(rows) / np.exp(rows).sum(1, keepdims=True)
+    losses, slopes = [], np.zeros_like(p)
+    for k in range(CLASSES):
+        errors = np.abs((ids == k) - p[:, k])
+        order = np.argsort(-errors)
+        own = (ids == k)[order]
+        jaccard = 1 - (own.sum() - np.cumsum(own)) / (own.sum() + np.cumsum(~own))
+        steps = np.diff(jaccard, prepend=0.0)
+        losses.append((errors[order] * steps).sum())
+        slopes[order, k] = np.where(own, -steps, steps) / CLASSES
+    expected = p * (slopes - (slopes * p).sum(1, keepdims=True))
+    value, gradient = ms.value_and_grad(LovaszLoss(IGNORE))(ms.Tensor(logits), ms.Tensor(label))
+    assert float(value.asnumpy()) == pytest.approx(np.mean(losses), rel=1e-5)
+    gradient = gradient.asnumpy().transpose(0, 2, 3, 1).reshape(-1, CLASSES)
+    np.testing.assert_allclose(gradient, expected, atol=1e-3 * np.abs(expected).max())
+
+
 def test_further_losses_are_added_with_their_weights():
     logits, label = make_batch(19)
     loss = create_loss(config(also={"lovasz": 0.5, "dice": 2.0}, class_weights=[1.0, 2.0, 1.0, 0.5, 1.0]), IGNORE)
