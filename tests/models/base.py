@@ -232,3 +232,23 @@ class ModelTests:
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         logits = session.run(None, {"image": image})[0]
         np.testing.assert_allclose(logits, expected, rtol=0, atol=limit)
+
+
+class EnlargeTests(ModelTests):
+    """A network that enlarges its images by 2, compared with a plain one that gets enlarged images.
+
+    Attributes:
+        corners: The corner pixels coincide in the resize that ends the network.
+    """
+
+    corners: bool
+
+    def test_logits_are_those_of_an_enlarged_image(self, network, rng):
+        plain = create_model(self.model, 7, **{**self.options, "enlarge": 1}).set_train(False)
+        assign(plain, {p.name: p.asnumpy() for p in network.get_parameters()})
+        image = Tensor(rng.normal(0, 1, (1, 3, 64, 96)).astype(np.float32))
+        larger = ops.interpolate(image, size=(128, 192), mode="bilinear", align_corners=False)
+        small = plain.small_logits(larger)
+        expected = ops.interpolate(small, size=(64, 96), mode="bilinear", align_corners=self.corners).asnumpy()
+        limit = 1e-4 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(network(image).asnumpy(), expected, rtol=0, atol=limit)

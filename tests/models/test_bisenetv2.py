@@ -8,7 +8,7 @@ from mindseg.compat import no_init_parameters
 from mindseg.errors import UserError
 from mindseg.models import create_model
 from mindseg.models.layers import Resample
-from tests.models.base import GoldenTests, ModelTests, graph_inputs
+from tests.models.base import EnlargeTests, GoldenTests, ModelTests, graph_inputs
 
 
 class TestGolden(GoldenTests):
@@ -23,6 +23,14 @@ class TestPaper(ModelTests):
     options = {"head_channels": 64}
     operators = {"Resize": 2}
     heads = 5
+
+
+@pytest.mark.slow
+class TestEnlarged(EnlargeTests):
+    model = "bisenetv2"
+    options = {"head_channels": 64, "enlarge": 2}
+    heads = 5
+    corners = False
 
 
 class TestModelZoo(ModelTests):
@@ -66,7 +74,7 @@ def test_average_pooling_divides_by_nine_or_by_the_pixels_inside(rng):
     np.testing.assert_allclose(Resample("same")(Tensor(x), (3, 4)).asnumpy(), same, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"variant": "none"}, {"head_channels": 0}])
+@pytest.mark.parametrize("options", [{"variant": "none"}, {"head_channels": 0}, {"enlarge": 0}])
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError, match=str(next(iter(options.values())))):
         create_model("bisenetv2", 7, **options)

@@ -7,7 +7,7 @@ from mindspore import Tensor
 from mindseg.engine.batch_norm import freeze_batch_norm
 from mindseg.errors import UserError
 from mindseg.models import create_model
-from tests.models.base import GoldenTests, ModelTests, graph_inputs
+from tests.models.base import EnlargeTests, GoldenTests, ModelTests, graph_inputs
 
 
 class TestPaperGolden(GoldenTests):
@@ -26,6 +26,14 @@ class TestPaper(ModelTests):
     model = "fast_scnn"
     heads = 2
     no_gradient = ("_res.conv.bias",)
+
+
+class TestEnlarged(EnlargeTests):
+    model = "fast_scnn"
+    options = {"enlarge": 2}
+    heads = 2
+    no_gradient = ("_res.conv.bias",)
+    corners = True
 
 
 class TestModelZooWithPyramidKernel(ModelTests):
@@ -76,3 +84,8 @@ def test_small_images_are_refused():
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError, match=str(next(iter(options.values())))):
         create_model("fast_scnn", 7, **options)
+
+
+def test_enlarging_by_5_is_refused():
+    with pytest.raises(UserError, match=r"model\.enlarge = 5 must be 1, 2, 3 or 4"):
+        create_model("fast_scnn", 7, enlarge=5)

@@ -29,6 +29,7 @@ SWITCHES = {
     # Untrained networks give each class about 1/19: with the threshold of the recipes, every pixel would be hard.
     "ohem": ["loss.name=ohem", "loss.ohem_thresh=0.05"],
     "class weights, lovasz beside": [f"loss.class_weights={[1.0, 2.0] * 9 + [0.5]}", "loss.also={lovasz: 1.0}"],
+    "enlarged images": ["model.enlarge=2"],
     "encoder only": ["model.encoder_only=true", "loss.label_stride=8"],
     "own BatchNorm, accumulation": ["train.global_batch=8", "train.device_batch=2"]}
 

@@ -12,9 +12,10 @@ from tests.support.switch_worker import SWITCHES
 pytestmark = pytest.mark.slow
 # On two ranks; those of test_distributed_networks.py train with synchronised BatchNorm, in both modes.
 SHARED = ["own BatchNorm, accumulation"]
-ENET = ["encoder only"]         # the first stage of ENet's training
+# Switches of some networks: the first stage of ENet's training, and those that resize their logits at the end.
+OWN = {"encoder only": ["enet"], "enlarged images": ["fast_scnn", "bisenetv2"]}
 # These change the losses.
-CHANGING = ["ohem", "bce", "dice", "class weights, lovasz beside", "frozen BatchNorm, adamw", *ENET]
+CHANGING = ["ohem", "bce", "dice", "class weights, lovasz beside", "frozen BatchNorm, adamw", *OWN]
 PYNATIVE = ["ema, accumulation", "dynamic scale, clipping, nesterov", "O2", "ohem"]
 
 
@@ -31,7 +32,7 @@ def run(folder, name, mode, switches, ranks=1):
 @pytest.fixture(scope="module", params=list(MODELS))
 def graph(request, tmp_path_factory):
     """A network and its runs in graph mode on one rank."""
-    switches = [name for name in SWITCHES if name not in SHARED and (request.param == "enet" or name not in ENET)]
+    switches = [name for name in SWITCHES if name not in SHARED and request.param in OWN.get(name, MODELS)]
     return request.param, run(tmp_path_factory.mktemp("graph"), request.param, "graph", switches)[0]
 
 

@@ -253,11 +253,12 @@ class BiSeNetV2(SegmentationNetwork):
         head_channels: Channels of the main head, 1024 (paper) or 128 (zh320).
         aux: Four auxiliary heads in training, at strides 4, 8, 16 and 32.
         dropout: Dropout rate in all heads; None: 0.1 for ``paper``, else 0.
+        enlarge: Factor by which images are enlarged first, see :class:`SegmentationNetwork`.
     """
 
     def __init__(self, num_classes: int, variant: str = "paper", head_channels: int = 1024, aux: bool = True,
-                 dropout: float | None = None) -> None:
-        super().__init__(upsampling=variant == "zh320")
+                 dropout: float | None = None, enlarge: int = 1) -> None:
+        super().__init__(upsampling=variant == "zh320", enlarge=enlarge)
         if variant not in VARIANTS:
             raise UserError(f"bisenetv2: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
         if head_channels < 1:

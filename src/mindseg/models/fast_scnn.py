@@ -208,11 +208,12 @@ class FastSCNN(SegmentationNetwork):
         aux_heads: 1 (on the features at stride 8) or 2 (on the global features too); None: 1 for ``paper``, none for
             ``zh320``, else 2.
         dropout: Dropout rate before the classifiers; None: 0 for ``zh320``, else 0.1.
+        enlarge: Factor by which images are enlarged first, see :class:`SegmentationNetwork`.
     """
 
     def __init__(self, num_classes: int, variant: str = "paper", ppm_kernel: int = 1, aux: bool = True,
-                 aux_heads: int | None = None, dropout: float | None = None) -> None:
-        super().__init__(upsampling=True)
+                 aux_heads: int | None = None, dropout: float | None = None, enlarge: int = 1) -> None:
+        super().__init__(upsampling=True, enlarge=enlarge)
         if variant not in VARIANTS:
             raise UserError(f"fast_scnn: variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
         if ppm_kernel not in (1, 3):

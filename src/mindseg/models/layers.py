@@ -515,16 +515,22 @@ class SegmentationNetwork(nn.Cell):
     Args:
         upsampling: Corner rule of the bilinear resize that ends the network, see :class:`Resample`; the logits of
             ``predict`` then have any size. None: ``predict`` makes them as large as they shall be.
+        enlarge: Factor by which padded images are enlarged first. Thin and small objects then survive the strides, for
+            factor² times the work. 2 for 360x480 pixels is a stride of 4 in the place of 8.
 
     Attributes:
         resizes: Resize in training, too. False: the loss does it.
     """
     resizes = True
 
-    def __init__(self, upsampling: bool | None = None) -> None:
+    def __init__(self, upsampling: bool | None = None, enlarge: int = 1) -> None:
         super().__init__()
+        if enlarge not in range(1, 5):
+            raise UserError(f"model.enlarge = {enlarge!r} must be 1, 2, 3 or 4")
         self.upsampling = upsampling
         self.resize = None if upsampling is None else Resample(upsampling)
+        self.factor = enlarge
+        self.enlarged = Resample(False)
 
     def predict(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes logits of padded images, in evaluation those of the main head alone.
@@ -540,7 +546,13 @@ class SegmentationNetwork(nn.Cell):
         Args:
             x: Normalised images (N, 3, H, W), H and W multiples of 32.
         """
-        return self.predict(x)[0]
+        return self.predict_enlarged(x)[0]
+
+    def predict_enlarged(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes the logits of enlarged images."""
+        if self.factor > 1:
+            x = self.enlarged(x, (self.factor * x.shape[2], self.factor * x.shape[3]))
+        return self.predict(x)
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Computes logits.
@@ -555,9 +567,9 @@ class SegmentationNetwork(nn.Cell):
         """
         padded = pad_to_multiple(x)
         if self.training and not self.resizes:
-            return self.predict(padded)
+            return self.predict_enlarged(padded)
         outputs = ()
-        for logits in self.predict(padded):
+        for logits in self.predict_enlarged(padded):
             if self.resize is not None:
                 logits = self.resize(logits, (padded.shape[2], padded.shape[3]))
             stride = padded.shape[2] // logits.shape[2]
